@@ -1,0 +1,46 @@
+"""prunus makes trained neural networks smaller and really cheaper to run, and proves it.
+
+>>> import prunus
+>>> [choice.name for choice in prunus.methods() if choice.axis == "preset"]
+['magnitude', 'wanda', 'sparsegpt']
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        Comparison,
+        Evaluation,
+        PruneResult,
+        PrunusError,
+        Recipe,
+        compare,
+        evaluate,
+        methods,
+        plan,
+        prune,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "PruneResult",
+    "PrunusError",
+    "Recipe",
+    "compare",
+    "evaluate",
+    "methods",
+    "plan",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The verbs, imported when first used: ``prunus --help`` should not wait for torch."""
+    if name in __all__:
+        return getattr(importlib.import_module(".api", __name__), name)
+    raise AttributeError(f"module 'prunus' has no attribute '{name}'")

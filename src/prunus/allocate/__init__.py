@@ -1,0 +1,1 @@
+"""Allocators: how sparse is each layer? One file an allocator."""

@@ -1,0 +1,73 @@
+"""One threshold over the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ..core.errors import NumericalError
+from ..core.registry import allocator
+from ..core.roles import Allocator, Profile
+from ..core.site import Site
+from ..core.sparsity import zeros
+
+_BUCKETS = 1 << 16
+
+
+@final
+@allocator("global", paper="arXiv:1506.02626", cost="two passes over all scores")
+@dataclass(frozen=True)
+class GlobalThreshold(Allocator):
+    """Layers are as sparse as one score threshold over all of them makes them ("global L1" with magnitude).
+
+    Exact in number without holding all scores: a histogram over the upper 16 bits of the scores finds the bucket that
+    the threshold lies in, a second pass collects that bucket alone. Ties go to the earlier layer first.
+    """
+
+    needs_profile: ClassVar[bool] = True
+
+    def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:
+        if profile is None:
+            raise ValueError("the global allocator needs a profile of all scores")
+        wanted = zeros(sum(site.numel for site in sites), target)
+        if wanted == 0:
+            return {site.name: 0.0 for site in sites}
+        histogram = torch.zeros(_BUCKETS, dtype=torch.int64)
+        for site in sites:
+            histogram += torch.bincount(_buckets(profile.scores(site), site), minlength=_BUCKETS)
+        total = histogram.cumsum(0)
+        bucket = int(torch.searchsorted(total, wanted))
+        inside = torch.cat([_inside(profile.scores(site), site, bucket) for site in sites])
+        rank = wanted - (int(total[bucket - 1]) if bucket else 0)
+        threshold = inside.kthvalue(rank).values
+        return _shares(sites, profile, threshold, wanted)
+
+
+def _buckets(scores: Tensor, site: Site) -> Tensor:
+    flat = scores.detach().flatten().float().cpu()
+    if not torch.isfinite(flat).all() or (flat < 0).any():
+        raise NumericalError(f"{site.name}: scores must be finite and not negative for one threshold over the model")
+    return (flat + 0.0).view(torch.int32).to(torch.int64) >> 16
+
+
+def _inside(scores: Tensor, site: Site, bucket: int) -> Tensor:
+    return scores.flatten().float().cpu()[_buckets(scores, site) == bucket]
+
+
+def _shares(sites: Sequence[Site], profile: Profile, threshold: Tensor, wanted: int) -> dict[str, float]:
+    below, tied = {}, {}
+    for site in sites:
+        scores = profile.scores(site).float().cpu()
+        below[site.name] = int((scores < threshold).sum())
+        tied[site.name] = int((scores == threshold).sum())
+    left = wanted - sum(below.values())
+    shares = {}
+    for site in sites:
+        extra = min(left, tied[site.name])
+        left -= extra
+        shares[site.name] = (below[site.name] + extra) / site.numel
+    return shares

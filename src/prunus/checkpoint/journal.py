@@ -1,0 +1,132 @@
+"""The journal: what of a run is done, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..core.errors import OutputError
+
+PLAN, DONE, LOCK, OUTPUT = "plan.json", "done.jsonl", "lock", "output"
+
+
+class Journal:
+    """The folder ``.OUT.prunus-partial`` beside the output: plan, finished blocks, saved state and unfinished output.
+
+    Each finished block is one line of ``done.jsonl``, written after its bytes are on the disk. A torn last line is
+    ignored: its block is done again.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.folder = target.parent / f".{target.name}.prunus-partial"
+        self._lock: TextIO | None = None
+
+    @property
+    def output(self) -> Path:
+        """Where the output grows until it is complete."""
+        return self.folder / OUTPUT
+
+    def begin(self, plan: dict[str, Any], digest: str, resume: bool) -> list[dict[str, Any]]:
+        """Start or go on; the entries of the finished blocks.
+
+        Raises:
+            OutputError: if the target exists, an unfinished run is there and ``resume`` was not asked for, it was
+                planned otherwise, or another process is at work on it.
+        """
+        unfinished = (self.folder / PLAN).is_file()
+        if unfinished and not resume:
+            raise OutputError(
+                f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
+                f"Go on with --resume, or start anew after removing {self.folder}."
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / LOCK).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{self.target}: another prunus process is writing it. Wait for it, or give another -o.") from error
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror}). Choose another -o.") from error
+        if unfinished:
+            self._check_same(plan, digest)
+            return self.entries()
+        _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
+        return []
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The finished blocks in order."""
+        path = self.folder / DONE
+        if not path.is_file():
+            return []
+        entries = []
+        for line in path.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        return entries
+
+    def mark(self, entry: dict[str, Any]) -> None:
+        """Record a finished block; durable on return."""
+        path = self.folder / DONE
+        kept = "".join(json.dumps(old) + "\n" for old in self.entries()) if path.is_file() else ""
+        _write_atomically(path, kept + json.dumps(entry) + "\n")
+
+    def finish(self, overwrite: bool = False) -> None:
+        """Give the output its final name and clear the rest away; ``overwrite`` drops what had the name before.
+
+        Raises:
+            OutputError: if something has the final name and ``overwrite`` was not asked for.
+        """
+        if self.target.exists():
+            if not overwrite:
+                raise OutputError(f"{self.target} appeared while the run went on; the finished output is in {self.output}.")
+            os.rename(self.target, self.folder / "replaced")
+        os.rename(self.output, self.target)
+        self.discard()
+
+    def discard(self) -> None:
+        """Clear the folder of an unfinished or finished run away."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _check_same(self, plan: dict[str, Any], digest: str) -> None:
+        stored = json.loads((self.folder / PLAN).read_text())
+        if stored["digest"] == digest:
+            return
+        changed = _differences(stored["plan"], plan)
+        raise OutputError(
+            f"{self.target}: the unfinished run there was planned otherwise ({'; '.join(changed[:5])}). "
+            f"Repeat its settings to resume it, or remove {self.folder} to start anew."
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [line for key in {**old, **new} for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    if old == new or path == "model":
+        return []
+    short = [str(value) if len(str(value)) < 60 else "…" for value in (old, new)]
+    return [f"{path}: {short[0]} then, {short[1]} now"]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".new")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,122 @@
+"""A checkpoint folder: config, tokenizer and the tensors of its safetensors shards, found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from ..core.errors import CheckpointError
+from .safetensors_file import Entry, SafetensorsFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: every shard's header is parsed and checked, no tensor is in memory."""
+
+    folder: Path
+    shards: tuple[SafetensorsFile, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Open a folder with ``config.json`` and safetensors shards.
+
+        Raises:
+            CheckpointError: if something is missing, corrupt, or only pickled weights are there.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder. Give a checkpoint folder, a .gguf file or a hub id.")
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no config.json there, so this is no Hugging Face checkpoint.")
+        shards = tuple(SafetensorsFile.open(folder / name) for name in _shard_names(folder))
+        checkpoint = cls(folder, shards)
+        checkpoint._check_index()
+        return checkpoint
+
+    @cached_property
+    def home(self) -> dict[str, SafetensorsFile]:
+        """The shard of each tensor."""
+        return {name: shard for shard in self.shards for name in shard.entries}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.home)
+
+    def entry(self, name: str) -> Entry:
+        """Dtype, shape and place of one tensor."""
+        return self.home[name].entries[name]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in its stored dtype."""
+        return self.home[name].read(name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.size for shard in self.shards)
+
+    def extras(self) -> Iterator[Path]:
+        """The other files that make a checkpoint usable: config, tokenizer, generation config, licence, code."""
+        kinds = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".spm", ".bpe"}
+        skip = {INDEX, "README.md", "prunus.json"}
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and path.name not in skip and (path.suffix in kinds or path.name.startswith("LICENSE")):
+                if not path.name.endswith(".index.json"):
+                    yield path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over config, headers, sizes and evenly spaced samples of the bytes; cheap at any size."""
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for shard in self.shards:
+            digest.update(shard.path.name.encode() + shard.header + str(shard.size).encode())
+            with shard.path.open("rb") as file:
+                for k in range(_SAMPLES):
+                    file.seek(len(shard.header) + k * max(0, shard.size - len(shard.header)) // _SAMPLES)
+                    digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def _check_index(self) -> None:
+        if not (self.folder / INDEX).is_file():
+            return
+        weight_map = json.loads((self.folder / INDEX).read_text())["weight_map"]
+        wrong = [name for name, file in weight_map.items() if name not in self.home or self.home[name].path.name != file]
+        extra = [name for name in self.home if name not in weight_map]
+        if wrong or extra:
+            raise CheckpointError(
+                f"{self.folder / INDEX} and the shards disagree: {len(wrong)} tensors are not where it says "
+                f"({', '.join(wrong[:3]) or '-'}), {len(extra)} are missing from it ({', '.join(extra[:3]) or '-'}). "
+                "Download the checkpoint again."
+            )
+
+
+def _shard_names(folder: Path) -> list[str]:
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{folder / INDEX}: corrupt index ({error}). Download it again.") from error
+        absent = [name for name in names if "/" in name or not (folder / name).is_file()]
+        if absent or not names:
+            listed = ", ".join(absent[:3])
+            raise CheckpointError(f"{folder}: {len(absent)} of {len(names)} shards are missing ({listed}). Download them.")
+        return names
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: only pickled weights are there ({', '.join(pickled[:3])}). Unpickling runs code, so prunus does "
+            "not do it. Convert them where you trust them: "
+            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes safetensors."
+        )
+    raise CheckpointError(f"{folder}: neither {INDEX} nor {SINGLE} is there.")

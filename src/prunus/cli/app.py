@@ -1,0 +1,47 @@
+"""The ``prunus`` command: its verbs, and what an error looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from . import compare, evaluate, methods, plan, prune
+
+app = typer.Typer(
+    name="prunus", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="Makes trained neural networks smaller and really cheaper to run, and proves it.",
+    epilog="Exit codes: 0 done · 2 wrong usage · 3 recipe · 4 model · 5 text · 6 numerics · 7 output · 8 proof failed · 130 stopped",
+)  # fmt: skip
+app.command("prune")(prune.command)
+app.command("plan")(plan.command)
+app.command("eval")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("methods")(methods.command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from .. import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; faults a person can mend are one screen, not a traceback."""
+    from ..core.errors import PrunusError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except PrunusError as error:
+        errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        errors.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)

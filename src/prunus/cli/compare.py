@@ -1,0 +1,38 @@
+"""prunus compare"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import JsonFlag, as_json
+
+
+def command(
+    dense: Annotated[str, typer.Argument(help="The model before.")],
+    pruned: Annotated[str, typer.Argument(help="The model after.")],
+    text: Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")] = "factbook-heldout",
+    seqlen: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
+    windows: Annotated[int, typer.Option(help="Read at most this many windows.", min=1)] = 32,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    json: JsonFlag = False,
+) -> None:
+    """DENSE against PRUNED: perplexity, KL, size, non-zeros, tokens a second, and continuations side by side."""
+    from ..verbs.compare import PROMPTS, compare
+    from .progress import Bars
+
+    found = compare(
+        dense, pruned, text, seqlen=seqlen, windows=windows, prompts=prompt or PROMPTS, new_tokens=new_tokens,
+        device=device, progress=Bars(),
+    )  # fmt: skip
+    if json:
+        typer.echo(as_json(found))
+        return
+    from rich.console import Console
+
+    from ..report.tables import compare_table
+
+    Console().print(compare_table(found))

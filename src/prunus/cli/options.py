@@ -1,0 +1,85 @@
+"""Command-line options made from the Recipe's own fields, so that there is one list of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output and nothing else.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", "-r", help="TOML file of settings; options given here win.", dir_okay=False)
+]
+
+HELP: dict[str, tuple[str, str, str]] = {
+    "method": ("--method,-m", "Method", "Preset: magnitude, wanda or sparsegpt (default). `prunus methods` lists all."),
+    "sparsity": ("--sparsity,-s", "Method", "Fraction of zeros (0.5, 50%) or N:M (2:4, 4:8). Default 0.5."),
+    "criterion": ("--criterion", "Method", "What a weight is worth, e.g. wanda:statistic=mean_abs."),
+    "pattern": ("--pattern", "Method", "Where zeros may lie, e.g. unstructured:scope=row, block:height=16,width=16, row."),
+    "allocation": ("--allocation", "Method", "How sparse each layer is: uniform, global or manual."),
+    "solver": ("--solver", "Method", "What becomes of the survivors, e.g. sparsegpt:damp=0.01,blocksize=128."),
+    "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
+    "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
+    "set": ("--set", "Layers", "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins)."),
+    "calibration": ("--calibration,-c", "Text", "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in)."),
+    "samples": ("--samples", "Text", "Calibration windows. Default 128."),
+    "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
+    "seed": ("--seed", "Text", "Seed of the windows' offsets. Default 0."),
+    "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
+    "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
+    "device": ("--device", "Machine", "auto, cpu, cuda, cuda:1 … Default auto."),
+    "dtype": ("--dtype", "Machine", "Compute dtype: auto, float32, bfloat16, float16. The output keeps the source's dtype."),
+    "batch_tokens": ("--batch-tokens", "Machine", "Tokens in one forward pass. Default 4096."),
+    "memory_budget": ("--memory-budget", "Machine", "GiB for Grams, and for hidden states before they go to disk. Default 4."),
+    "trust_remote_code": ("--trust-remote-code", "Machine", "Allow the checkpoint's own Python code to run."),
+}
+
+
+def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's ``recipe`` parameter by ``--recipe`` and one option for each of the Recipe's fields."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "recipe"]
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, recipe_file: Path | None, **values: Any) -> None:
+        from ..recipe import Recipe
+
+        given = {name: values.pop(name) for name in HELP}
+        given = {name: value for name, value in given.items() if value not in (None, [], ())}
+        recipe = Recipe.read(recipe_file, given) if recipe_file else Recipe.of(given)
+        command(*args, recipe=recipe, **values)
+
+    added = [inspect.Parameter("recipe_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=RecipeFile)]
+    added += [_option(name) for name in HELP]
+    merged = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added]
+    wrapped.__signature__ = signature.replace(parameters=merged)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+    return wrapped
+
+
+def _option(name: str) -> inspect.Parameter:
+    flags, panel, text = HELP[name]
+    kinds: dict[str, Any] = {
+        "samples": int | None, "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
+        "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
+        "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
+    }  # fmt: skip
+    words = flags.split(",")
+    if name == "trust_remote_code":
+        words = ["--trust-remote-code/--no-trust-remote-code"]
+    option = typer.Option(*words, help=text, rich_help_panel=panel, show_default=False)
+    annotation = Annotated[kinds.get(name, str | None), option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def as_json(value: Any) -> str:
+    """A record or dataclass as one JSON object."""
+    import json
+
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    return json.dumps(plain, indent=1, default=str)

@@ -1,0 +1,44 @@
+"""prunus prune"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import JsonFlag, as_json, with_recipe
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+else:
+    Recipe = object
+
+
+@with_recipe
+def command(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pruned checkpoint.")],
+    recipe: Recipe,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Prune MODEL into OUTPUT: a checkpoint that loads where the old one did, with a table of what it cost."""
+    from ..verbs.prune import prune
+    from .progress import Bars
+
+    try:
+        result = prune(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. Nothing is lost: repeat the command with --resume to go on.", err=True)
+        sys.exit(130)
+    if json:
+        typer.echo(as_json(result.record))
+        return
+    from rich.console import Console
+
+    from ..report.tables import prune_table
+
+    Console().print(prune_table(result.record))

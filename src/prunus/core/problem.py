@@ -1,0 +1,118 @@
+"""Problem and Solution: one layer before and after a solver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import NumericalError
+from .mask import Mask
+from .roles import Criterion, Grid, Pattern
+from .site import Site
+from .stats import Stats
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Find Ŵ near ``weight [batch rows cols]`` (fp32) that minimises ‖(W − Ŵ)X‖² with its zeros in ``pattern``.
+
+    A ``fixed_mask`` takes the choice of zeros away from criterion and pattern. A ``grid`` asks for survivors that
+    lie on a quantisation grid.
+    """
+
+    site: Site
+    weight: Tensor
+    stats: Stats
+    sparsity: float
+    pattern: Pattern
+    criterion: Criterion
+    grid: Grid | None = None
+    fixed_mask: Mask | None = None
+
+    def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
+        """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now."""
+        if self.fixed_mask is not None:
+            return self.fixed_mask.keep[:, :, start:stop]
+        return self.pattern.select(self.criterion.score(weight, stats), self.sparsity)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found. ``weight`` is already rounded to the Site's stored dtype; the error is taken after that.
+
+    ``error_of`` says what ``rel_error = lost / total`` measures: ``"output"`` ‖(W − Ŵ)X‖²/‖WX‖² over all calibration
+    tokens, ``"sample"`` the same over evenly spaced tokens, ``"weight"`` ‖W − Ŵ‖²/‖W‖² where no input was looked at.
+    ``extra`` carries what some solvers add: codes, scales, zeros, a bias change, an input permutation.
+    """
+
+    site: Site
+    weight: Tensor
+    mask: Mask
+    lost: float
+    total: float
+    error_of: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: Problem, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = ()) -> Solution:
+        """Check, round to the stored dtype and measure a solver's answer.
+
+        Raises:
+            NumericalError: if the answer holds NaN or Inf.
+        """
+        stored = (weight * keep).to(problem.site.dtype)
+        if not torch.isfinite(stored).all():
+            raise NumericalError(
+                f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "
+                "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
+            )
+        lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
+        return cls(problem.site, stored, Mask(keep, problem.pattern), lost, total, kind, seconds, notes)
+
+    @property
+    def rel_error(self) -> float:
+        """``lost / total``; a layer whose dense output is zero has error 0 if its output is unchanged, else inf."""
+        if self.total <= 0:
+            return 0.0 if self.lost <= 0 else float("inf")
+        return self.lost / self.total
+
+    def join(self, other: Solution) -> Solution:
+        """This Solution for the first entries of a batch and ``other`` for the next as one."""
+        return Solution(
+            self.site,
+            torch.cat([self.weight, other.weight]),
+            Mask(torch.cat([self.mask.keep, other.mask.keep]), self.mask.pattern),
+            self.lost + other.lost,
+            self.total + other.total,
+            self.error_of,
+            self.seconds + other.seconds,
+            (*self.notes, *(note for note in other.notes if note not in self.notes)),
+        )
+
+
+def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, float, str]:
+    """‖(W − Ŵ)X‖² and ‖WX‖² over the whole batch, and what they were measured on (see :class:`Solution`).
+
+    From a Gram G they are tr(D G Dᵀ), with D = W − Ŵ, and tr(W G Wᵀ).
+    """
+    if stats.has("gram"):
+        kind, lost, total = "output", _energy(weight - pruned, stats.gram()), _energy(weight, stats.gram())
+    elif stats.has("sample"):
+        inputs = stats.moments["sample"].transpose(-1, -2)
+        kind = "sample"
+        lost = ((weight - pruned) @ inputs).square().sum(dtype=torch.float64)
+        total = (weight @ inputs).square().sum(dtype=torch.float64)
+    else:
+        kind = "weight"
+        lost = (weight - pruned).square().sum(dtype=torch.float64)
+        total = weight.square().sum(dtype=torch.float64)
+    return max(0.0, float(lost)), float(total), kind
+
+
+def _energy(weight: Tensor, gram: Tensor) -> Tensor:
+    return ((weight @ gram) * weight).sum(dtype=torch.float64)

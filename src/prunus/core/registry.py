@@ -1,0 +1,150 @@
+"""The registry: one file in a folder makes a method known to recipes, the command line, docs and contract tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from .roles import Allocator, Criterion, Pattern, Solver
+
+Role = TypeVar("Role")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Role]):
+    """A registered method: its name, class, paper and what it costs in a few words."""
+
+    name: str
+    cls: type[Role]
+    paper: str
+    cost: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return (self.cls.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option names and their defaults."""
+        return {field.name: field.default for field in dataclasses.fields(self.cls)}  # type: ignore[arg-type]
+
+
+class Registry(Generic[Role]):
+    """All members of one axis. Third parties add theirs through the entry point group ``prunus.<axis>``."""
+
+    def __init__(self, axis: str, folder: str) -> None:
+        self.axis = axis
+        self._folder = folder
+        self._entries: dict[str, Entry[Role]] = {}
+        self._loaded = False
+
+    def __call__(self, name: str, *, paper: str, cost: str) -> Callable[[type[Role]], type[Role]]:
+        """Class decorator that registers a method under ``name``.
+
+        Raises:
+            ValueError: if the name is taken, or the class has no docstring or is no frozen dataclass.
+        """
+
+        def register(cls: type[Role]) -> type[Role]:
+            if name in self._entries:
+                raise ValueError(f"{self.axis} '{name}' is registered twice: {self._entries[name].cls} and {cls}")
+            if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{cls.__name__}("):
+                raise ValueError(f"{self.axis} '{name}': {cls} has no docstring")
+            if not dataclasses.is_dataclass(cls):
+                raise ValueError(f"{self.axis} '{name}': {cls} is no dataclass")
+            self._entries[name] = Entry(name, cls, paper, cost)
+            return cls
+
+        return register
+
+    def entries(self) -> dict[str, Entry[Role]]:
+        """Every member by name, after importing the axis's folder and entry points."""
+        if not self._loaded:
+            package = importlib.import_module(self._folder)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._folder}.{module.name}")
+            for point in entry_points(group=f"prunus.{self.axis}"):
+                point.load()
+            self._loaded = True
+        return dict(sorted(self._entries.items()))
+
+    def make(self, name: str, options: Mapping[str, Any] | None = None) -> Role:
+        """An instance of the method ``name``; options may be strings, as the command line gives them.
+
+        Raises:
+            ValueError: naming the axis, the unknown name or option and the nearest known one.
+        """
+        entry = self.entries().get(name)
+        if entry is None:
+            raise ValueError(f"unknown {self.axis} '{name}'{_suggest(name, self._entries)}")
+        hints = typing.get_type_hints(entry.cls)
+        values: dict[str, Any] = {}
+        for key, value in (options or {}).items():
+            if key not in entry.options:
+                raise ValueError(f"{self.axis} '{name}' has no option '{key}'{_suggest(key, entry.options)}")
+            try:
+                values[key] = _coerce(value, hints[key])
+            except ValueError as error:
+                raise ValueError(f"{self.axis} '{name}', option '{key}': {error}") from None
+        try:
+            return entry.cls(**values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.axis} '{name}': {error}") from None
+
+    def describe(self, method: Role) -> dict[str, Any]:
+        """``{"name": …, option: value, …}``, the inverse of :meth:`make`."""
+        for entry in self.entries().values():
+            if type(method) is entry.cls:
+                values = {key: getattr(method, key) for key in entry.options}
+                return {"name": entry.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+        raise ValueError(f"{type(method).__name__} is no registered {self.axis}")
+
+
+def _suggest(word: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    listed = ", ".join(sorted(known)) or "none"
+    return f" (did you mean '{near[0]}'?)" if near else f" (known: {listed})"
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Turn a command-line string or a TOML value into the type that the option declares."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        allowed = typing.get_args(hint)
+        if value in allowed:
+            return value
+        raise ValueError(f"'{value}' is none of {', '.join(map(str, allowed))}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return _coerce(value, next(arg for arg in typing.get_args(hint) if arg is not type(None)))
+    if hint is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        raise ValueError(f"'{value}' is not true or false")
+    if hint in (int, float, str):
+        if isinstance(value, bool) or (hint is int and isinstance(value, float) and not value.is_integer()):
+            raise ValueError(f"'{value}' is no {hint.__name__}")
+        try:
+            return hint(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"'{value}' is no {hint.__name__}") from None
+    raise ValueError(f"options of type {hint} cannot be set by name")
+
+
+criterion: Registry[Criterion] = Registry("criterion", "prunus.criteria")
+pattern: Registry[Pattern] = Registry("pattern", "prunus.patterns")
+allocator: Registry[Allocator] = Registry("allocator", "prunus.allocate")
+solver: Registry[Solver] = Registry("solver", "prunus.solve")

@@ -1,0 +1,108 @@
+"""The roles: what a criterion, a pattern, an allocator, a solver, a grid and a block stage must be able to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from .site import Site
+from .stats import Needs, Stats
+
+if TYPE_CHECKING:
+    from .problem import Problem, Solution
+
+
+class Criterion(ABC):
+    """What is one weight worth?"""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @abstractmethod
+    def score(self, weight: Tensor, stats: Stats) -> Tensor:
+        """Scores ``[.. rows cols] >= 0`` of a weight of the same shape; the lowest go first.
+
+        Called with any range of columns of both, on weights that a solver may already have changed.
+        """
+
+
+class Pattern(ABC):
+    """Where may zeros lie?"""
+
+    @abstractmethod
+    def select(self, scores: Tensor, sparsity: float) -> Tensor:
+        """Keep-mask (True = kept) of ``scores [.. rows cols]`` with the fraction ``sparsity`` of them dropped.
+
+        Exact in number (ties go to the lower index first).
+        """
+
+    @abstractmethod
+    def cover(self, nonzero: Tensor) -> Tensor:
+        """The smallest mask of this pattern that keeps every ``nonzero [.. rows cols]``."""
+
+    def violation(self, keep: Tensor) -> str | None:
+        """What in the mask ``keep [.. rows cols]`` breaks the pattern, in words; None if nothing does."""
+        extra = int((self.cover(keep) & ~keep).sum())
+        return f"{extra} zeros stand where the pattern has none" if extra else None
+
+    def window(self, cols: int, blocksize: int) -> int:
+        """How many columns a left-to-right solver must choose at once; ``blocksize`` is its own habit."""
+        return min(cols, blocksize)
+
+    def fault(self, rows: int, cols: int) -> str | None:
+        """Why a matrix of this shape cannot take the pattern; None if it can."""
+        return None
+
+    @property
+    def own_sparsity(self) -> float | None:
+        """The sparsity that the pattern itself fixes (N:M), or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a first pass over the model found, for allocators that need it.
+
+    ``scores(site)`` computes the Site's scores afresh, so that no more than one Site's are held at a time.
+    """
+
+    scores: Callable[[Site], Tensor]
+
+
+class Allocator(ABC):
+    """How sparse is each layer?"""
+
+    needs_profile: ClassVar[bool] = False
+
+    @abstractmethod
+    def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:
+        """Sparsity by Site name, such that the parameter-weighted mean is ``target``."""
+
+
+class Solver(ABC):
+    """What becomes of the survivors?"""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @abstractmethod
+    def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        """One Solution a Problem. All Problems share one Stats, hence one factorisation and one stacked solve."""
+
+
+class Grid(ABC):
+    """Must the survivors be quantised?"""
+
+    @abstractmethod
+    def snap(self, weight: Tensor, column: int) -> Tensor:
+        """The grid points nearest to ``weight [batch rows]``, one column of the matrix."""
+
+
+class BlockStage(ABC):
+    """Work that spans the Sites of a block, after they are solved and before the block is written."""
+
+    @abstractmethod
+    def apply(self, block: nn.Module, solutions: Mapping[str, Solution]) -> Mapping[str, Solution]:
+        """New solutions by Site name."""

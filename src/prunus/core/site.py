@@ -1,0 +1,92 @@
+"""A Site is one prunable matrix of a model, or a batch of equal ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One projection of several fused along the rows.
+
+    Row ``r`` belongs to it where ``offset <= r % period < offset + width``. That one rule covers ``[q|k|v]``
+    (period = all rows), interleaved gate and up (period 2, width 1) and q, k, v interleaved a head or grouped by
+    key/value head.
+
+    >>> Part("up", offset=1, width=1, period=2).rows(6).tolist()
+    [1, 3, 5]
+    """
+
+    name: str
+    offset: int
+    width: int
+    period: int
+
+    def rows(self, total: int) -> Tensor:
+        """Indices of this part's rows among ``total`` rows."""
+        place = torch.arange(total) % self.period
+        return torch.nonzero((place >= self.offset) & (place < self.offset + self.width)).flatten()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the stored tensor becomes ``[batch rows cols]``.
+
+    ``stacked``: it has a leading batch axis (experts). ``transposed``: it is stored ``[.. cols rows]``, as GPT-2's
+    ``Conv1D`` does. ``parts`` name fused projections; they cannot be inferred from shapes.
+    """
+
+    stacked: bool = False
+    transposed: bool = False
+    parts: tuple[Part, ...] = ()
+
+    def to_matrix(self, stored: Tensor) -> Tensor:
+        """View the stored tensor as ``[batch rows cols]``."""
+        matrix = stored if self.stacked else stored.unsqueeze(0)
+        return matrix.transpose(1, 2) if self.transposed else matrix
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """Undo :meth:`to_matrix`."""
+        stored = matrix.transpose(1, 2) if self.transposed else matrix
+        return stored.contiguous() if self.stacked else stored.squeeze(0).contiguous()
+
+
+@dataclass(frozen=True)
+class Site:
+    """One prunable matrix: ``shape = (batch, rows, cols)``, rows = outputs, cols = inputs, batch 1 the common case.
+
+    ``name`` is the module's path in the model, ``parameter`` the tensor's, ``block`` the index of the block that
+    holds it (None outside the blocks), ``role`` the last word of its name, ``dtype`` the one it is stored in.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    block: int | None = None
+    role: str = ""
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def batch(self) -> int:
+        return self.shape[0]
+
+    @property
+    def rows(self) -> int:
+        return self.shape[1]
+
+    @property
+    def cols(self) -> int:
+        return self.shape[2]
+
+    @property
+    def numel(self) -> int:
+        return self.batch * self.rows * self.cols
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for ``prunus.json``."""
+        return {**asdict(self), "shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}

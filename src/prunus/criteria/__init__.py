@@ -1,0 +1,1 @@
+"""Criteria: what is one weight worth? One file a criterion."""

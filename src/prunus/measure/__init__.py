@@ -1,0 +1,1 @@
+"""Measuring: quality (perplexity, KL) and cost (bytes, memory, tokens per second)."""

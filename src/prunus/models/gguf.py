@@ -1,0 +1,147 @@
+"""GGUF to a safetensors checkpoint, tensor by tensor, once, into the cache.
+
+Transformers reads GGUF by dequantising everything into one dictionary. Its name maps and per-architecture undoing of
+GGUF's permutations are used here on one tensor at a time, so that memory holds one tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.cache import cache_folder
+from ..checkpoint.safetensors_file import header_of, raw_bytes, write_at
+from ..checkpoint.source import INDEX, SINGLE
+from ..core.errors import CheckpointError, UnsupportedModelError
+from .skeleton import build_skeleton, quiet_transformers
+
+SHARD_BYTES = 5 * 10**9
+_VERSION = 1
+
+
+def convert_gguf(path: Path) -> Path:
+    """The checkpoint folder of a GGUF file, from the cache or converted now.
+
+    F16 and BF16 tensors keep their dtype; quantised ones become float32, which holds their values exactly.
+
+    Raises:
+        CheckpointError: if the file is corrupt or lacks tensors.
+        UnsupportedModelError: if its architecture is unknown to transformers.
+    """
+    target = cache_folder() / "gguf" / f"{path.stem}-{_fingerprint(path)}"
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    growing = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        growing.mkdir()
+        _convert(path, growing)
+        if not target.exists():
+            os.rename(growing, target)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+    return target
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {path.stat().st_size}".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(8 << 20))
+        file.seek(max(0, path.stat().st_size - (1 << 20)))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _convert(path: Path, folder: Path) -> None:
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint as read_metadata
+
+    try:
+        reader = GGUFReader(path)
+        with quiet_transformers():
+            metadata = read_metadata(str(path), return_tensors=False)["config"]
+            config = _save_config_and_tokenizer(path, folder)
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as GGUF ({str(error).strip().splitlines()[0]}).") from error
+    model = build_skeleton(config, torch.float32)
+    architecture = str(reader.fields["general.architecture"].contents())
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=metadata)
+    names = get_gguf_hf_weights_map(model, processor)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {names[tensor.name]: tensor for tensor in reader.tensors if names.get(tensor.name) in shapes}
+    missing = sorted(set(shapes) - set(found))
+    if missing:
+        raise UnsupportedModelError(
+            f"{path}: {len(missing)} of the model's {len(shapes)} tensors cannot be read from the file one by one, "
+            f"{missing[0]} among them. Convert it to safetensors with transformers' from_pretrained(gguf_file=...)."
+        )
+    _write_shards(folder, found, shapes, lambda tensor: _dequantised(tensor, processor, names))
+
+
+def _save_config_and_tokenizer(path: Path, folder: Path) -> Any:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+    config.dtype = torch.float32
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    return config
+
+
+def _stored_dtype(tensor: Any) -> torch.dtype:
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.tensor_type.name, torch.float32)
+
+
+def _dequantised(tensor: Any, processor: Any, names: dict[str, str]) -> torch.Tensor:
+    from gguf import dequantize
+
+    values = processor.process(
+        weights=dequantize(tensor.data, tensor.tensor_type),
+        name=tensor.name,
+        tensor_key_mapping=names,
+        parsed_parameters={"tensors": {}},
+    ).weights
+    return torch.from_numpy(np.array(values, copy=True)).to(_stored_dtype(tensor))
+
+
+def _write_shards(folder: Path, found: dict[str, Any], shapes: dict[str, tuple[int, ...]], read: Any) -> None:
+    shards: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = [{}]
+    size = 0
+    for name in shapes:
+        dtype = _stored_dtype(found[name])
+        nbytes = dtype.itemsize * torch.Size(shapes[name]).numel()
+        if size and size + nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = (dtype, shapes[name])
+        size += nbytes
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        header, _ = header_of(shard)
+        (folder / file).write_bytes(header)
+        offset = len(header)
+        for name, (_, shape) in shard.items():
+            tensor = read(found[name])
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(f"GGUF tensor '{name}' is {list(tensor.shape)}, its config asks for {list(shape)}.")
+            write_at(folder / file, offset, raw_bytes(tensor))
+            offset += tensor.numel() * tensor.element_size()
+            weight_map[name] = file
+    if len(shards) > 1:
+        total = sum(torch.Size(s).numel() * d.itemsize for shard in shards for d, s in shard.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2))

@@ -1,0 +1,45 @@
+"""The model's tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.errors import CalibrationError, CheckpointError
+from .skeleton import quiet_transformers
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> object:
+    """The tokenizer beside the checkpoint.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{folder}: no tokenizer can be loaded from it ({reason}). Copy tokenizer.json and tokenizer_config.json there."
+        ) from error
+
+
+def tokenize(tokenizer: object, text: str, vocabulary: int) -> Tensor:
+    """Token ids of a text ``[tokens]``, special tokens as the tokenizer adds them.
+
+    Raises:
+        CalibrationError: if an id is outside the model's ``vocabulary``.
+    """
+    with quiet_transformers():
+        ids = torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)  # type: ignore[operator]
+    if len(ids) and int(ids.max()) >= vocabulary:
+        raise CalibrationError(
+            f"the tokenizer gives id {int(ids.max())}, the model's vocabulary has {vocabulary} entries: "
+            "they do not belong together."
+        )
+    return ids

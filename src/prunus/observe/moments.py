@@ -1,0 +1,36 @@
+"""How each moment of Stats is accumulated: one batch of inputs at a time, in fp32 or better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.stats import Needs
+
+
+@dataclass(frozen=True)
+class Moment:
+    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total; ``merge`` joins two totals."""
+
+    need: Needs
+    shape: Callable[[int], tuple[int, ...]]
+    update: Callable[[Tensor, Tensor], object]
+    merge: Callable[[Tensor, Tensor], Tensor] = torch.add
+
+
+MOMENTS: dict[str, Moment] = {
+    "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.square().sum(0))),
+    "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
+    "sum": Moment(Needs.SUM, lambda cols: (cols,), lambda total, x: total.add_(x.sum(0))),
+    "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), lambda total, x: total.addmm_(x.T, x)),
+}
+"""The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.observer`."""
+
+
+def nbytes(needs: Needs, batch: int, cols: int) -> int:
+    """Bytes of fp32 moments for a Site with ``batch`` entries of ``cols`` inputs."""
+    values = sum(torch.Size(m.shape(cols)).numel() for m in MOMENTS.values() if m.need in needs)
+    return 4 * batch * values

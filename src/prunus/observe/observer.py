@@ -1,0 +1,161 @@
+"""The observer: hooks on a block's linears that turn what flows through them into Stats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import NumericalError, UnsupportedModelError
+from ..core.site import Site
+from ..core.stats import Needs, Stats
+from ..models.experts import ExpertObserver, observed_experts
+from .moments import MOMENTS
+
+SAMPLE_ROWS = 1024
+
+
+@dataclass
+class Tally:
+    """Running sums over one input: ``batch`` entries of ``cols`` inputs each, for all Sites in ``sites``."""
+
+    batch: int
+    cols: int
+    needs: Needs
+    device: torch.device
+    sample_rows: int
+    sites: list[Site] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = torch.zeros(self.batch, dtype=torch.int64)
+        self.totals = {
+            name: torch.zeros(self.batch, *moment.shape(self.cols), device=self.device)
+            for name, moment in MOMENTS.items()
+            if moment.need in self.needs
+        }
+        self.sample: list[list[Tensor]] = [[] for _ in range(self.batch)]
+
+    def add(self, entry: int, inputs: Tensor) -> None:
+        """Add ``inputs [.. cols]`` to one batch entry."""
+        flat = inputs.detach().reshape(-1, self.cols).float()
+        self.tokens[entry] += len(flat)
+        for name, total in self.totals.items():
+            MOMENTS[name].update(total[entry], flat)
+        if Needs.SAMPLE in self.needs:
+            stride = max(1, len(flat) // max(1, self.sample_rows))
+            self.sample[entry].append(flat[::stride][: self.sample_rows].clone())
+
+    def stats(self) -> Stats:
+        """The sums as Stats.
+
+        Raises:
+            NumericalError: if an input held NaN or Inf.
+        """
+        for total in self.totals.values():
+            checked = total.diagonal(dim1=-2, dim2=-1) if total.dim() == 3 else total
+            if not torch.isfinite(checked).all():
+                raise NumericalError(
+                    f"{self.sites[0].name}: its inputs hold NaN or Inf. Check the model and the text; with float16 try "
+                    "--dtype float32 or bfloat16."
+                )
+        moments = dict(self.totals)
+        if Needs.SAMPLE in self.needs:
+            rows = [torch.cat(kept) if kept else torch.zeros(0, self.cols, device=self.device) for kept in self.sample]
+            moments["sample"] = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return Stats(self.tokens, moments)
+
+
+class Observer:
+    """Within its context, forward passes of ``block`` fill one Tally for each distinct input that Sites read.
+
+    Sites that are handed the same tensor share a Tally. ``experts`` limits a stacked Site to a range of its experts.
+    """
+
+    def __init__(self, block: nn.Module, prefix: str, sites: Sequence[Site], needs: Needs, batches: int,
+                 experts: range | None = None) -> None:  # fmt: skip
+        self.block = block
+        self.prefix = prefix
+        self.sites = {site.name: site for site in sites}
+        self.needs = needs
+        self.sample_rows = max(1, SAMPLE_ROWS // max(1, batches))
+        self.experts = experts
+        self.tallies: list[Tally] = []
+        self._owner: dict[str, Tally] = {}
+        self._seen: list[tuple[Tensor, Tally]] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Observer:
+        modules = {self._path(site): site for site in self.sites.values() if not site.layout.stacked}
+        for path, module in self.block.named_modules():
+            if path in modules:
+                self._stack.callback(module.register_forward_pre_hook(self._hook(modules[path])).remove)
+        self._stack.callback(self.block.register_forward_hook(lambda *_: self._seen.clear()).remove)
+        if any(site.layout.stacked for site in self.sites.values()):
+            self._stack.enter_context(observed_experts(self.block, self._expert_observer))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def result(self) -> list[tuple[list[Site], Stats]]:
+        """Sites grouped by the input they share, each group with its Stats.
+
+        Raises:
+            UnsupportedModelError: if a Site was never reached.
+        """
+        unreached = [name for name in self.sites if name not in self._owner]
+        if unreached:
+            raise UnsupportedModelError(
+                f"{unreached[0]}: its forward never ran ({len(unreached)} such in this block), so nothing is known of its "
+                "inputs. Leave it out with --exclude."
+            )
+        return [(tally.sites, tally.stats()) for tally in self.tallies]
+
+    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = args[0]
+            known = next((tally for tensor, tally in self._seen if tensor is inputs), None)
+            tally = known or self._owner.get(site.name) or self._new(site, inputs)
+            if self._owner.setdefault(site.name, tally) is not tally:
+                raise UnsupportedModelError(f"{site.name}: shares its input with others in one pass, but not in the next.")
+            if site not in tally.sites:
+                tally.sites.append(site)
+            if known is None:
+                tally.add(0, inputs)
+                self._seen.append((inputs, tally))
+
+        return hook
+
+    def _new(self, site: Site, inputs: Tensor) -> Tally:
+        batch = len(self.experts) if self.experts is not None and site.layout.stacked else site.batch
+        tally = Tally(batch, site.cols, self.needs, inputs.device, self.sample_rows)
+        self.tallies.append(tally)
+        return tally
+
+    def _expert_observer(self, module: nn.Module) -> ExpertObserver | None:
+        path = next(name for name, inner in self.block.named_modules() if inner is module)
+        by_role = {site.role: site for site in self.sites.values() if self._path(site) == path and site.layout.stacked}
+        if not by_role:
+            return None
+
+        def observe(role: str, expert: int, inputs: Tensor) -> None:
+            site = by_role.get(role)
+            span = self.experts if self.experts is not None else range(site.batch if site else 0)
+            if site is None or expert not in span:
+                return
+            tally = self._owner.get(site.name)
+            if tally is None:
+                tally = self._owner[site.name] = self._new(site, inputs)
+                tally.sites.append(site)
+            tally.add(expert - span.start, inputs)
+
+        return observe
+
+    def _path(self, site: Site) -> str:
+        """Path of the Site's module inside its block."""
+        return site.parameter.rpartition(".")[0].removeprefix(self.prefix).removeprefix(".")

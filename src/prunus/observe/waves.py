@@ -1,0 +1,41 @@
+"""Waves: a block whose Grams would not fit in memory together is observed in several passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.site import Site
+from ..core.stats import Needs
+from .moments import nbytes
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Sites observed in one pass; ``experts`` narrows a single stacked Site to some of its experts."""
+
+    sites: tuple[Site, ...]
+    experts: range | None = None
+
+
+def waves(sites: Sequence[Site], needs: Needs, budget: int) -> list[Wave]:
+    """Split Sites, in order, so that each wave's moments take at most ``budget`` bytes.
+
+    Sites that will turn out to share an input are counted apart, so the bound is kept, not met. A stacked Site that is
+    too large alone is split by experts; a single matrix too large alone gets a wave of its own.
+    """
+    found: list[Wave] = []
+    pending: list[Site] = []
+    used = 0
+    for site in sites:
+        size = nbytes(needs, site.batch, site.cols)
+        if pending and used + size > budget:
+            found.append(Wave(tuple(pending)))
+            pending, used = [], 0
+        if size > budget and site.batch > 1:
+            step = max(1, budget // nbytes(needs, 1, site.cols))
+            found += [Wave((site,), range(k, min(k + step, site.batch))) for k in range(0, site.batch, step)]
+            continue
+        pending.append(site)
+        used += size
+    return [*found, Wave(tuple(pending))] if pending else found

@@ -1,0 +1,1 @@
+"""Patterns: where may zeros lie? One file a pattern."""

@@ -1,0 +1,62 @@
+"""N:M sparsity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ..core.registry import pattern
+from ..core.roles import Pattern
+
+
+@final
+@pattern("nm", paper="arXiv:2104.08378", cost="2:4 runs on sparse tensor cores; packed on CPUs")
+@dataclass(frozen=True)
+class NM(Pattern):
+    """N weights kept of every M consecutive inputs (2:4 keeps two of four).
+
+    >>> from torch import tensor
+    >>> NM(2, 4).select(tensor([[4.0, 1.0, 3.0, 2.0]]), 0.5)
+    tensor([[ True, False,  True, False]])
+    """
+
+    n: int = 2
+    """Weights kept in a group."""
+
+    m: int = 4
+    """Weights in a group."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m:
+            raise ValueError(f"{self.n}:{self.m} must keep 0 < N < M weights of a group")
+
+    @property
+    def own_sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+    def select(self, scores: Tensor, sparsity: float) -> Tensor:
+        if abs(sparsity - self.own_sparsity) > 1e-9:
+            raise ValueError(f"{self.n}:{self.m} has sparsity {self.own_sparsity}, not {sparsity}")
+        groups = scores.unflatten(-1, (-1, self.m))
+        order = groups.argsort(dim=-1, stable=True)
+        keep = torch.zeros_like(groups, dtype=torch.bool)
+        return keep.scatter_(-1, order[..., self.m - self.n :], True).view(scores.shape)
+
+    def cover(self, nonzero: Tensor) -> Tensor:
+        return nonzero
+
+    def violation(self, keep: Tensor) -> str | None:
+        if keep.shape[-1] % self.m:
+            return self.fault(keep.shape[-2], keep.shape[-1])
+        most = int(keep.unflatten(-1, (-1, self.m)).sum(-1).max())
+        return f"a group of {self.m} keeps {most}, more than {self.n}" if most > self.n else None
+
+    def window(self, cols: int, blocksize: int) -> int:
+        return self.m
+
+    def fault(self, rows: int, cols: int) -> str | None:
+        return f"{cols} columns do not divide into groups of {self.m}" if cols % self.m else None
+

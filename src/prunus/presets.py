@@ -1,0 +1,26 @@
+"""Presets: well-known methods as one choice on every axis. ``--method`` names one; any axis can still be set alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Axis choices in the command line's own spelling (``name:option=value,…``)."""
+
+    criterion: str
+    pattern: str
+    allocation: str
+    solver: str
+    about: str
+
+
+PRESETS: dict[str, Preset] = {
+    "magnitude": Preset("magnitude", "unstructured:scope=layer", "uniform", "keep",
+                        "smallest weights of each layer; no data, seconds"),
+    "wanda": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
+                    "weight times input norm, compared within each output row; two passes over little text"),
+    "sparsegpt": Preset("obs", "unstructured:scope=layer", "uniform", "sparsegpt",
+                        "optimal-brain-surgeon choice and repair of the survivors; the best of the three"),
+}  # fmt: skip

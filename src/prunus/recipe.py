@@ -1,0 +1,192 @@
+"""Recipe: all that a person asks of a pruning run, read from the command line or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .allocate.manual import Pin
+from .core import registry
+from .core.errors import RecipeError
+from .core.method import Method
+from .core.registry import Registry
+from .core.sparsity import Target, parse_sparsity
+from .presets import PRESETS
+
+Role = TypeVar("Role")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run, named as the command line names them. Axes are ``"name:option=value,…"``; None = the preset's."""
+
+    method: str = "sparsegpt"
+    sparsity: str | float | None = 0.5
+    criterion: str | None = None
+    pattern: str | None = None
+    allocation: str | None = None
+    solver: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
+    calibration: str | None = None
+    samples: int = 128
+    seqlen: int = 512
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = 4096
+    memory_budget: float = 4.0
+    eval_text: str = "factbook-heldout"
+    eval_windows: int = 16
+    trust_remote_code: bool = False
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe from a TOML file; ``overrides`` that are not None win.
+
+        Raises:
+            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
+        return cls.of({**table, **{k: v for k, v in (overrides or {}).items() if v is not None}})
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Recipe:
+        """A checked recipe from plain settings.
+
+        Raises:
+            RecipeError: with every fault at once.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        faults, values = [], {}
+        for key, value in settings.items():
+            name = key.replace("-", "_")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                faults.append(f"unknown setting '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+            elif name in ("criterion", "pattern", "allocation", "solver") and isinstance(value, Mapping):
+                values[name] = _spec_of(value)
+            elif name == "set" and isinstance(value, Mapping):
+                values[name] = tuple(f"{glob}={wanted}" for glob, wanted in value.items())
+            elif name in ("include", "exclude", "set"):
+                values[name] = (value,) if isinstance(value, str) else tuple(value)
+            else:
+                values[name] = value
+        if faults:
+            raise RecipeError(faults)
+        recipe = cls(**values)
+        recipe.check()
+        return recipe
+
+    def check(self) -> None:
+        """Raise one RecipeError that lists every fault."""
+        faults: list[str] = []
+        self._method(faults)
+        self._target(faults)
+        self._pins(faults)
+        for name, least in (("samples", 1), ("seqlen", 2), ("batch_tokens", 1), ("eval_windows", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                faults.append(f"{name} {value!r} must be a whole number of at least {least}")
+        if isinstance(self.memory_budget, bool) or not isinstance(self.memory_budget, (int, float)) or self.memory_budget <= 0:
+            faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
+        if self.dtype not in DTYPES:
+            faults.append(f"dtype '{self.dtype}' is none of {', '.join(DTYPES)}")
+        if faults:
+            raise RecipeError(faults)
+
+    def build_method(self) -> Method:
+        """The four choices as objects."""
+        return self._or_fail(self._method)
+
+    def target(self) -> Target | None:
+        """The wanted sparsity; None where only ``--set`` says any."""
+        return self._or_fail(self._target)
+
+    def pins(self) -> list[Pin]:
+        """The ``--set`` entries."""
+        return self._or_fail(self._pins)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def _or_fail(build: Any) -> Any:
+        faults: list[str] = []
+        built = build(faults)
+        if faults:
+            raise RecipeError(faults)
+        return built
+
+    def _method(self, faults: list[str]) -> Method | None:
+        preset = PRESETS.get(self.method)
+        if preset is None:
+            near = difflib.get_close_matches(str(self.method), PRESETS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(PRESETS)}"
+            faults.append(f"unknown method '{self.method}' ({hint})")
+            preset = PRESETS["magnitude"]
+        before = len(faults)
+        criterion = _make(registry.criterion, self.criterion or preset.criterion, faults)
+        pattern = _make(registry.pattern, self.pattern or preset.pattern, faults)
+        allocator = _make(registry.allocator, self.allocation or preset.allocation, faults)
+        solver = _make(registry.solver, self.solver or preset.solver, faults)
+        if len(faults) > before or criterion is None or pattern is None or allocator is None or solver is None:
+            return None
+        return Method(criterion, pattern, allocator, solver)
+
+    def _target(self, faults: list[str]) -> Target | None:
+        if self.sparsity is None:
+            return None
+        try:
+            target = parse_sparsity(self.sparsity)
+        except ValueError as error:
+            faults.append(str(error))
+            return None
+        if self.pattern:
+            pattern = _make(registry.pattern, self.pattern, [])
+            own = pattern.own_sparsity if pattern else None
+            if own is not None and abs(own - target.sparsity) > 1e-9:
+                faults.append(f"pattern '{self.pattern}' has sparsity {own:g} of its own, not {self.sparsity}")
+        return target
+
+    def _pins(self, faults: list[str]) -> list[Pin]:
+        pins = []
+        for text in self.set:
+            try:
+                pins.append(Pin.parse(text))
+            except ValueError as error:
+                faults.append(f"--set {error}")
+        return pins
+
+
+def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:
+    """Build ``name:option=value,…``."""
+    name, _, rest = spec.partition(":")
+    options = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            faults.append(f"{axis.axis} '{spec}': '{item}' is not option=value")
+            return None
+        options[key.strip()] = value.strip()
+    try:
+        return axis.make(name.strip(), options)
+    except ValueError as error:
+        faults.append(str(error))
+        return None
+
+
+def _spec_of(table: Mapping[str, Any]) -> str:
+    options = ",".join(f"{key}={value}" for key, value in table.items() if key != "name")
+    return f"{table.get('name', '')}:{options}".rstrip(":")

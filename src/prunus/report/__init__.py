@@ -1,0 +1,1 @@
+"""Reports: what was measured as a record, a terminal table and a model card."""

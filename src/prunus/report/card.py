@@ -1,0 +1,63 @@
+"""The model card of a pruned checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ..core import registry
+from ..recipe import Recipe
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """Markdown with what was pruned, what it cost and how to reproduce it."""
+    plan = record["plan"]
+    name = str(record["model"]).rstrip("/").rpartition("/")[2]
+    lines = [
+        "---", "library_name: transformers", "tags: [prunus, pruned, sparse]", "---", "",
+        f"# {name}, {record['sparsity']:.0%} sparse", "",
+        f"Pruned with [prunus](https://pypi.org/project/prunus/) {record['environment']['prunus']}, method "
+        f"`{record['method']}`. It loads with plain `AutoModelForCausalLM.from_pretrained`.", "",
+        "| | dense | pruned |", "|---|---|---|", *_rows(record), "",
+        "## Method", "", *_method(plan["method"]), "", "## Reproduce", "", "```sh", _command(record), "```", "",
+        "Zeros alone make no file smaller and no engine faster: that takes a packed format or a sparse kernel. Every "
+        "layer's sparsity and error, the full plan and all versions are in `prunus.json`.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _rows(record: Mapping[str, Any]) -> list[str]:
+    sites = len(record["sites"])
+    rows = [
+        f"| zeros in the {sites} pruned matrices | | {record['sparsity']:.2%} |",
+        f"| zeros in all parameters | | {record['sparsity_total']:.2%} |",
+    ]
+    evaluation = record["evaluation"]
+    if evaluation:
+        what = f"perplexity, {evaluation['text']}, {evaluation['tokens']} tokens in windows of {evaluation['seqlen']}"
+        rows.append(f"| {what} | {evaluation['dense']:.3f} | {evaluation['pruned']:.3f} |")
+    return rows
+
+
+def _method(method: Mapping[str, Any]) -> list[str]:
+    lines = []
+    axes = {"criterion": registry.criterion, "pattern": registry.pattern, "allocator": registry.allocator,
+            "solver": registry.solver}  # fmt: skip
+    for axis, members in axes.items():
+        choice = dict(method[axis])
+        entry = members.entries()[choice.pop("name")]
+        options = ", ".join(f"{key} = {value}" for key, value in choice.items())
+        lines.append(f"- {axis}: **{entry.name}**{f' ({options})' if options else ''}, {entry.paper}")
+    return lines
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    default = Recipe().to_json()
+    words = ["prunus", "prune", str(record["model"]), "-o", "OUT"]
+    for key, value in record["recipe"].items():
+        if key in ("method", "sparsity") or value != default[key]:
+            flag = "--" + key.replace("_", "-")
+            for item in value if isinstance(value, list) else [value]:
+                words += [flag] if item is True else [flag, shlex.quote(str(item))]
+    return " ".join(words)

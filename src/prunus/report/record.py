@@ -1,0 +1,56 @@
+"""prunus.json: everything that was asked, done and measured, as plain values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CheckpointError
+from ..core.plan import Plan
+from ..measure.environment import environment
+from ..measure.memory import peak_memory_bytes
+from ..recipe import Recipe
+
+FILE = "prunus.json"
+FORMAT = 1
+
+
+def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proof: Mapping[str, Any],
+                 evaluation: Mapping[str, Any] | None, output: Path | None, seconds: float) -> dict[str, Any]:  # fmt: skip
+    """The record of a finished run."""
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": plan.model,
+        "output": str(output) if output is not None else None,
+        "method": plan.method_name,
+        "sparsity": proof["sparsity"],
+        "sparsity_total": proof["sparsity_total"],
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "evaluation": dict(evaluation) if evaluation else None,
+        "proof": dict(proof),
+        "sites": results,
+        "recipe": recipe.to_json(),
+        "plan_digest": plan.digest(),
+        "plan": plan.to_json(),
+        "environment": environment(),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record in a pruned checkpoint's folder.
+
+    Raises:
+        CheckpointError: if there is none, or it is not prunus's.
+    """
+    try:
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / FILE}: no readable record of a prunus run ({error}).") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / FILE}: not a record of format {FORMAT}.")
+    return record

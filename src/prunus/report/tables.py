@@ -1,0 +1,152 @@
+"""Records as terminal tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..core.plan import Plan
+
+
+def prune_table(record: Mapping[str, Any]) -> RenderableType:
+    """What a run did, by kind of layer, and dense against pruned."""
+    layers = Table(title=escape(f"{record['method']} on {record['model']}"), title_justify="left")
+    layers.add_column("layers")
+    for name in ("count", "shape", "sparsity", "rel. error mean", "worst", "worst in block"):
+        layers.add_column(name, justify="right")
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for site in record["sites"]:
+        groups[site["name"].rpartition(".")[2]].append(site)
+    for role, sites in groups.items():
+        worst = max(sites, key=lambda site: site["rel_error"])
+        mean = sum(site["rel_error"] for site in sites) / len(sites)
+        layers.add_row(
+            escape(role), str(len(sites)), "×".join(map(str, sites[0]["shape"])),
+            f"{sum(site['sparsity'] for site in sites) / len(sites):.2%}", f"{mean:.4f}", f"{worst['rel_error']:.4f}",
+            str(worst["block"]),
+        )  # fmt: skip
+    notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
+    lines: list[RenderableType] = [layers, _before_after(record)]
+    lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
+    lines.append(Text(f"error is ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
+    return Group(*lines)
+
+
+def _error_of(record: Mapping[str, Any]) -> str:
+    kinds = {site["error_of"] for site in record["sites"]}
+    if kinds == {"weight"}:
+        return ", here with X = I: no text was looked at"
+    return " on evenly spaced calibration tokens" if kinds == {"sample"} else " on all calibration tokens"
+
+
+def _before_after(record: Mapping[str, Any]) -> Table:
+    table = Table(title="dense against pruned", title_justify="left")
+    table.add_column("")
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right")
+    evaluation = record["evaluation"]
+    if evaluation:
+        what = f"perplexity ({evaluation['text']}, {evaluation['tokens']} tokens, windows of {evaluation['seqlen']})"
+        table.add_row(escape(what), f"{evaluation['dense']:.3f}", f"[bold]{evaluation['pruned']:.3f}")
+    proof = record["proof"]
+    table.add_row("zeros in the pruned layers", "", f"{record['sparsity']:.2%}")
+    table.add_row("zeros in all parameters", "", f"{record['sparsity_total']:.2%}")
+    if "nonzeros" in proof:
+        table.add_row("non-zero parameters", f"{proof['parameters']:,}", f"{proof['nonzeros']:,}")
+        table.add_row("reload check", "", escape(proof["reload"].partition(":")[0]) + " ✓")
+    table.add_row("time, peak memory", "", f"{record['seconds']:.0f} s, {record['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if record["output"]:
+        table.add_row("written to", "", escape(str(record["output"])))
+    return table
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Every step of a plan by kind of layer, what is left alone, and the estimate."""
+    table = Table(title=escape(f"plan: {plan.method_name} on {plan.model}"), title_justify="left")
+    for name in ("layers", "count", "shape", "pattern", "sparsity"):
+        table.add_column(name, justify="left" if name == "layers" else "right")
+    groups: dict[tuple[str, tuple[int, int, int], str], list[Any]] = defaultdict(list)
+    for step in plan.steps:
+        groups[(step.site.role, step.site.shape, str(step.pattern))].append(step)
+    for (role, shape, pattern), steps in groups.items():
+        low, high = min(s.sparsity for s in steps), max(s.sparsity for s in steps)
+        sizes = "×".join(map(str, shape if shape[0] > 1 else shape[1:]))
+        table.add_row(
+            escape(role), str(len(steps)), sizes, escape(pattern), f"{low:.2%}" if low == high else f"{low:.2%} … {high:.2%}"
+        )
+    weights = sum(step.site.numel for step in plan.steps)
+    lines: list[RenderableType] = [table]
+    lines.append(Text(f"{plan.target:.2%} of {weights:,} weights in {len(plan.steps)} matrices; {plan.parameters:,} parameters"))
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, reason in plan.untouched.items():
+        reasons[reason].append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        lines.append(Text(f"left alone ({reason}): {', '.join(names[:2])}{more}"))
+    lines.append(Text("left alone always: embeddings, norms, head", style="dim"))
+    calibration = plan.settings.get("calibration")
+    if calibration:
+        lines.append(Text(f"calibration: {calibration['samples']} windows × {calibration['seqlen']} tokens of {calibration['text']}"))
+    if plan.estimate:
+        estimate = plan.estimate
+        lines.append(
+            Text(
+                f"estimate: {estimate.seconds:.0f} s, {estimate.memory_bytes / 2**30:.2f} GiB of memory, "
+                f"{estimate.disk_bytes / 1e9:.2f} GB on disk",
+                style="bold",
+            )
+        )
+    return Group(*lines)
+
+
+def compare_table(found: Any) -> RenderableType:
+    """Two models' figures side by side, then their continuations."""
+    one, two = found.dense, found.pruned
+    table = Table(title=escape(f"{one.model} against {two.model}"), title_justify="left")
+    table.add_column(escape(f"{found.tokens} tokens of {found.text}, windows of {found.seqlen}"))
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right")
+    table.add_row("perplexity", f"{one.perplexity:.3f}", f"{two.perplexity:.3f}")
+    table.add_row("KL(dense ‖ pruned), nats a token", "0", f"{found.kl:.4f}")
+    table.add_row("same likeliest token", "100%", f"{found.agreement:.2%}")
+    table.add_row("size on disk", f"{one.disk_bytes / 1e6:,.1f} MB", f"{two.disk_bytes / 1e6:,.1f} MB")
+    table.add_row("weights in memory", f"{one.memory_bytes / 1e6:,.1f} MB", f"{two.memory_bytes / 1e6:,.1f} MB")
+    table.add_row("parameters", f"{one.parameters:,}", f"{two.parameters:,}")
+    table.add_row("non-zero", f"{one.nonzeros:,}", f"{two.nonzeros:,}")
+    if one.tokens_per_second is not None:
+        table.add_row("tokens a second, batch 1", f"{one.tokens_per_second:.1f}", f"{two.tokens_per_second:.1f}")
+    lines: list[RenderableType] = [table]
+    if found.not_measured:
+        lines.append(Text(f"not measured: {found.not_measured}", style="yellow"))
+    if one.continuations is not None:
+        said = Table(title="greedy continuations", title_justify="left", show_lines=True)
+        for name in ("prompt", "dense", "pruned"):
+            said.add_column(name, ratio=1 if name == "prompt" else 2)
+        for prompt, before, after in zip(found.prompts, one.continuations, two.continuations, strict=True):
+            said.add_row(escape(prompt), escape(before), escape(after))
+        lines.append(said)
+    if one.disk_bytes == two.disk_bytes:
+        lines.append(Text("Zeros alone save no bytes and no time: that takes a packed format or a sparse kernel.", style="dim"))
+    return Group(*lines)
+
+
+def methods_table(choices: Sequence[Any]) -> RenderableType:
+    """Every registered choice, an axis at a time."""
+    table = Table(title="what prunus can do; --method names a preset, every axis can be set alone", title_justify="left")
+    for name in ("axis", "name", "what it does", "needs", "cost", "options", "paper"):
+        table.add_column(name, no_wrap=name in ("axis", "name", "paper"))
+    previous = ""
+    for choice in choices:
+        if previous and choice.axis != previous:
+            table.add_section()
+        options = ", ".join(f"{key}={value}" for key, value in choice.options.items())
+        shown = choice.axis if choice.axis != previous else ""
+        table.add_row(shown, choice.name, *map(escape, (choice.summary, choice.needs, choice.cost, options)), choice.paper)
+        previous = choice.axis
+    return table

@@ -1,0 +1,1 @@
+"""Solvers: what becomes of the survivors? One file a solver."""

@@ -1,0 +1,141 @@
+"""The loop: load block → observe → solve → write → advance, resumable at the block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.journal import Journal
+from ..core.plan import Plan
+from ..core.problem import Solution
+from ..core.progress import Progress, Silent
+from ..core.roles import BlockStage
+from .solve_block import solve_block
+from .sources import CheckpointSource, Source
+from .trunk import Trunk
+
+STATE_SECONDS = 60.0
+"""The carried state is saved when this long has passed since it was last: a resumed run replays no more than that."""
+
+
+@dataclass
+class PruneLoop:
+    """Prunes a Source by a Plan. ``windows [samples seqlen]`` are the calibration tokens, None for methods without."""
+
+    source: Source
+    plan: Plan
+    windows: Tensor | None
+    journal: Journal | None = None
+    batch_tokens: int = 4096
+    state_budget: int = 2 << 30
+    gram_budget: int = 4 << 30
+    stages: Sequence[BlockStage] = ()
+    progress: Progress = field(default_factory=Silent)
+
+    def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Prune every block that is not ``done`` yet; one record a Site."""
+        results = [record for entry in done for record in entry["sites"]]
+        trunk = self._start(done)
+        self.progress.start("Pruning", len(self.source.blocks))
+        for _ in done:
+            self.progress.step("done before")
+        saved = monotonic()
+        for index in range(len(done), len(self.source.blocks)):
+            records = self._prune(index, trunk)
+            results += records
+            if self.journal is not None:
+                keep_state = trunk is not None and monotonic() - saved > STATE_SECONDS
+                self._mark(index, records, trunk if keep_state else None)
+                saved = monotonic() if keep_state else saved
+            self.progress.step(_note(records))
+        if trunk is not None:
+            trunk.close()
+        return results
+
+    @torch.no_grad()
+    def _prune(self, index: int, trunk: Trunk | None) -> list[dict[str, Any]]:
+        start = perf_counter()
+        steps = [step for step in self.plan.steps if step.site.block == index]
+        block = self.source.load(index)
+        solutions = solve_block(block, index, steps, self.plan.method, self.source.matrix, trunk, self.gram_budget)
+        for stage in self.stages:
+            solutions = dict(stage.apply(block, solutions))
+        self.source.put({solution.site: solution.weight for solution in solutions.values()})
+        if trunk is not None and index + 1 < len(self.source.blocks):
+            trunk.advance(block, index)
+        self.source.release(index)
+        return [_record(solutions[step.site.name], perf_counter() - start) for step in steps]
+
+    def _start(self, done: Sequence[dict[str, Any]]) -> Trunk | None:
+        """The trunk, taken to where the finished blocks end: from a saved state, replaying what came after it."""
+        if self.windows is None:
+            return None
+        folder = self.journal.folder if self.journal is not None else None
+        trunk = Trunk(self.source, self.windows, self.batch_tokens, self.state_budget, folder)
+        trunk.embed()
+        first = 0
+        for entry in done:
+            if entry.get("state") and folder is not None and (folder / entry["state"]).is_file():
+                first = entry["block"] + 1
+                trunk.state.restore(folder / entry["state"])
+        if first < len(done):
+            self.progress.start("Replaying finished blocks", len(done) - first)
+        for index in range(first, len(done)):
+            self._replay(index, trunk)
+            self.progress.step()
+        return trunk
+
+    def _replay(self, index: int, trunk: Trunk) -> None:
+        source = self.source
+        if not isinstance(source, CheckpointSource) or source.writer is None:
+            raise TypeError("only a run from disk to disk can be resumed")
+        writer = source.writer
+        pruned = source.disk_names([step.site for step in self.plan.steps if step.site.block == index])
+        source.read_from(lambda name: writer.read(name) if name in pruned else source.checkpoint.read(name))
+        block = source.load(index)
+        source.read_from(None)
+        if index + 1 < len(source.blocks):
+            trunk.advance(block, index)
+        source.release(index)
+
+    def _mark(self, index: int, records: list[dict[str, Any]], trunk: Trunk | None) -> None:
+        if self.journal is None:
+            return
+        name = None
+        if trunk is not None:
+            name = f"state-{index:05d}.bin"
+            trunk.state.save(self.journal.folder / name)
+        if isinstance(self.source, CheckpointSource) and self.source.writer is not None:
+            self.source.writer.sync()
+        self.journal.mark({"block": index, "sites": records, "state": name})
+        if name:
+            for old in self.journal.folder.glob("state-*.bin"):
+                if old.name != name:
+                    old.unlink()
+
+
+def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
+    return {
+        "name": solution.site.name,
+        "block": solution.site.block,
+        "shape": list(solution.site.shape) if solution.site.batch > 1 else list(solution.site.shape[1:]),
+        "parameters": solution.site.numel,
+        "sparsity": solution.mask.sparsity,
+        "rel_error": solution.rel_error,
+        "error_of": solution.error_of,
+        "seconds": round(solution.seconds, 4),
+        "block_seconds": round(block_seconds, 4),
+        "notes": list(solution.notes),
+    }
+
+
+def _note(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return "nothing to prune"
+    mean = sum(record["rel_error"] for record in records) / len(records)
+    return f"error {mean:.4f}"

@@ -1,0 +1,111 @@
+"""What a run must prove before it calls itself done, read back from the written bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint.source import Checkpoint
+from ..core.errors import ProofError
+from ..core.plan import Plan
+from ..core.progress import Progress
+from ..measure.memory import available_memory_bytes
+from ..models.reload import reload_and_compare
+from .evaluate import open_source
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found in the written bytes."""
+
+    site_sparsity: Mapping[str, float]
+    sparsity: float
+    sparsity_total: float
+    nonzeros: int
+    parameters: int
+    reload: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sparsity": self.sparsity,
+            "sparsity_total": self.sparsity_total,
+            "nonzeros": self.nonzeros,
+            "parameters": self.parameters,
+            "reload": self.reload,
+        }
+
+
+def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, Any]], progress: Progress,
+          trust_remote_code: bool = False) -> Proof:  # fmt: skip
+    """Check the written checkpoint against its source and its plan.
+
+    Same tensors, shapes and dtypes; no NaN or Inf; each Site's pattern and at least its sparsity; every other tensor
+    bit for bit as it was (tied weights thereby still tied); and, where memory allows, a plain ``from_pretrained`` that
+    misses nothing and computes what the streamed model computes.
+
+    Raises:
+        ProofError: naming the first check that failed.
+    """
+    written = Checkpoint.open(output)
+    if written.names != source.names or any(_kind(written, name) != _kind(source, name) for name in source.names):
+        raise ProofError(f"{output}: tensors, shapes or dtypes are not those of {source.folder}.")
+    reader = open_source(output, torch.float32, torch.device("cpu"), trust_remote_code)
+    sparsity = _check_sites(reader, plan, results, progress)
+    pruned = reader.disk_names([step.site for step in plan.steps])
+    nonzeros = parameters = 0
+    progress.start("Comparing bytes", len(source.names))
+    for name in source.names:
+        tensor = written.read(name)
+        if tensor.is_floating_point():
+            if not torch.isfinite(tensor).all():
+                raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
+            parameters += tensor.numel()
+            nonzeros += int(torch.count_nonzero(tensor))
+        if name not in pruned and not torch.equal(_bits(tensor), _bits(source.read(name))):
+            raise ProofError(f"{output}: tensor '{name}' was not to be touched, but differs from {source.folder}.")
+        progress.step()
+    weights = sum(step.site.numel for step in plan.steps)
+    zeros = sum(sparsity[step.site.name] * step.site.numel for step in plan.steps)
+    return Proof(
+        sparsity, zeros / weights if weights else 0.0, 1 - nonzeros / parameters, nonzeros, parameters,
+        _reload(output, written, reader, trust_remote_code),
+    )  # fmt: skip
+
+
+def _check_sites(reader: Any, plan: Plan, results: list[dict[str, Any]], progress: Progress) -> dict[str, float]:
+    planned = {record["name"]: record["sparsity"] for record in results}
+    found = {}
+    progress.start("Checking patterns", len(plan.steps))
+    for step in plan.steps:
+        cover = step.pattern.cover(reader.matrix(step.site) != 0)
+        broken = step.pattern.violation(cover)
+        if broken:
+            raise ProofError(f"{step.site.name}: the written weights break {step.pattern}: {broken}.")
+        found[step.site.name] = 1 - int(cover.sum()) / step.site.numel
+        if found[step.site.name] < planned[step.site.name] - 1e-9:
+            raise ProofError(
+                f"{step.site.name}: {found[step.site.name]:.6f} of the written weights are zero, "
+                f"{planned[step.site.name]:.6f} were pruned."
+            )
+        progress.step()
+    return found
+
+
+def _kind(checkpoint: Checkpoint, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+    entry = checkpoint.entry(name)
+    return entry.dtype, entry.shape
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def _reload(output: Path, written: Checkpoint, reader: Any, trust_remote_code: bool) -> str:
+    needed = 3 * written.nbytes
+    if needed > available_memory_bytes():
+        return f"not tried: it needs {needed / 1e9:.1f} GB of memory"
+    return reload_and_compare(output, reader, trust_remote_code)

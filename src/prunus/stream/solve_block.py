@@ -1,0 +1,80 @@
+"""One block: observe its inputs, solve its Sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..core.method import Method
+from ..core.plan import Step
+from ..core.problem import Problem, Solution
+from ..core.site import Site
+from ..core.stats import Needs, Stats
+from ..observe.observer import Observer
+from ..observe.waves import Wave, waves
+from .trunk import Trunk
+
+
+def solve_block(block: nn.Module, index: int, steps: Sequence[Step], method: Method,
+                matrix: Callable[[Site], Tensor], trunk: Trunk | None, gram_budget: int) -> dict[str, Solution]:  # fmt: skip
+    """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
+
+    Without a ``trunk`` no input is looked at.
+    """
+    by_name = {step.site.name: step for step in steps}
+    if trunk is None:
+        return {
+            name: method.solver.solve([_problem(step, matrix(step.site), Stats.none(), method)])[0]
+            for name, step in by_name.items()
+        }
+    needs = observed_needs(method)
+    solutions: dict[str, Solution] = {}
+    for wave in waves([step.site for step in steps], needs, gram_budget):
+        for sites, stats, note in observe(block, index, wave, needs, trunk):
+            weights = [_rows(matrix(site), wave) for site in sites]
+            problems = [_problem(by_name[s.name], w, stats, method) for s, w in zip(sites, weights, strict=True)]
+            for solution in method.solver.solve(problems):
+                noted = replace(solution, notes=(*solution.notes, *note))
+                before = solutions.get(solution.site.name)
+                solutions[solution.site.name] = before.join(noted) if before else noted
+    return solutions
+
+
+def observed_needs(method: Method) -> Needs:
+    """What the method needs, and enough beside it to measure every layer's error."""
+    return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
+
+
+def observe(block: nn.Module, index: int, wave: Wave, needs: Needs, trunk: Trunk) -> list[
+    tuple[list[Site], Stats, tuple[str, ...]]
+]:  # fmt: skip
+    """Sites that share an input, their Stats and notes on them, from one pass over the windows."""
+    prefix = trunk.source.prefix(index)
+    with Observer(block, prefix, wave.sites, needs, len(trunk.batches), wave.experts) as observer:
+        for _ in trunk.outputs(block, index):
+            pass
+    return [(sites, *_shared_where_unseen(stats)) for sites, stats in observer.result()]
+
+
+def _shared_where_unseen(stats: Stats) -> tuple[Stats, tuple[str, ...]]:
+    """Experts that no token reached get the sums over all experts of their layer instead of none."""
+    unseen = stats.tokens == 0
+    if not unseen.any():
+        return stats, ()
+    moments = {}
+    for name, moment in stats.moments.items():
+        shared = moment.flatten(0, 1)[: moment.shape[1]] if name == "sample" else moment.sum(0)
+        moments[name] = torch.where(unseen.to(moment.device).view(-1, *[1] * (moment.dim() - 1)), shared, moment)
+    note = f"{int(unseen.sum())} of {len(unseen)} experts saw no token: statistics of their layer were used"
+    return Stats(stats.tokens, moments), (note,)
+
+
+def _rows(matrix: Tensor, wave: Wave) -> Tensor:
+    return matrix if wave.experts is None else matrix[wave.experts.start : wave.experts.stop]
+
+
+def _problem(step: Step, weight: Tensor, stats: Stats, method: Method) -> Problem:
+    return Problem(step.site, weight, stats, step.sparsity, step.pattern, method.criterion)

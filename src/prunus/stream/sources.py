@@ -1,0 +1,200 @@
+"""Where blocks come from and go to: a checkpoint on disk, or a model already in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint.source import Checkpoint
+from ..checkpoint.writer import MirrorWriter
+from ..core.errors import CheckpointError, NumericalError
+from ..core.site import Site
+from ..models.names import NameMap, release, release_parameter
+from ..models.sites import Found, sites_of_block
+from ..models.skeleton import build_skeleton, find_blocks, load_config
+
+
+class Source(ABC):
+    """A model whose blocks can be brought into memory one at a time."""
+
+    model: Any
+    device: torch.device
+
+    @cached_property
+    def _blocks(self) -> tuple[str, nn.ModuleList]:
+        return find_blocks(self.model)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder's blocks in order; their weights may be absent."""
+        return self._blocks[1]
+
+    def prefix(self, index: int) -> str:
+        """Path of one block in the model."""
+        return f"{self._blocks[0]}.{index}"
+
+    @cached_property
+    def found(self) -> list[Found]:
+        """Sites and untouched matrices of every block."""
+        return [sites_of_block(block, self.prefix(k), k, self.stored_dtype) for k, block in enumerate(self.blocks)]
+
+    @abstractmethod
+    def stored_dtype(self, parameter: str) -> torch.dtype:
+        """The dtype that a parameter has where it is kept."""
+
+    @abstractmethod
+    def load(self, index: int) -> nn.Module:
+        """A block with its weights on the device."""
+
+    @abstractmethod
+    def release(self, index: int) -> None:
+        """The block's weights are no longer needed in memory."""
+
+    @abstractmethod
+    def matrix(self, site: Site) -> Tensor:
+        """A Site's weight ``[batch rows cols]`` in fp32, whether its block is loaded or not."""
+
+    @abstractmethod
+    def load_outside(self, head: bool) -> None:
+        """Bring what is outside the blocks (embeddings, final norm; the head if asked) to the device."""
+
+    @abstractmethod
+    def release_outside(self) -> None:
+        """What is outside the blocks is no longer needed in memory."""
+
+    @abstractmethod
+    def put(self, weights: Mapping[Site, Tensor]) -> None:
+        """Keep the pruned weights ``[batch rows cols]`` of some Sites of a loaded block."""
+
+
+class CheckpointSource(Source):
+    """A checkpoint read block by block; ``writer`` receives pruned weights (None for evaluation)."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device,
+                 writer: MirrorWriter | None = None, trust_remote_code: bool = False) -> None:  # fmt: skip
+        self.checkpoint = checkpoint
+        self.device = device
+        self.writer = writer
+        self.config = load_config(checkpoint.folder, trust_remote_code)
+        self.model = build_skeleton(self.config, dtype, trust_remote_code)
+        self.names = NameMap(self.model, checkpoint.names)
+        missing = self.names.missing()
+        if missing:
+            raise CheckpointError(
+                f"{checkpoint.folder}: {len(missing)} of the model's parameters are not in the checkpoint, "
+                f"{missing[0]} among them. Transformers would fill them with random numbers; download it again."
+            )
+        self._overlay: Callable[[str], Tensor] | None = None
+
+    def stored_dtype(self, parameter: str) -> torch.dtype:
+        return self.checkpoint.entry(self.names.sources[parameter][0]).dtype
+
+    def read_from(self, read: Callable[[str], Tensor] | None) -> None:
+        """Take tensors from elsewhere (the unfinished output, while replaying finished blocks)."""
+        self._overlay = read
+
+    def load(self, index: int) -> nn.Module:
+        self._load(self._inside(index))
+        return self.blocks[index]
+
+    def release(self, index: int) -> None:
+        release(self.blocks[index])
+
+    def matrix(self, site: Site) -> Tensor:
+        absent = self.model.get_parameter(site.parameter).is_meta
+        if absent:
+            self._load([site.parameter])
+        weight = site.layout.to_matrix(self.model.get_parameter(site.parameter).data).float()
+        if absent:
+            owner, _, key = site.parameter.rpartition(".")
+            release_parameter(self.model.get_submodule(owner), key)
+        return weight
+
+    def load_outside(self, head: bool) -> None:
+        trunk = {id(parameter) for parameter in self.model.base_model.parameters()}
+        names = self._outside()
+        self._load([name for name in names if head or id(self.model.get_parameter_or_buffer(name)) in trunk])
+        self.model.tie_weights()
+        for name, buffer in self.model.named_buffers():
+            owner, _, key = name.rpartition(".")
+            self.model.get_submodule(owner)._buffers[key] = buffer.to(self.device)
+
+    def release_outside(self) -> None:
+        for name in self._outside():
+            owner, _, key = name.rpartition(".")
+            release_parameter(self.model.get_submodule(owner), key)
+        self.model.tie_weights()
+
+    def put(self, weights: Mapping[Site, Tensor]) -> None:
+        stored = {site.parameter: site.layout.from_matrix(weight) for site, weight in weights.items()}
+        for name, tensor in stored.items():
+            self.model.get_parameter(name).data.copy_(tensor)
+        if self.writer is not None:
+            self.writer.put(self.names.to_disk(stored))
+
+    def disk_names(self, sites: list[Site]) -> set[str]:
+        """Names on disk of the tensors that these Sites are made of."""
+        return {disk for site in sites for disk in self.names.sources[site.parameter]}
+
+    def _inside(self, index: int) -> list[str]:
+        prefix = self.prefix(index) + "."
+        return [name for name in self.names.sources if name.startswith(prefix)]
+
+    def _outside(self) -> list[str]:
+        prefix = self._blocks[0] + "."
+        return [name for name in self.names.sources if not name.startswith(prefix)]
+
+    def _load(self, parameters: list[str]) -> None:
+        self.names.load(parameters, self._overlay or self.checkpoint.read, self.device)
+        for name in parameters:
+            tensor = self.model.get_parameter_or_buffer(name)
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise NumericalError(
+                    f"tensor '{name}' of {self.checkpoint.folder} holds {bad} NaN or Inf values (read as {tensor.dtype}). "
+                    "The checkpoint is damaged, or its values do not fit this --dtype."
+                )
+
+
+class MemorySource(Source):
+    """A model in memory, pruned in place."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+
+    def stored_dtype(self, parameter: str) -> torch.dtype:
+        return self.model.get_parameter(parameter).dtype  # type: ignore[no-any-return]
+
+    def load(self, index: int) -> nn.Module:
+        return self.blocks[index].to(self.device)
+
+    def release(self, index: int) -> None:
+        self.blocks[index].to(self._home)
+
+    def matrix(self, site: Site) -> Tensor:
+        return site.layout.to_matrix(self.model.get_parameter(site.parameter).data).float()
+
+    def load_outside(self, head: bool) -> None:
+        for name, module in self.model.named_modules():
+            if not name.startswith(self._blocks[0]):
+                for tensors in (module._parameters, module._buffers):
+                    for tensor in tensors.values():
+                        if tensor is not None:
+                            tensor.data = tensor.data.to(self.device)
+
+    def release_outside(self) -> None:
+        return None
+
+    @cached_property
+    def _home(self) -> torch.device:
+        return next(self.blocks.parameters()).device
+
+    def put(self, weights: Mapping[Site, Tensor]) -> None:
+        for site, weight in weights.items():
+            self.model.get_parameter(site.parameter).data.copy_(site.layout.from_matrix(weight))

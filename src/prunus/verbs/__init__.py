@@ -1,0 +1,1 @@
+"""The public verbs, one module each: prune, plan, evaluate, compare, methods."""

@@ -1,0 +1,48 @@
+"""methods: every registered choice, with its paper, what it needs and costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..core import registry
+from ..core.stats import Needs
+from ..presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One member of an axis."""
+
+    axis: str
+    name: str
+    summary: str
+    paper: str
+    needs: str
+    cost: str
+    options: dict[str, Any]
+
+
+def methods() -> list[Choice]:
+    """Presets, criteria, patterns, allocators and solvers, in this order."""
+    presets = [
+        Choice("preset", name, preset.about, "", f"{preset.criterion} × {preset.pattern} × {preset.allocation} × {preset.solver}",
+               "", {})
+        for name, preset in PRESETS.items()
+    ]  # fmt: skip
+    members = [registry.criterion, registry.pattern, registry.allocator, registry.solver]
+    return presets + [
+        Choice(axis.axis, entry.name, entry.summary, entry.paper, _needs(axis, entry.name), entry.cost, entry.options)
+        for axis in members
+        for entry in axis.entries().values()  # type: ignore[attr-defined]
+    ]
+
+
+def _needs(axis: Any, name: str) -> str:
+    method = axis.make(name)
+    needs = getattr(method, "needs", Needs.NOTHING)
+    words = {Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram"}
+    found = [word for need, word in words.items() if need in needs]
+    if getattr(method, "needs_profile", False):
+        found.append("all scores")
+    return ", ".join(found) or "weights only"

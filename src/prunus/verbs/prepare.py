@@ -1,0 +1,169 @@
+"""What every pruning run starts with: device and dtype, calibration windows, the Plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.source import Checkpoint
+from ..core.errors import CalibrationError, RecipeError
+from ..core.method import Method
+from ..core.plan import Plan
+from ..core.progress import Progress
+from ..core.stats import Needs
+from ..models.locate import locate
+from ..models.tokens import load_tokenizer, tokenize
+from ..observe.text import read_text
+from ..observe.windows import consecutive_windows, digest_of, random_windows
+from ..recipe import Recipe
+from ..stream.estimate import estimate
+from ..stream.sources import CheckpointSource, Source
+from ..stream.survey import plan_steps, select_sites
+from ..stream.trunk import Trunk
+
+DEFAULT_CALIBRATION = "factbook"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An opened model, its calibration windows (None where the method looks at weights alone) and the Plan."""
+
+    recipe: Recipe
+    source: Source
+    plan: Plan
+    windows: Tensor | None
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the GPU if there is one, else the CPU.
+
+    Raises:
+        RecipeError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RecipeError([f"device '{name}' cannot be used here ({reason}); --device cpu always can"]) from error
+    return device
+
+
+def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """``auto`` is float32 on a CPU and the widest stored dtype elsewhere.
+
+    Raises:
+        RecipeError: if the dtype cannot hold the stored weights exactly.
+    """
+    floats = {entry.dtype for shard in checkpoint.shards for entry in shard.entries.values() if entry.dtype.is_floating_point}
+    stored = torch.float32 if len(floats) != 1 else next(iter(floats))
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else stored
+    chosen: torch.dtype = getattr(torch, name)
+    if chosen not in (torch.float32, stored):
+        raise RecipeError([
+            f"dtype {name} cannot hold the checkpoint's weights ({', '.join(sorted(map(str, floats)))}) exactly; "
+            "use float32 or auto"
+        ])  # fmt: skip
+    return chosen
+
+
+def open_model(model: str | Path, recipe: Recipe) -> CheckpointSource:
+    """The model as a Source that is read block by block."""
+    device = choose_device(recipe.device)
+    checkpoint = Checkpoint.open(locate(model))
+    dtype = choose_dtype(recipe.dtype, checkpoint, device)
+    return CheckpointSource(checkpoint, dtype, device, trust_remote_code=recipe.trust_remote_code)
+
+
+def needs_windows(method: Method, recipe: Recipe) -> bool:
+    """Whether text is looked at: the method asks for it, or the person gave some to measure errors on."""
+    return method.needs is not Needs.NOTHING or recipe.calibration is not None
+
+
+def calibration_windows(source: Source, tokenizer: object, recipe: Recipe) -> Tensor:
+    """Random windows ``[samples seqlen]`` of the calibration text."""
+    check_length(source, recipe.seqlen)
+    name = recipe.calibration or DEFAULT_CALIBRATION
+    ids = tokenize(tokenizer, read_text(name), vocabulary(source))
+    return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
+
+
+def evaluation_windows(source: Source, tokenizer: object, text: str, seqlen: int, most: int | None) -> Tensor:
+    """Consecutive windows ``[windows seqlen]`` of a text."""
+    check_length(source, seqlen)
+    return consecutive_windows(tokenize(tokenizer, read_text(text), vocabulary(source)), seqlen, text, most)
+
+
+def check_length(source: Source, seqlen: int) -> None:
+    """Raise CalibrationError if windows are longer than the model's positions."""
+    most = getattr(source.model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and seqlen > most:
+        raise CalibrationError(f"--seqlen {seqlen} is longer than the {most} positions that the model has.")
+
+
+def vocabulary(source: Source) -> int:
+    """Entries of the model's embedding."""
+    return int(source.model.get_input_embeddings().weight.shape[0])
+
+
+def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, progress: Progress) -> Prepared:
+    """The complete Plan for a Source; nothing is written."""
+    method = recipe.build_method()
+    selection = select_sites(source, recipe.include, recipe.exclude)
+    budget = int(recipe.memory_budget * 2**30)
+    trunk = Trunk(source, windows, recipe.batch_tokens, budget, None) if windows is not None else None
+    steps, more = plan_steps(source, selection, method, recipe.target(), recipe.pins(), trunk, progress)
+    fingerprint = source.checkpoint.fingerprint if isinstance(source, CheckpointSource) else "in memory"
+    plan = Plan(
+        model=label,
+        fingerprint=fingerprint,
+        method_name=recipe.method,
+        method=method,
+        steps=tuple(steps),
+        untouched={**selection.untouched, **more},
+        settings=_settings(recipe, source, windows),
+        parameters=sum(parameter.numel() for parameter in source.model.parameters()),
+        estimate=estimate(source, steps, method, windows, recipe.batch_tokens, budget, recipe.eval_windows * recipe.seqlen),
+    )
+    return Prepared(recipe, source, plan, windows)
+
+
+def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
+    """Open a model by its name and plan its pruning."""
+    method = recipe.build_method()
+    recipe.check()
+    source = open_model(model, recipe)
+    windows = None
+    if needs_windows(method, recipe):
+        tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
+        windows = calibration_windows(source, tokenizer, recipe)
+    return prepare(source, str(model), recipe, windows, progress)
+
+
+def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[str, Any]:
+    """What decides the output's bytes beside the method and the steps."""
+    settings: dict[str, Any] = {
+        "sparsity": recipe.sparsity,
+        "set": list(recipe.set),
+        "seed": recipe.seed,
+        "device": source.device.type,
+        "dtype": str(source.model.dtype).removeprefix("torch."),
+        "batch_tokens": recipe.batch_tokens,
+        "memory_budget": recipe.memory_budget,
+    }
+    if windows is not None:
+        settings["calibration"] = {
+            "text": recipe.calibration or DEFAULT_CALIBRATION,
+            "samples": len(windows),
+            "seqlen": windows.shape[1],
+            "tokens": windows.numel(),
+            "digest": digest_of(windows),
+        }
+    return settings

@@ -1,0 +1,190 @@
+"""prune: a model in, a pruned model out, with the proof."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoint.journal import Journal
+from ..checkpoint.writer import MirrorWriter
+from ..core.errors import OutputError, RecipeError
+from ..core.progress import Progress, Silent
+from ..models.tokens import load_tokenizer
+from ..recipe import Recipe
+from ..report.card import model_card
+from ..report.record import build_record, read_record
+from ..stream.evaluate import open_source, perplexity
+from ..stream.loop import PruneLoop
+from ..stream.prove import prove
+from ..stream.sources import CheckpointSource, MemorySource
+from .prepare import (
+    Prepared,
+    calibration_windows,
+    choose_device,
+    evaluation_windows,
+    needs_windows,
+    prepare,
+    prepare_checkpoint,
+)
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a run did and measured; ``record`` is what ``prunus.json`` holds."""
+
+    record: Mapping[str, Any]
+
+    @property
+    def output(self) -> Path | None:
+        """The pruned checkpoint's folder; None for a model pruned in memory."""
+        return Path(self.record["output"]) if self.record["output"] else None
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros in the pruned Sites."""
+        return float(self.record["sparsity"])
+
+    @property
+    def sites(self) -> list[dict[str, Any]]:
+        """One record a Site: name, shape, sparsity, rel_error and more."""
+        return list(self.record["sites"])
+
+    @property
+    def perplexity(self) -> dict[str, Any] | None:
+        """``dense`` and ``pruned`` perplexity with tokens and seqlen, where they were measured."""
+        return self.record["evaluation"]  # type: ignore[no-any-return]
+
+
+def prune(model: str | Path | nn.Module, output: str | Path | None = None, recipe: Recipe | None = None, *,
+          tokenizer: object = None, resume: bool = False, overwrite: bool = False, progress: Progress | None = None,
+          **settings: Any) -> PruneResult:  # fmt: skip
+    """Prune a model.
+
+    ``model`` is a checkpoint folder, a ``.gguf`` file, ``pkg:PACKAGE`` or a hub id, written pruned to ``output``; or a
+    model in memory, pruned in place, with the ``tokenizer`` that calibration text needs. ``settings`` are a
+    :class:`~prunus.recipe.Recipe`'s fields (``method``, ``sparsity``, ``calibration``, …), or give a whole ``recipe``.
+    ``resume`` goes on with a killed run; ``overwrite`` replaces ``output`` once the new one is complete.
+
+    Raises:
+        PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
+    """
+    if recipe is not None and settings:
+        raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
+    wanted = recipe if recipe is not None else Recipe.of(settings)
+    reporter = progress or Silent()
+    try:
+        if isinstance(model, nn.Module):
+            if output is not None:
+                raise RecipeError(["a model in memory is pruned in place: save it yourself, or give its path as MODEL"])
+            return _prune_in_memory(model, wanted, tokenizer, reporter)
+        if output is None:
+            raise RecipeError(["an output folder is missing (-o OUT)"])
+        return _prune_on_disk(model, Path(output), wanted, (resume, overwrite), reporter)
+    finally:
+        reporter.close()
+
+
+def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progress: Progress) -> PruneResult:
+    start = perf_counter()
+    device = next(model.parameters()).device if recipe.device == "auto" else choose_device(recipe.device)
+    source = MemorySource(model, device)
+    windows = None
+    training = model.training
+    model.eval()
+    if needs_windows(recipe.build_method(), recipe):
+        if tokenizer is None:
+            raise RecipeError([f"method '{recipe.method}' looks at text: give the model's tokenizer=…"])
+        windows = calibration_windows(source, tokenizer, recipe)
+    prepared = prepare(source, type(model).__name__, recipe, windows, progress)
+    results = _loop(prepared, None, progress).run()
+    model.train(training)
+    weights = sum(record["parameters"] for record in results)
+    zeros = sum(record["parameters"] * record["sparsity"] for record in results)
+    nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
+    proof = {"sparsity": zeros / weights, "sparsity_total": 1 - nonzeros / prepared.plan.parameters}
+    return PruneResult(build_record(prepared.plan, recipe, results, proof, None, None, perf_counter() - start))
+
+
+def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple[bool, bool],
+                   progress: Progress) -> PruneResult:  # fmt: skip
+    start = perf_counter()
+    resume, overwrite = flags
+    if output.exists() and not (resume or overwrite):
+        raise OutputError(f"{output} exists already. Give another -o, or --overwrite to replace it once the run is done.")
+    prepared = prepare_checkpoint(model, recipe, progress)
+    source = prepared.source
+    if not isinstance(source, CheckpointSource):
+        raise TypeError("a run from disk to disk needs a checkpoint")
+    if output.resolve() == source.checkpoint.folder.resolve():
+        raise OutputError(f"{output} is the model itself. Give another -o: the source is never written to.")
+    digest = prepared.plan.digest()
+    if output.exists() and resume and not overwrite:
+        return _finished(output, digest)
+    journal = Journal(output)
+    done = journal.begin(prepared.plan.to_json(), digest, resume)
+    try:
+        source.writer = MirrorWriter(source.checkpoint, journal.output)
+        source.writer.prepare()
+        results = _loop(prepared, journal, progress).run(done)
+        source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
+        source.writer.copy_extras()
+        source.writer.sync()
+        record = _prove_and_describe(prepared, journal.output, output, results, start, progress)
+        journal.finish(overwrite)
+    finally:
+        journal.close()
+    return PruneResult(record)
+
+
+def _prove_and_describe(prepared: Prepared, written: Path, output: Path, results: list[dict[str, Any]], start: float,
+                        progress: Progress) -> dict[str, Any]:  # fmt: skip
+    recipe, plan, source = prepared.recipe, prepared.plan, prepared.source
+    assert isinstance(source, CheckpointSource)  # noqa: S101
+    proof = prove(source.checkpoint, written, plan, results, progress, recipe.trust_remote_code)
+    evaluation = _evaluate(prepared, written, progress)
+    for result in results:
+        result["sparsity"] = proof.site_sparsity[result["name"]]
+    record = build_record(plan, recipe, results, proof.to_json(), evaluation, output, perf_counter() - start)
+    (written / "prunus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (written / "README.md").write_text(model_card(record), encoding="utf-8")
+    return record
+
+
+def _evaluate(prepared: Prepared, written: Path, progress: Progress) -> dict[str, Any] | None:
+    """Dense and pruned perplexity on held-out text, both streamed."""
+    recipe, source = prepared.recipe, prepared.source
+    if recipe.eval_windows == 0 or not isinstance(source, CheckpointSource):
+        return None
+    tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
+    windows = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
+    pruned = open_source(written, source.model.dtype, source.device, recipe.trust_remote_code)
+    before = perplexity(source, windows, recipe.batch_tokens, progress, "Judging the dense model")
+    after = perplexity(pruned, windows, recipe.batch_tokens, progress, "Judging the pruned model")
+    return {
+        "text": recipe.eval_text, "seqlen": recipe.seqlen, "tokens": before.tokens,
+        "dense": before.value, "pruned": after.value,
+    }  # fmt: skip
+
+
+def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> PruneLoop:
+    budget = int(prepared.recipe.memory_budget * 2**30)
+    return PruneLoop(
+        prepared.source, prepared.plan, prepared.windows, journal,
+        batch_tokens=prepared.recipe.batch_tokens, state_budget=budget, gram_budget=budget, progress=progress,
+    )  # fmt: skip
+
+
+def _finished(output: Path, digest: str) -> PruneResult:
+    """The result of a run that was complete already when it was resumed."""
+    record = read_record(output)
+    if record.get("plan_digest") != digest:
+        raise OutputError(f"{output} exists already and is not this run's. Give another -o, or --overwrite.")
+    Journal(output).discard()
+    return PruneResult(record)
