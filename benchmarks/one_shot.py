@@ -65,7 +65,9 @@ class Judge:
         found = {n: prunus.evaluate(model, t, seqlen=self.seqlen, windows=self.windows) for n, t in TEXTS.items()}
         return {f"perplexity {name}": evaluation.perplexity for name, evaluation in found.items()}
 
-    def plain(self, method: str, sparsity: float, nm: tuple[int, int] | None, options: argparse.Namespace) -> dict[str, object]:
+    def plain(
+        self, method: str, sparsity: float, nm: tuple[int, int] | None, options: argparse.Namespace
+    ) -> dict[str, object]:
         """Prune and judge with ``tests/oracle/plain.py`` alone."""
         sys.path.insert(0, str(HERE.parent / "tests" / "oracle"))
         from plain import perplexity_plainly, prune_plainly
@@ -76,7 +78,8 @@ class Judge:
         from prunus.observe.windows import consecutive_windows, random_windows
 
         folder = locate(MODEL)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        model.eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
 
         import torch

@@ -39,5 +39,7 @@ def commit() -> str:
     """The commit that was measured, marked if the source differs from it."""
     here = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-    dirty = subprocess.run(["git", "status", "--porcelain", "--", "../src"], cwd=here, capture_output=True, text=True, check=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", "../src"], cwd=here, capture_output=True, text=True, check=True
+    )
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

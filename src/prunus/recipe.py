@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from .core.sparsity import Target, parse_sparsity
 from .presets import PRESETS
 
 Role = TypeVar("Role")
+Result = TypeVar("Result")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -68,7 +69,8 @@ class Recipe:
             RecipeError: with every fault at once.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        faults, values = [], {}
+        faults: list[str] = []
+        values: dict[str, Any] = {}
         for key, value in settings.items():
             name = key.replace("-", "_")
             if name not in known:
@@ -98,7 +100,11 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 faults.append(f"{name} {value!r} must be a whole number of at least {least}")
-        if isinstance(self.memory_budget, bool) or not isinstance(self.memory_budget, (int, float)) or self.memory_budget <= 0:
+        if (
+            isinstance(self.memory_budget, bool)
+            or not isinstance(self.memory_budget, (int, float))
+            or self.memory_budget <= 0
+        ):
             faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
         if self.dtype not in DTYPES:
             faults.append(f"dtype '{self.dtype}' is none of {', '.join(DTYPES)}")
@@ -107,7 +113,10 @@ class Recipe:
 
     def build_method(self) -> Method:
         """The four choices as objects."""
-        return self._or_fail(self._method)
+        method = self._or_fail(self._method)
+        if method is None:
+            raise RecipeError(["no method"])
+        return method
 
     def target(self) -> Target | None:
         """The wanted sparsity; None where only ``--set`` says any."""
@@ -122,7 +131,7 @@ class Recipe:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @staticmethod
-    def _or_fail(build: Any) -> Any:
+    def _or_fail(build: Callable[[list[str]], Result]) -> Result:
         faults: list[str] = []
         built = build(faults)
         if faults:

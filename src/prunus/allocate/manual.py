@@ -72,6 +72,6 @@ class Manual(Allocator):
             return 0.0
         if pin.target is not None:
             return pin.target.sparsity
-        if profile is None:
+        if profile is None or pin.threshold is None:
             raise ValueError("an absolute threshold needs a profile of the scores")
         return float((profile.scores(site) < pin.threshold).sum()) / site.numel

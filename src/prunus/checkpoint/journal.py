@@ -49,7 +49,9 @@ class Journal:
             self._lock = (self.folder / LOCK).open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OutputError(f"{self.target}: another prunus process is writing it. Wait for it, or give another -o.") from error
+            raise OutputError(
+                f"{self.target}: another prunus process is writing it. Wait for it, or give another -o."
+            ) from error
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}). Choose another -o.") from error
         if unfinished:
@@ -88,8 +90,8 @@ class Journal:
         if self.target.exists():
             if not overwrite:
                 raise OutputError(f"{self.target} appeared while the run went on; the finished output is in {self.output}.")
-            os.rename(self.target, self.folder / "replaced")
-        os.rename(self.output, self.target)
+            self.target.rename(self.folder / "replaced")
+        self.output.rename(self.target)
         self.discard()
 
     def discard(self) -> None:
@@ -116,7 +118,9 @@ class Journal:
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for key in {**old, **new} for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+        return [
+            line for key in {**old, **new} for line in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
     if old == new or path == "model":
         return []
     short = [str(value) if len(str(value)) < 60 else "…" for value in (old, new)]
@@ -129,4 +133,4 @@ def _write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)

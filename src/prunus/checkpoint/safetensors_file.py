@@ -7,10 +7,12 @@ The format: 8 bytes little-endian header length, a JSON header with dtype, shape
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,18 +91,17 @@ class SafetensorsFile:
         return flat.view(entry.shape)
 
 
-def _entries(header: dict[str, dict[str, object]], base: int, size: int) -> dict[str, Entry]:
+def _entries(header: dict[str, dict[str, Any]], base: int, size: int) -> dict[str, Entry]:
     entries = {}
     for name, about in header.items():
         if name == "__metadata__":
             continue
-        kind, shape, (start, stop) = str(about["dtype"]), tuple(about["shape"]), about["data_offsets"]  # type: ignore[arg-type, misc]
+        kind, shape = str(about["dtype"]), tuple(int(extent) for extent in about["shape"])
+        start, stop = (int(offset) for offset in about["data_offsets"])
         if kind not in DTYPES:
             raise ValueError(f"tensor '{name}' has unknown dtype {kind}")
-        count = 1
-        for extent in shape:
-            count *= int(extent)
-        if not 0 <= start <= stop or stop - start != count * DTYPES[kind].itemsize:
+        count = math.prod(shape)
+        if min(shape, default=0) < 0 or not 0 <= start <= stop or stop - start != count * DTYPES[kind].itemsize:
             raise ValueError(f"tensor '{name}' of shape {list(shape)} and dtype {kind} does not fill {stop - start} bytes")
         if base + stop > size:
             raise ValueError(f"tensor '{name}' ends at byte {base + stop}, the file has {size}")
@@ -125,7 +126,7 @@ def header_of(tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[
 def raw_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes as a file stores them."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
 
 
 def write_at(path: Path, start: int, data: memoryview | bytes) -> None:

@@ -69,9 +69,9 @@ class Checkpoint:
         kinds = {".json", ".txt", ".model", ".jinja", ".py", ".md", ".tiktoken", ".spm", ".bpe"}
         skip = {INDEX, "README.md", "prunus.json"}
         for path in sorted(self.folder.iterdir()):
-            if path.is_file() and path.name not in skip and (path.suffix in kinds or path.name.startswith("LICENSE")):
-                if not path.name.endswith(".index.json"):
-                    yield path
+            known = path.suffix in kinds or path.name.startswith("LICENSE")
+            if path.is_file() and known and path.name not in skip and not path.name.endswith(".index.json"):
+                yield path
 
     @cached_property
     def fingerprint(self) -> str:

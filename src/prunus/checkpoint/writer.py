@@ -65,7 +65,8 @@ class MirrorWriter:
             entry = self.source.entry(name)
             if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
                 raise OutputError(
-                    f"tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, the source has {entry.dtype} {list(entry.shape)}"
+                    f"tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
+                    f"the source has {entry.dtype} {list(entry.shape)}"
                 )
             try:
                 write_at(self.folder / self.source.home[name].path.name, entry.start, raw_bytes(tensor))

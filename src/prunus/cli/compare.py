@@ -12,7 +12,9 @@ from .options import JsonFlag, as_json
 def command(
     dense: Annotated[str, typer.Argument(help="The model before.")],
     pruned: Annotated[str, typer.Argument(help="The model after.")],
-    text: Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")] = "factbook-heldout",
+    text: Annotated[
+        str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")
+    ] = "factbook-heldout",
     seqlen: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     windows: Annotated[int, typer.Option(help="Read at most this many windows.", min=1)] = 32,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,

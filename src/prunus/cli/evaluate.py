@@ -11,7 +11,9 @@ from .options import JsonFlag, as_json
 
 def command(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
-    text: Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")] = "factbook-heldout",
+    text: Annotated[
+        str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")
+    ] = "factbook-heldout",
     seqlen: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
     windows: Annotated[int | None, typer.Option(help="Read at most this many windows (default: all).", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",

@@ -25,17 +25,33 @@ HELP: dict[str, tuple[str, str, str]] = {
     "solver": ("--solver", "Method", "What becomes of the survivors, e.g. sparsegpt:damp=0.01,blocksize=128."),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
-    "set": ("--set", "Layers", "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins)."),
-    "calibration": ("--calibration,-c", "Text", "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in)."),
+    "set": (
+        "--set",
+        "Layers",
+        "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins).",
+    ),
+    "calibration": (
+        "--calibration,-c",
+        "Text",
+        "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in).",
+    ),
     "samples": ("--samples", "Text", "Calibration windows. Default 128."),
     "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
     "seed": ("--seed", "Text", "Seed of the windows' offsets. Default 0."),
     "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
     "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
     "device": ("--device", "Machine", "auto, cpu, cuda, cuda:1 … Default auto."),
-    "dtype": ("--dtype", "Machine", "Compute dtype: auto, float32, bfloat16, float16. The output keeps the source's dtype."),
+    "dtype": (
+        "--dtype",
+        "Machine",
+        "Compute dtype: auto, float32, bfloat16, float16. The output keeps the source's dtype.",
+    ),
     "batch_tokens": ("--batch-tokens", "Machine", "Tokens in one forward pass. Default 4096."),
-    "memory_budget": ("--memory-budget", "Machine", "GiB for Grams, and for hidden states before they go to disk. Default 4."),
+    "memory_budget": (
+        "--memory-budget",
+        "Machine",
+        "GiB for Grams, and for hidden states before they go to disk. Default 4.",
+    ),
     "trust_remote_code": ("--trust-remote-code", "Machine", "Allow the checkpoint's own Python code to run."),
 }
 
@@ -73,7 +89,8 @@ def _option(name: str) -> inspect.Parameter:
     if name == "trust_remote_code":
         words = ["--trust-remote-code/--no-trust-remote-code"]
     option = typer.Option(*words, help=text, rich_help_panel=panel, show_default=False)
-    annotation = Annotated[kinds.get(name, str | None), option]
+    kind = kinds.get(name, str | None)
+    annotation = Annotated[kind, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

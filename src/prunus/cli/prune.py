@@ -21,7 +21,9 @@ def command(
     model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pruned checkpoint.")],
     recipe: Recipe,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
     json: JsonFlag = False,
 ) -> None:

@@ -70,7 +70,7 @@ class Plan:
         if cached is None:
             cached = {step.site.name: step for step in self.steps}
             object.__setattr__(self, "_index", cached)
-        return cached  # type: ignore[no-any-return]
+        return cached
 
     @property
     def target(self) -> float:

@@ -60,7 +60,7 @@ class Site:
     """One prunable matrix: ``shape = (batch, rows, cols)``, rows = outputs, cols = inputs, batch 1 the common case.
 
     ``name`` is the module's path in the model, ``parameter`` the tensor's, ``block`` the index of the block that
-    holds it (None outside the blocks), ``role`` the last word of its name, ``dtype`` the one it is stored in.
+    holds it (None outside the blocks), ``role`` its path inside the block, ``dtype`` the one it is stored in.
     """
 
     name: str

@@ -49,7 +49,7 @@ class Recorder:
     """Records every block's call during a skeleton pass over ``blocks``."""
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self.blocks = list(blocks)
+        self.blocks = blocks
         self.wraps = False
         """Whether the model unpacks a block's output as a tuple; found by trying."""
 
@@ -58,11 +58,11 @@ class Recorder:
         """Hidden states entering the first block and every block's call, from ``run()`` of the model's trunk."""
         try:
             return self._attempt(run)
-        except _Misread:
+        except _MisreadError:
             self.wraps = not self.wraps
         try:
             return self._attempt(run)
-        except _Misread as error:
+        except _MisreadError as error:
             raise UnsupportedModelError(f"{type(self.blocks[0]).__name__}: {error}") from error
 
     def _attempt(self, run: Callable[[], Any]) -> tuple[Tensor, list[BlockCall]]:
@@ -73,7 +73,7 @@ class Recorder:
             keyword = None if args else "hidden_states"
             hidden = args[0] if args else kwargs.pop("hidden_states", None)
             if not isinstance(hidden, Tensor) or (entering and hidden.shape != entering[0].shape):
-                raise _Misread("its hidden states cannot be followed from block to block")
+                raise _MisreadError("its hidden states cannot be followed from block to block")
             entering.append(hidden)
             calls.append(BlockCall(_checked(args[1:]), {k: _checked(v) for k, v in kwargs.items()}, keyword))
             return (hidden,) if self.wraps else hidden
@@ -84,9 +84,9 @@ class Recorder:
             except (TypeError, AttributeError, IndexError, RuntimeError) as error:
                 if not entering:
                     raise
-                raise _Misread(f"the model's loop over its blocks cannot be followed ({error})") from error
+                raise _MisreadError(f"the model's loop over its blocks cannot be followed ({error})") from error
         if len(calls) != len(self.blocks):
-            raise _Misread(f"{len(calls)} of {len(self.blocks)} blocks were run, or some twice")
+            raise _MisreadError(f"{len(calls)} of {len(self.blocks)} blocks were run, or some twice")
         return entering[0], calls
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class Recorder:
             return run()
 
 
-class _Misread(Exception):
+class _MisreadError(Exception):
     """The guess how the model unpacks its blocks' outputs was wrong."""
 
 

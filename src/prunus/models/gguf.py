@@ -44,7 +44,7 @@ def convert_gguf(path: Path) -> Path:
         growing.mkdir()
         _convert(path, growing)
         if not target.exists():
-            os.rename(growing, target)
+            growing.rename(target)
     finally:
         shutil.rmtree(growing, ignore_errors=True)
     return target
@@ -61,19 +61,24 @@ def _fingerprint(path: Path) -> str:
 
 def _convert(path: Path, folder: Path) -> None:
     from gguf import GGUFReader
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint as read_metadata
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+        load_gguf_checkpoint,
+    )
 
     try:
         reader = GGUFReader(path)
         with quiet_transformers():
-            metadata = read_metadata(str(path), return_tensors=False)["config"]
+            metadata = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
             config = _save_config_and_tokenizer(path, folder)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({str(error).strip().splitlines()[0]}).") from error
     model = build_skeleton(config, torch.float32)
     architecture = str(reader.fields["general.architecture"].contents())
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=metadata)
+    kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+    processor = kind(config=metadata)
     names = get_gguf_hf_weights_map(model, processor)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {names[tensor.name]: tensor for tensor in reader.tensors if names.get(tensor.name) in shapes}

@@ -72,7 +72,11 @@ class NameMap:
 
         wanted = list(parameters)
         tensors = {name: read(name) for parameter in wanted for name in self.sources[parameter]}
-        config = LoadStateDictConfig(weight_mapping=self.transforms, device_map={"": str(device)}, dtype=self.model.dtype)
+        config = LoadStateDictConfig(
+            weight_mapping=self.transforms,  # type: ignore[arg-type]
+            device_map={"": str(device)},
+            dtype=self.model.dtype,
+        )
         with quiet_transformers():
             info, _ = convert_and_load_state_dict_in_model(self.model, tensors, config)
         if info.mismatched_keys:

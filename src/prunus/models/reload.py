@@ -11,14 +11,17 @@ from ..core.errors import ProofError
 from .skeleton import quiet_transformers
 
 
-def load_whole(folder: Path, dtype: torch.dtype | str = "auto", trust_remote_code: bool = False) -> tuple[Any, dict[str, Any]]:
+def load_whole(
+    folder: Path, dtype: torch.dtype | str = "auto", trust_remote_code: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """A model through plain ``from_pretrained``, and what transformers says of the loading."""
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
         )
+    model, info = loaded
     return model.eval(), info
 
 

@@ -21,7 +21,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> object:
 
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -20,6 +20,24 @@ from .moments import MOMENTS
 SAMPLE_ROWS = 1024
 
 
+class Sample:
+    """Evenly spaced rows of all that is added: every ``stride``-th, the stride doubled whenever too many are kept."""
+
+    def __init__(self, cols: int, device: torch.device) -> None:
+        self.rows = torch.zeros(0, cols, device=device)
+        self._stride = 1
+        self._seen = 0
+
+    def add(self, flat: Tensor) -> None:
+        """Add rows ``[tokens cols]``."""
+        first = -self._seen % self._stride
+        self.rows = torch.cat([self.rows, flat[first :: self._stride]])
+        self._seen += len(flat)
+        while len(self.rows) > 2 * SAMPLE_ROWS:
+            self.rows = self.rows[::2]
+            self._stride *= 2
+
+
 @dataclass
 class Tally:
     """Running sums over one input: ``batch`` entries of ``cols`` inputs each, for all Sites in ``sites``."""
@@ -28,7 +46,6 @@ class Tally:
     cols: int
     needs: Needs
     device: torch.device
-    sample_rows: int
     sites: list[Site] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -38,7 +55,7 @@ class Tally:
             for name, moment in MOMENTS.items()
             if moment.need in self.needs
         }
-        self.sample: list[list[Tensor]] = [[] for _ in range(self.batch)]
+        self.samples = [Sample(self.cols, self.device) for _ in range(self.batch)]
 
     def add(self, entry: int, inputs: Tensor) -> None:
         """Add ``inputs [.. cols]`` to one batch entry."""
@@ -47,8 +64,7 @@ class Tally:
         for name, total in self.totals.items():
             MOMENTS[name].update(total[entry], flat)
         if Needs.SAMPLE in self.needs:
-            stride = max(1, len(flat) // max(1, self.sample_rows))
-            self.sample[entry].append(flat[::stride][: self.sample_rows].clone())
+            self.samples[entry].add(flat)
 
     def stats(self) -> Stats:
         """The sums as Stats.
@@ -65,8 +81,7 @@ class Tally:
                 )
         moments = dict(self.totals)
         if Needs.SAMPLE in self.needs:
-            rows = [torch.cat(kept) if kept else torch.zeros(0, self.cols, device=self.device) for kept in self.sample]
-            moments["sample"] = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            moments["sample"] = nn.utils.rnn.pad_sequence([sample.rows for sample in self.samples], batch_first=True)
         return Stats(self.tokens, moments)
 
 
@@ -76,13 +91,12 @@ class Observer:
     Sites that are handed the same tensor share a Tally. ``experts`` limits a stacked Site to a range of its experts.
     """
 
-    def __init__(self, block: nn.Module, prefix: str, sites: Sequence[Site], needs: Needs, batches: int,
+    def __init__(self, block: nn.Module, prefix: str, sites: Sequence[Site], needs: Needs,
                  experts: range | None = None) -> None:  # fmt: skip
         self.block = block
         self.prefix = prefix
         self.sites = {site.name: site for site in sites}
         self.needs = needs
-        self.sample_rows = max(1, SAMPLE_ROWS // max(1, batches))
         self.experts = experts
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
@@ -133,13 +147,14 @@ class Observer:
 
     def _new(self, site: Site, inputs: Tensor) -> Tally:
         batch = len(self.experts) if self.experts is not None and site.layout.stacked else site.batch
-        tally = Tally(batch, site.cols, self.needs, inputs.device, self.sample_rows)
+        tally = Tally(batch, site.cols, self.needs, inputs.device)
         self.tallies.append(tally)
         return tally
 
     def _expert_observer(self, module: nn.Module) -> ExpertObserver | None:
         path = next(name for name, inner in self.block.named_modules() if inner is module)
-        by_role = {site.role: site for site in self.sites.values() if self._path(site) == path and site.layout.stacked}
+        inside = [site for site in self.sites.values() if self._path(site) == path and site.layout.stacked]
+        by_role = {site.role.rpartition(".")[2]: site for site in inside}
         if not by_role:
             return None
 

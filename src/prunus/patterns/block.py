@@ -35,7 +35,8 @@ class Block(Pattern):
 
     def _blocks(self, matrix: Tensor) -> Tensor:
         """``[.. rows cols]`` as ``[.. rows/height height cols/width width]``."""
-        return matrix.unflatten(-1, (-1, self.width)).unflatten(-3, (-1, self.height))
+        blocks: Tensor = matrix.unflatten(-1, (-1, self.width)).unflatten(-3, (-1, self.height))
+        return blocks
 
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         blocks = self._blocks(scores)

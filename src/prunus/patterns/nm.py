@@ -59,4 +59,3 @@ class NM(Pattern):
 
     def fault(self, rows: int, cols: int) -> str | None:
         return f"{cols} columns do not divide into groups of {self.m}" if cols % self.m else None
-

@@ -9,22 +9,46 @@ from typing import Any
 from ..core import registry
 from ..recipe import Recipe
 
+_CARD = """---
+library_name: transformers
+tags: [prunus, pruned, sparse]
+---
+
+# {name}, {sparsity:.0%} sparse
+
+Pruned with prunus {version}, method `{preset}`. It loads with plain `AutoModelForCausalLM.from_pretrained`.
+
+| | dense | pruned |
+|---|---|---|
+{rows}
+
+## Method
+
+{method}
+
+## Reproduce
+
+```sh
+{command}
+```
+
+Zeros alone make no file smaller and no engine faster: that takes a packed format or a sparse kernel. Every layer's
+sparsity and error, the full plan and all versions are in `prunus.json`.
+"""
+
 
 def model_card(record: Mapping[str, Any]) -> str:
     """Markdown with what was pruned, what it cost and how to reproduce it."""
-    plan = record["plan"]
     name = str(record["model"]).rstrip("/").rpartition("/")[2]
-    lines = [
-        "---", "library_name: transformers", "tags: [prunus, pruned, sparse]", "---", "",
-        f"# {name}, {record['sparsity']:.0%} sparse", "",
-        f"Pruned with [prunus](https://pypi.org/project/prunus/) {record['environment']['prunus']}, method "
-        f"`{record['method']}`. It loads with plain `AutoModelForCausalLM.from_pretrained`.", "",
-        "| | dense | pruned |", "|---|---|---|", *_rows(record), "",
-        "## Method", "", *_method(plan["method"]), "", "## Reproduce", "", "```sh", _command(record), "```", "",
-        "Zeros alone make no file smaller and no engine faster: that takes a packed format or a sparse kernel. Every "
-        "layer's sparsity and error, the full plan and all versions are in `prunus.json`.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    return _CARD.format(
+        name=name,
+        sparsity=record["sparsity"],
+        version=record["environment"]["prunus"],
+        preset=record["method"],
+        rows="\n".join(_rows(record)),
+        method="\n".join(_method(record["plan"]["method"])),
+        command=_command(record),
+    )
 
 
 def _rows(record: Mapping[str, Any]) -> list[str]:
@@ -42,8 +66,12 @@ def _rows(record: Mapping[str, Any]) -> list[str]:
 
 def _method(method: Mapping[str, Any]) -> list[str]:
     lines = []
-    axes = {"criterion": registry.criterion, "pattern": registry.pattern, "allocator": registry.allocator,
-            "solver": registry.solver}  # fmt: skip
+    axes: dict[str, registry.Registry[Any]] = {
+        "criterion": registry.criterion,
+        "pattern": registry.pattern,
+        "allocator": registry.allocator,
+        "solver": registry.solver,
+    }
     for axis, members in axes.items():
         choice = dict(method[axis])
         entry = members.entries()[choice.pop("name")]

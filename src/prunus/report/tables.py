@@ -17,24 +17,24 @@ from ..core.plan import Plan
 def prune_table(record: Mapping[str, Any]) -> RenderableType:
     """What a run did, by kind of layer, and dense against pruned."""
     layers = Table(title=escape(f"{record['method']} on {record['model']}"), title_justify="left")
-    layers.add_column("layers")
-    for name in ("count", "shape", "sparsity", "rel. error mean", "worst", "worst in block"):
-        layers.add_column(name, justify="right")
+    layers.add_column("layers", no_wrap=True)
+    for name in ("count", "shape", "sparsity", "error", "worst", "in block"):
+        layers.add_column(name, justify="right", no_wrap=True)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for site in record["sites"]:
-        groups[site["name"].rpartition(".")[2]].append(site)
+        groups[site["layer"]].append(site)
     for role, sites in groups.items():
         worst = max(sites, key=lambda site: site["rel_error"])
         mean = sum(site["rel_error"] for site in sites) / len(sites)
         layers.add_row(
             escape(role), str(len(sites)), "×".join(map(str, sites[0]["shape"])),
             f"{sum(site['sparsity'] for site in sites) / len(sites):.2%}", f"{mean:.4f}", f"{worst['rel_error']:.4f}",
-            str(worst["block"]),
+            "-" if worst["block"] is None else str(worst["block"]),
         )  # fmt: skip
     notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
     lines: list[RenderableType] = [layers, _before_after(record)]
     lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
-    lines.append(Text(f"error is ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
+    lines.append(Text(f"error is the mean of ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
     return Group(*lines)
 
 
@@ -70,7 +70,7 @@ def plan_table(plan: Plan) -> RenderableType:
     """Every step of a plan by kind of layer, what is left alone, and the estimate."""
     table = Table(title=escape(f"plan: {plan.method_name} on {plan.model}"), title_justify="left")
     for name in ("layers", "count", "shape", "pattern", "sparsity"):
-        table.add_column(name, justify="left" if name == "layers" else "right")
+        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=name != "pattern")
     groups: dict[tuple[str, tuple[int, int, int], str], list[Any]] = defaultdict(list)
     for step in plan.steps:
         groups[(step.site.role, step.site.shape, str(step.pattern))].append(step)
@@ -78,11 +78,17 @@ def plan_table(plan: Plan) -> RenderableType:
         low, high = min(s.sparsity for s in steps), max(s.sparsity for s in steps)
         sizes = "×".join(map(str, shape if shape[0] > 1 else shape[1:]))
         table.add_row(
-            escape(role), str(len(steps)), sizes, escape(pattern), f"{low:.2%}" if low == high else f"{low:.2%} … {high:.2%}"
+            escape(role),
+            str(len(steps)),
+            sizes,
+            escape(pattern),
+            f"{low:.2%}" if low == high else f"{low:.2%} … {high:.2%}",
         )
     weights = sum(step.site.numel for step in plan.steps)
     lines: list[RenderableType] = [table]
-    lines.append(Text(f"{plan.target:.2%} of {weights:,} weights in {len(plan.steps)} matrices; {plan.parameters:,} parameters"))
+    lines.append(
+        Text(f"{plan.target:.2%} of {weights:,} weights in {len(plan.steps)} matrices; {plan.parameters:,} parameters")
+    )
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in plan.untouched.items():
         reasons[reason].append(name)
@@ -92,7 +98,9 @@ def plan_table(plan: Plan) -> RenderableType:
     lines.append(Text("left alone always: embeddings, norms, head", style="dim"))
     calibration = plan.settings.get("calibration")
     if calibration:
-        lines.append(Text(f"calibration: {calibration['samples']} windows × {calibration['seqlen']} tokens of {calibration['text']}"))
+        lines.append(
+            Text(f"calibration: {calibration['samples']} windows × {calibration['seqlen']} tokens of {calibration['text']}")
+        )
     if plan.estimate:
         estimate = plan.estimate
         lines.append(
@@ -132,21 +140,27 @@ def compare_table(found: Any) -> RenderableType:
             said.add_row(escape(prompt), escape(before), escape(after))
         lines.append(said)
     if one.disk_bytes == two.disk_bytes:
-        lines.append(Text("Zeros alone save no bytes and no time: that takes a packed format or a sparse kernel.", style="dim"))
+        lines.append(
+            Text("Zeros alone save no bytes and no time: that takes a packed format or a sparse kernel.", style="dim")
+        )
     return Group(*lines)
 
 
 def methods_table(choices: Sequence[Any]) -> RenderableType:
-    """Every registered choice, an axis at a time."""
-    table = Table(title="what prunus can do; --method names a preset, every axis can be set alone", title_justify="left")
-    for name in ("axis", "name", "what it does", "needs", "cost", "options", "paper"):
-        table.add_column(name, no_wrap=name in ("axis", "name", "paper"))
+    """Every registered choice, an axis at a time: what it does, then what it needs, costs and comes from."""
+    lines: list[RenderableType] = []
+    grid = Table.grid(padding=(0, 2))
     previous = ""
     for choice in choices:
-        if previous and choice.axis != previous:
-            table.add_section()
+        if choice.axis != previous:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(width=12, no_wrap=True)
+            grid.add_column()
+            lines += [Text(f"\n{choice.axis}", style="bold underline"), grid]
+            previous = choice.axis
         options = ", ".join(f"{key}={value}" for key, value in choice.options.items())
-        shown = choice.axis if choice.axis != previous else ""
-        table.add_row(shown, choice.name, *map(escape, (choice.summary, choice.needs, choice.cost, options)), choice.paper)
-        previous = choice.axis
-    return table
+        facts = [choice.needs, choice.cost, f"options: {options}" if options else "", choice.paper]
+        grid.add_row(Text(choice.name, style="bold"), choice.summary.replace("`", ""))
+        grid.add_row("", Text(" · ".join(filter(None, facts)), style="dim"))
+    lines.append(Text("\n--method names a preset; any axis can be set alone: --solver sparsegpt:damp=0.02", style="dim"))
+    return Group(*lines)

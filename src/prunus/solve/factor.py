@@ -43,7 +43,8 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
     dead = diagonal == 0
     diagonal += dead
     mean = diagonal.mean(-1, keepdim=True)
-    added, trial, notes = 0.0, damp, ()
+    added, trial = 0.0, damp
+    notes: tuple[str, ...] = ()
     while True:
         diagonal += (trial - added) * mean
         added = trial

@@ -24,7 +24,8 @@ class Keep(Solver):
     """Damping of the Gram, as a fraction of its mean diagonal, for criteria that need its inverse."""
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
-        stats, notes = problems[0].stats, ()
+        stats = problems[0].stats
+        notes: tuple[str, ...] = ()
         if any(Needs.GRAM in problem.criterion.needs for problem in problems):
             factor = inverse_factor(stats, self.damp, problems[0].site.name)
             stats, notes = stats.with_moments(inverse_diagonal=factor.inverse_diagonal()), factor.notes

@@ -46,7 +46,9 @@ def perplexity(source: Source, windows: Tensor, batch_tokens: int, progress: Pro
     return result
 
 
-def open_source(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> CheckpointSource:
+def open_source(
+    folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
+) -> CheckpointSource:
     """A checkpoint folder as a Source to evaluate."""
     return CheckpointSource(Checkpoint.open(folder), dtype, device, trust_remote_code=trust_remote_code)
 

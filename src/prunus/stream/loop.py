@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.journal import Journal
-from ..core.plan import Plan
+from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
@@ -38,15 +39,18 @@ class PruneLoop:
     progress: Progress = field(default_factory=Silent)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Prune every block that is not ``done`` yet; one record a Site."""
+        """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""
         results = [record for entry in done for record in entry["sites"]]
+        total = len(self.source.blocks) + (1 if self._steps(None) else 0)
+        if len(done) == total:
+            return results
         trunk = self._start(done)
-        self.progress.start("Pruning", len(self.source.blocks))
+        self.progress.start("Pruning", total)
         for _ in done:
             self.progress.step("done before")
         saved = monotonic()
-        for index in range(len(done), len(self.source.blocks)):
-            records = self._prune(index, trunk)
+        for index in range(len(done), total):
+            records = self._prune(index, trunk) if index < len(self.source.blocks) else self._prune_outside(trunk)
             results += records
             if self.journal is not None:
                 keep_state = trunk is not None and monotonic() - saved > STATE_SECONDS
@@ -57,19 +61,40 @@ class PruneLoop:
             trunk.close()
         return results
 
+    def _steps(self, block: int | None) -> list[Step]:
+        return [step for step in self.plan.steps if step.site.block == block]
+
     @torch.no_grad()
     def _prune(self, index: int, trunk: Trunk | None) -> list[dict[str, Any]]:
         start = perf_counter()
-        steps = [step for step in self.plan.steps if step.site.block == index]
-        block = self.source.load(index)
-        solutions = solve_block(block, index, steps, self.plan.method, self.source.matrix, trunk, self.gram_budget)
+        block, steps = self.source.load(index), self._steps(index)
+        forward = partial(trunk.outputs, block, index) if trunk is not None else None
+        solutions = solve_block(
+            block, self.source.prefix(index), steps, self.plan.method, self.source.matrix, forward, self.gram_budget
+        )
         for stage in self.stages:
             solutions = dict(stage.apply(block, solutions))
         self.source.put({solution.site: solution.weight for solution in solutions.values()})
-        if trunk is not None and index + 1 < len(self.source.blocks):
+        if trunk is not None and self._is_needed_after(index):
             trunk.advance(block, index)
         self.source.release(index)
         return [_record(solutions[step.site.name], perf_counter() - start) for step in steps]
+
+    @torch.no_grad()
+    def _prune_outside(self, trunk: Trunk | None) -> list[dict[str, Any]]:
+        """Embeddings and head, where they were asked for; the head sees what comes out of the pruned blocks."""
+        start = perf_counter()
+        forward = trunk.logits if trunk is not None else None
+        steps = self._steps(None)
+        solutions = solve_block(
+            self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget
+        )
+        self.source.put({solution.site: solution.weight for solution in solutions.values()})
+        return [_record(solutions[step.site.name], perf_counter() - start) for step in steps]
+
+    def _is_needed_after(self, index: int) -> bool:
+        """Whether anything looks at what comes out of this block."""
+        return index + 1 < len(self.source.blocks) or bool(self._steps(None))
 
     def _start(self, done: Sequence[dict[str, Any]]) -> Trunk | None:
         """The trunk, taken to where the finished blocks end: from a saved state, replaying what came after it."""
@@ -95,11 +120,11 @@ class PruneLoop:
         if not isinstance(source, CheckpointSource) or source.writer is None:
             raise TypeError("only a run from disk to disk can be resumed")
         writer = source.writer
-        pruned = source.disk_names([step.site for step in self.plan.steps if step.site.block == index])
+        pruned = source.disk_names([step.site for step in self._steps(index)])
         source.read_from(lambda name: writer.read(name) if name in pruned else source.checkpoint.read(name))
         block = source.load(index)
         source.read_from(None)
-        if index + 1 < len(source.blocks):
+        if self._is_needed_after(index):
             trunk.advance(block, index)
         source.release(index)
 
@@ -123,6 +148,7 @@ def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
     return {
         "name": solution.site.name,
         "block": solution.site.block,
+        "layer": solution.site.role,
         "shape": list(solution.site.shape) if solution.site.batch > 1 else list(solution.site.shape[1:]),
         "parameters": solution.site.numel,
         "sparsity": solution.mask.sparsity,

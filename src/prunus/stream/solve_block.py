@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,25 +15,28 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.observer import Observer
 from ..observe.waves import Wave, waves
-from .trunk import Trunk
+
+Pass = Callable[[], Iterable[object]]
+"""One forward pass over all windows; the observer sees what flows."""
 
 
-def solve_block(block: nn.Module, index: int, steps: Sequence[Step], method: Method,
-                matrix: Callable[[Site], Tensor], trunk: Trunk | None, gram_budget: int) -> dict[str, Solution]:  # fmt: skip
+def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
+                matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int) -> dict[str, Solution]:  # fmt: skip
     """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
 
-    Without a ``trunk`` no input is looked at.
+    ``prefix`` is the block's path, ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at
+    once. Without a ``forward`` no input is looked at.
     """
     by_name = {step.site.name: step for step in steps}
-    if trunk is None:
+    if forward is None:
         return {
             name: method.solver.solve([_problem(step, matrix(step.site), Stats.none(), method)])[0]
             for name, step in by_name.items()
         }
     needs = observed_needs(method)
     solutions: dict[str, Solution] = {}
-    for wave in waves([step.site for step in steps], needs, gram_budget):
-        for sites, stats, note in observe(block, index, wave, needs, trunk):
+    for wave in waves([step.site for step in steps], needs, budget):
+        for sites, stats, note in observe(block, prefix, wave, needs, forward()):
             weights = [_rows(matrix(site), wave) for site in sites]
             problems = [_problem(by_name[s.name], w, stats, method) for s, w in zip(sites, weights, strict=True)]
             for solution in method.solver.solve(problems):
@@ -48,13 +51,12 @@ def observed_needs(method: Method) -> Needs:
     return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
 
 
-def observe(block: nn.Module, index: int, wave: Wave, needs: Needs, trunk: Trunk) -> list[
+def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, outputs: Iterable[object]) -> list[
     tuple[list[Site], Stats, tuple[str, ...]]
 ]:  # fmt: skip
-    """Sites that share an input, their Stats and notes on them, from one pass over the windows."""
-    prefix = trunk.source.prefix(index)
-    with Observer(block, prefix, wave.sites, needs, len(trunk.batches), wave.experts) as observer:
-        for _ in trunk.outputs(block, index):
+    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``outputs``)."""
+    with Observer(block, prefix, wave.sites, needs, wave.experts) as observer:
+        for _ in outputs:  # the hooks see what flows
             pass
     return [(sites, *_shared_where_unseen(stats)) for sites, stats in observer.result()]
 

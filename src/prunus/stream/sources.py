@@ -15,7 +15,7 @@ from ..checkpoint.writer import MirrorWriter
 from ..core.errors import CheckpointError, NumericalError
 from ..core.site import Site
 from ..models.names import NameMap, release, release_parameter
-from ..models.sites import Found, sites_of_block
+from ..models.sites import Found, sites_of_block, sites_outside
 from ..models.skeleton import build_skeleton, find_blocks, load_config
 
 
@@ -42,6 +42,11 @@ class Source(ABC):
     def found(self) -> list[Found]:
         """Sites and untouched matrices of every block."""
         return [sites_of_block(block, self.prefix(k), k, self.stored_dtype) for k, block in enumerate(self.blocks)]
+
+    @cached_property
+    def outside(self) -> Found:
+        """Embeddings and head, which are pruned only when named."""
+        return sites_outside(self.model, self._blocks[0], self.stored_dtype)
 
     @abstractmethod
     def stored_dtype(self, parameter: str) -> torch.dtype:

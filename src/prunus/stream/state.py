@@ -55,7 +55,7 @@ class State:
                 file.write(memoryview(window.contiguous().flatten().view(torch.uint8).numpy()))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def restore(self, path: Path) -> None:
         """Read back what :meth:`save` wrote."""

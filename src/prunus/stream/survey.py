@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
+from torch import nn
 
 from ..allocate.manual import Manual, Pin
 from ..core.errors import RecipeError
@@ -36,19 +37,30 @@ class Selection:
 
 
 def select_sites(source: Source, include: Sequence[str], exclude: Sequence[str]) -> Selection:
-    """Sites of the blocks that a glob of ``include`` matches (all without one) and none of ``exclude`` does.
+    """Sites that a glob of ``include`` matches (all in the blocks without one) and none of ``exclude`` does.
+
+    Routers, embeddings and head are chosen only by a glob whose last word has no wildcard, as in ``lm_head``.
 
     Raises:
         RecipeError: if a glob matches nothing, or nothing is left to prune.
     """
-    sites = [site for found in source.found for site in found.sites]
-    untouched = {name: reason for found in source.found for name, reason in found.untouched.items()}
+    places = [*source.found, source.outside]
+    sites = [site for found in places for site in found.sites]
+    untouched = {name: reason for found in places for name, reason in found.untouched.items()}
+    asked = [glob for glob in include if not set("*?[") & set(glob.rpartition(".")[2])]
+    for name, (site, reason) in ((n, item) for found in places for n, item in found.on_request.items()):
+        if any(fnmatchcase(name, glob) for glob in asked):
+            sites.append(site)
+        else:
+            untouched[name] = f"{reason}; prune it with --include {name}"
     names = [site.name for site in sites]
     faults = []
     for option, globs in (("--include", include), ("--exclude", exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in names):
-                faults.append(f"{option} '{glob}' matches none of the {len(names)} Sites{_why(glob, names, untouched)}")
+        faults += [
+            f"{option} '{glob}' matches none of the {len(names)} Sites{_why(glob, names, untouched)}"
+            for glob in globs
+            if not any(fnmatchcase(name, glob) for name in names)
+        ]
     if faults:
         raise RecipeError(faults)
     chosen = []
@@ -109,13 +121,21 @@ def plan_steps(source: Source, selection: Selection, method: Method, target: Tar
         if shares[site.name] == 0.0 and pattern.own_sparsity is None and (pin is not None or by_hand):
             untouched[site.name] = "--set" if pin else "no --set names it"
             continue
-        fault = pattern.fault(site.rows, site.cols)
+        fault = pattern.fault(site.rows, site.cols) or _unobservable(source, site, method)
         if fault:
             faults.append(f"{site.name}: {fault}; leave it out with --exclude, or choose another pattern")
         steps.append(Step(site, shares[site.name], pattern))
     if faults:
         raise RecipeError(faults)
     return steps, untouched
+
+
+def _unobservable(source: Source, site: Site, method: Method) -> str | None:
+    """An embedding looks its input up: there are no activations that could be observed."""
+    is_table = isinstance(source.model.get_submodule(site.name), nn.Embedding) if site.block is None else False
+    if is_table and method.needs is not Needs.NOTHING:
+        return "an embedding has no input activations, so only methods that look at weights alone can prune it"
+    return None
 
 
 def base_pattern(pattern: Pattern, target: Target | None) -> Pattern:
@@ -146,10 +166,12 @@ def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Tru
     for index in range(len(source.blocks)):
         block = source.load(index)
         inside = [site for site in sites if site.block == index]
+        if any(site.block is None for site in sites):
+            raise RecipeError(["a survey of inputs covers the blocks only: leave the head out, or --set it"])
         for wave in waves(inside, needs, budget=4 << 30):
             if wave.experts is not None:
                 raise RecipeError([f"{wave.sites[0].name}: its experts' Grams do not fit in memory for a survey"])
-            for group, found, _ in observe(block, index, wave, needs, trunk):
+            for group, found, _ in observe(block, source.prefix(index), wave, needs, trunk.outputs(block, index)):
                 moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
                 if Needs.GRAM in needs:
                     moments["inverse_diagonal"] = inverse_factor(found, 0.01, group[0].name).inverse_diagonal()
@@ -164,4 +186,3 @@ def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Tru
 def total_parameters(model: torch.nn.Module) -> int:
     """Parameters of a model, tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
-

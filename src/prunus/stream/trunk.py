@@ -23,7 +23,7 @@ class Trunk:
     def __init__(self, source: Source, windows: Tensor, batch_tokens: int, budget: int, folder: Path | None) -> None:
         self.source = source
         self.windows = windows
-        self.recorder = Recorder(source.blocks)
+        self.recorder = Recorder(list(source.blocks))
         size = max(1, batch_tokens // windows.shape[1])
         self.batches = [slice(k, min(k + size, len(windows))) for k in range(0, len(windows), size)]
         self.calls: list[list[BlockCall]] = []

@@ -84,9 +84,7 @@ def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-
         _side(str(name), source.checkpoint, ppl.value, speeds[k] if speeds else None, said[k] if said else None)
         for k, (name, source, ppl) in enumerate(((dense, one, ppl_one), (pruned, two, ppl_two)))
     ]
-    return Comparison(
-        sides[0], sides[1], kl.kl, kl.agreement, str(text), ppl_one.tokens, seqlen, list(prompts), reason
-    )
+    return Comparison(sides[0], sides[1], kl.kl, kl.agreement, str(text), ppl_one.tokens, seqlen, list(prompts), reason)
 
 
 def _side(name: str, checkpoint: Checkpoint, value: float, speed: float | None, said: list[str] | None) -> Side:
@@ -97,7 +95,8 @@ def _side(name: str, checkpoint: Checkpoint, value: float, speed: float | None, 
     return Side(name, value, checkpoint.nbytes, memory, parameters, nonzeros, speed, said)
 
 
-def _run_whole(one: CheckpointSource, two: CheckpointSource, tokenizer: Any, prompts: Sequence[str], new_tokens: int) -> tuple[
+def _run_whole(one: CheckpointSource, two: CheckpointSource, tokenizer: Any, prompts: Sequence[str],
+               new_tokens: int) -> tuple[
     list[float] | None, list[list[str]] | None, str | None
 ]:  # fmt: skip
     """Tokens a second and continuations of both models, or the reason why not."""

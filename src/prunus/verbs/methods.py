@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import registry
+from ..core.registry import Registry
 from ..core.stats import Needs
 from ..presets import PRESETS
 
@@ -25,16 +26,15 @@ class Choice:
 
 def methods() -> list[Choice]:
     """Presets, criteria, patterns, allocators and solvers, in this order."""
-    presets = [
-        Choice("preset", name, preset.about, "", f"{preset.criterion} × {preset.pattern} × {preset.allocation} × {preset.solver}",
-               "", {})
-        for name, preset in PRESETS.items()
-    ]  # fmt: skip
-    members = [registry.criterion, registry.pattern, registry.allocator, registry.solver]
+    presets = []
+    for name, preset in PRESETS.items():
+        axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver))
+        presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
+    members: list[Registry[Any]] = [registry.criterion, registry.pattern, registry.allocator, registry.solver]
     return presets + [
         Choice(axis.axis, entry.name, entry.summary, entry.paper, _needs(axis, entry.name), entry.cost, entry.options)
         for axis in members
-        for entry in axis.entries().values()  # type: ignore[attr-defined]
+        for entry in axis.entries().values()
     ]
 
 

@@ -61,16 +61,16 @@ def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> tor
     Raises:
         RecipeError: if the dtype cannot hold the stored weights exactly.
     """
-    floats = {entry.dtype for shard in checkpoint.shards for entry in shard.entries.values() if entry.dtype.is_floating_point}
+    floats = {
+        entry.dtype for shard in checkpoint.shards for entry in shard.entries.values() if entry.dtype.is_floating_point
+    }
     stored = torch.float32 if len(floats) != 1 else next(iter(floats))
     if name == "auto":
         return torch.float32 if device.type == "cpu" else stored
     chosen: torch.dtype = getattr(torch, name)
     if chosen not in (torch.float32, stored):
-        raise RecipeError([
-            f"dtype {name} cannot hold the checkpoint's weights ({', '.join(sorted(map(str, floats)))}) exactly; "
-            "use float32 or auto"
-        ])  # fmt: skip
+        held = ", ".join(sorted(map(str, floats)))
+        raise RecipeError([f"dtype {name} cannot hold the checkpoint's weights ({held}) exactly; use float32 or auto"])
     return chosen
 
 

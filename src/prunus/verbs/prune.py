@@ -146,7 +146,7 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
 def _prove_and_describe(prepared: Prepared, written: Path, output: Path, results: list[dict[str, Any]], start: float,
                         progress: Progress) -> dict[str, Any]:  # fmt: skip
     recipe, plan, source = prepared.recipe, prepared.plan, prepared.source
-    assert isinstance(source, CheckpointSource)  # noqa: S101
+    assert isinstance(source, CheckpointSource)
     proof = prove(source.checkpoint, written, plan, results, progress, recipe.trust_remote_code)
     evaluation = _evaluate(prepared, written, progress)
     for result in results:
