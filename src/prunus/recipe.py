@@ -14,7 +14,7 @@ from .allocate.manual import Pin
 from .core import registry
 from .core.errors import RecipeError
 from .core.method import Method
-from .core.registry import Registry
+from .core.registry import Registry, spec_of
 from .core.sparsity import Target, parse_sparsity
 from .presets import PRESETS
 
@@ -77,7 +77,7 @@ class Recipe:
                 near = difflib.get_close_matches(name, known, n=1)
                 faults.append(f"unknown setting '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
             elif name in ("criterion", "pattern", "allocation", "solver") and isinstance(value, Mapping):
-                values[name] = _spec_of(value)
+                values[name] = spec_of(value)
             elif name == "set" and isinstance(value, Mapping):
                 values[name] = tuple(f"{glob}={wanted}" for glob, wanted in value.items())
             elif name in ("include", "exclude", "set"):
@@ -195,7 +195,3 @@ def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:
         faults.append(str(error))
         return None
 
-
-def _spec_of(table: Mapping[str, Any]) -> str:
-    options = ",".join(f"{key}={value}" for key, value in table.items() if key != "name")
-    return f"{table.get('name', '')}:{options}".rstrip(":")

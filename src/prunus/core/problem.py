@@ -65,7 +65,7 @@ class Solution:
         Raises:
             NumericalError: if the answer holds NaN or Inf.
         """
-        stored = (weight * keep).to(problem.site.dtype)
+        stored = weight.masked_fill(~keep, 0).to(problem.site.dtype)
         if not torch.isfinite(stored).all():
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "

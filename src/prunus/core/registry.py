@@ -108,6 +108,20 @@ class Registry(Generic[Role]):
                 return {"name": entry.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
         raise ValueError(f"{type(method).__name__} is no registered {self.axis}")
 
+    def spec(self, method: Role) -> str:
+        """The method in the command line's spelling."""
+        return spec_of(self.describe(method))
+
+
+def spec_of(described: Mapping[str, Any]) -> str:
+    """``name:option=value,…`` of what :meth:`Registry.describe` gives, as the command line reads it.
+
+    >>> spec_of({"name": "nm", "n": 2, "m": 4})
+    'nm:n=2,m=4'
+    """
+    options = ",".join(f"{key}={value}" for key, value in described.items() if key != "name")
+    return f"{described.get('name', '')}:{options}".rstrip(":")
+
 
 def _suggest(word: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(word, known, n=1)

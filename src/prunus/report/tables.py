@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..core import registry
 from ..core.plan import Plan
 
 
@@ -73,7 +74,7 @@ def plan_table(plan: Plan) -> RenderableType:
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=name != "pattern")
     groups: dict[tuple[str, tuple[int, int, int], str], list[Any]] = defaultdict(list)
     for step in plan.steps:
-        groups[(step.site.role, step.site.shape, str(step.pattern))].append(step)
+        groups[(step.site.role, step.site.shape, registry.pattern.spec(step.pattern))].append(step)
     for (role, shape, pattern), steps in groups.items():
         low, high = min(s.sparsity for s in steps), max(s.sparsity for s in steps)
         sizes = "×".join(map(str, shape if shape[0] > 1 else shape[1:]))
@@ -95,7 +96,6 @@ def plan_table(plan: Plan) -> RenderableType:
     for reason, names in reasons.items():
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         lines.append(Text(f"left alone ({reason}): {', '.join(names[:2])}{more}"))
-    lines.append(Text("left alone always: embeddings, norms, head", style="dim"))
     calibration = plan.settings.get("calibration")
     if calibration:
         lines.append(

@@ -52,7 +52,7 @@ def select_sites(source: Source, include: Sequence[str], exclude: Sequence[str])
         if any(fnmatchcase(name, glob) for glob in asked):
             sites.append(site)
         else:
-            untouched[name] = f"{reason}; prune it with --include {name}"
+            untouched[name] = f"{reason}; pruned only when --include names it"
     names = [site.name for site in sites]
     faults = []
     for option, globs in (("--include", include), ("--exclude", exclude)):

@@ -1,0 +1,142 @@
+"""Killed and resumed: what is written is byte for byte what an uninterrupted run writes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import prunus
+from prunus.checkpoint.journal import Journal
+
+COMPARED = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def command(source: Path, out: Path, quick: dict[str, object]) -> list[str]:
+    words = [word for key, value in quick.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "prunus", "prune", str(source), "-o", str(out), "--resume", *words]
+
+
+def same(one: Path, two: Path) -> bool:
+    present = [name for name in COMPARED if (one / name).is_file()]
+    return len(present) >= 4 and all((one / name).read_bytes() == (two / name).read_bytes() for name in present)
+
+
+def kill_until_done(words: list[str], out: Path, moments: list[float]) -> int:
+    """Start again and again, SIGKILL after each of ``moments`` seconds, then let it finish; how many kills struck."""
+    struck = 0
+    for moment in moments:
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment)
+        struck += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            break
+    subprocess.run(words, check=True, capture_output=True)
+    return struck
+
+
+def test_killed_and_resumed(checkpoint, quick, tmp_path) -> None:
+    """At random moments of a run that takes some seconds, one block at a time."""
+    settings = {**quick, "samples": 64, "seqlen": 128, "batch_tokens": 256}
+    prunus.prune(checkpoint("mixtral"), tmp_path / "whole", **settings)
+    chance = random.Random(1)
+    moments = [chance.uniform(3.0, 7.0) for _ in range(6)]
+    kill_until_done(command(checkpoint("mixtral"), tmp_path / "killed", settings), tmp_path / "killed", moments)
+    assert same(tmp_path / "whole", tmp_path / "killed")
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "killed"}
+
+
+@pytest.mark.slow
+def test_the_real_model_killed_at_ten_random_moments(smollm: Path, tmp_path) -> None:
+    settings = {"samples": 8, "seqlen": 256, "eval_windows": 0}
+    prunus.prune(smollm, tmp_path / "whole", **settings)
+    chance = random.Random(int(os.environ.get("PRUNUS_SEED", "0")))
+    moments = [chance.uniform(5.0, 25.0) for _ in range(10)]
+    kill_until_done(command(smollm, tmp_path / "killed", settings), tmp_path / "killed", moments)
+    assert same(tmp_path / "whole", tmp_path / "killed")
+
+
+class StopAfter:
+    """A progress reporter that presses Ctrl-C after some blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+        self.task = ""
+        self.replayed = 0
+
+    def start(self, task: str, total: int) -> None:
+        self.task = task
+
+    def step(self, note: str = "") -> None:
+        if self.task.startswith("Replaying"):
+            self.replayed += 1
+        elif self.task == "Pruning" and note != "done before":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_stopped_after_every_block(family, saved, checkpoint, quick, tmp_path, monkeypatch) -> None:
+    """With the state saved at every block nothing is replayed; without, finished blocks are, to the same bytes."""
+    monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", -1.0 if saved else 1e9)
+    include = ["*", "lm_head"] if family == "llama" else ["*"]
+    settings = {**quick, "include": include}
+    prunus.prune(checkpoint(family), tmp_path / "whole", **settings)
+    replayed = 0
+    for _ in range(3):
+        stopper = StopAfter(1)
+        with pytest.raises(KeyboardInterrupt):
+            prunus.prune(checkpoint(family), tmp_path / "out", resume=True, progress=stopper, **settings)
+        replayed += stopper.replayed
+    assert len(Journal(tmp_path / "out").entries()) == 3
+    prunus.prune(checkpoint(family), tmp_path / "out", resume=True, **settings)
+    assert same(tmp_path / "whole", tmp_path / "out")
+    assert (replayed == 0) == saved
+
+
+def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prunus.prune(checkpoint("llama"), out, progress=StopAfter(1), **quick)
+    assert not out.exists()
+    with pytest.raises(prunus.PrunusError, match=r"unfinished run is there \(0 blocks done\)|\(1 blocks done\)"):
+        prunus.prune(checkpoint("llama"), out, **quick)
+    with pytest.raises(prunus.PrunusError, match=r"planned otherwise \(.*sparsity: 0.5 then, 0.6 now"):
+        prunus.prune(checkpoint("llama"), out, resume=True, sparsity=0.6, **quick)
+    prunus.prune(checkpoint("llama"), out, resume=True, **quick)
+    before = (out / "prunus.json").read_bytes()
+    assert prunus.prune(checkpoint("llama"), out, resume=True, **quick).output == out
+    assert (out / "prunus.json").read_bytes() == before
+    with pytest.raises(prunus.PrunusError, match="not this run's"):
+        prunus.prune(checkpoint("llama"), out, resume=True, **{**quick, "seed": 3})
+
+
+def test_control_c_says_how_to_resume(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, "samples": 400, "seqlen": 128, "batch_tokens": 128}
+    process = subprocess.Popen(
+        command(checkpoint("mixtral"), tmp_path / "out", settings),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.prunus-partial/plan.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert out == ""

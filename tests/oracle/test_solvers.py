@@ -1,0 +1,205 @@
+"""Solvers against enumeration, closed forms and the plain implementation of the paper."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import plain
+import pytest
+import torch
+from torch import Tensor
+
+from prunus.core.errors import NumericalError, SingularGramError
+from prunus.core.mask import Mask
+from prunus.core.problem import Problem
+from prunus.core.roles import Grid
+from prunus.core.site import Site
+from prunus.core.stats import Stats
+from prunus.criteria.magnitude import Magnitude
+from prunus.criteria.obs import Obs
+from prunus.criteria.wanda import Wanda
+from prunus.patterns.lines import Column, Row
+from prunus.patterns.nm import NM
+from prunus.patterns.unstructured import Unstructured
+from prunus.solve.factor import inverse_factor
+from prunus.solve.keep import Keep
+from prunus.solve.sparsegpt import SparseGPT
+
+
+def make(rows: int, cols: int, seed: int = 0, tokens: int = 400, **choices) -> tuple[Problem, Tensor]:
+    """A problem with correlated inputs, and those inputs ``[tokens cols]``."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.eye(cols) + 0.5 * torch.randn(cols, cols, generator=generator) / cols**0.5
+    inputs = torch.randn(tokens, cols, generator=generator) @ mix
+    weight = torch.randn(1, rows, cols, generator=generator)
+    settings = {"sparsity": 0.5, "pattern": Unstructured("layer"), "criterion": Obs(), **choices}
+    site = Site("layer", "layer.weight", (1, rows, cols), torch.float32)
+    gram = (inputs.T @ inputs).unsqueeze(0)
+    return Problem(site, weight, Stats(torch.tensor([tokens]), {"gram": gram}), **settings), inputs
+
+
+def best_on(weight: Tensor, gram: Tensor, keep: Tensor) -> Tensor:
+    """The closed form: each row's survivors solve G_ss ŵ_s = G_s: w."""
+    best = torch.zeros_like(weight, dtype=torch.float64)
+    for i, (row, kept) in enumerate(zip(weight.double(), keep, strict=True)):
+        if kept.any():
+            best[i, kept] = torch.linalg.solve(gram.double()[kept][:, kept], gram.double()[kept] @ row)
+    return best
+
+
+def loss(weight: Tensor, other: Tensor, gram: Tensor) -> float:
+    diff = weight.double() - other.double()
+    return float(((diff @ gram.double()) * diff).sum())
+
+
+@pytest.mark.parametrize(("sparsity", "nm"), [(0.5, None), (0.7, None), (0.5, (2, 4)), (0.5, (4, 8)), (0.6, (2, 5))])
+@pytest.mark.parametrize(("cols", "blocksize"), [(120, 128), (120, 32), (320, 128)])
+def test_sparsegpt_is_the_papers(sparsity: float, nm: tuple[int, int] | None, cols: int, blocksize: int) -> None:
+    if nm and nm[1] == 5:
+        blocksize = blocksize // 5 * 5
+    pattern = NM(*nm) if nm else Unstructured("layer")
+    problem, _ = make(48, cols, sparsity=sparsity, pattern=pattern)
+    (solution,) = SparseGPT(blocksize=blocksize).solve([problem])
+    expected = plain.sparsegpt(problem.weight[0], problem.stats.gram()[0], sparsity, nm, blocksize)
+    assert ((expected != 0) == solution.mask.keep[0]).float().mean() > 0.999
+    ours, theirs = (loss(problem.weight[0], w, problem.stats.gram()[0]) for w in (solution.weight[0], expected))
+    assert ours == pytest.approx(theirs, rel=5e-3)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda"])
+@pytest.mark.parametrize("nm", [None, (2, 4)])
+def test_magnitude_and_wanda_are_the_papers(method: str, nm: tuple[int, int] | None) -> None:
+    scope = "layer" if method == "magnitude" else "row"
+    criterion = Magnitude() if method == "magnitude" else Wanda()
+    problem, _ = make(48, 96, criterion=criterion, pattern=NM(*nm) if nm else Unstructured(scope))
+    tied = problem.weight.mul(4).round().div(4)  # many equal magnitudes, as in a dequantised model
+    problem = Problem(problem.site, tied, problem.stats, 0.5, problem.pattern, problem.criterion)
+    (solution,) = Keep().solve([problem])
+    expected = plain.PLAIN[method](tied[0], problem.stats.gram()[0], 0.5, nm)
+    assert torch.equal(solution.weight[0], expected)
+
+
+def test_the_inverse_factor_is_that_of_the_damped_gram() -> None:
+    problem, _ = make(4, 60)
+    factor = inverse_factor(problem.stats, 0.01, "layer")
+    gram = problem.stats.gram()[0].double()
+    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(60)
+    inverse = factor.upper[0].double().T @ factor.upper[0].double()
+    torch.testing.assert_close(inverse @ damped, torch.eye(60, dtype=torch.float64), atol=2e-4, rtol=0)
+    assert torch.equal(factor.upper[0].triu(), factor.upper[0])
+    torch.testing.assert_close(factor.inverse_diagonal()[0].double(), damped.inverse().diagonal(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("pattern", [Unstructured("layer"), Unstructured("row"), NM(2, 4), Column()])
+@pytest.mark.parametrize("seed", range(5))
+def test_on_its_own_mask_sparsegpt_lies_between_the_closed_form_and_merely_keeping(pattern, seed: int) -> None:
+    problem, _ = make(32, 64, seed, pattern=pattern)
+    gram = problem.stats.gram()[0]
+    (solution,) = SparseGPT(damp=1e-4).solve([problem])
+    best = best_on(problem.weight[0], gram, solution.mask.keep[0])
+    merely = problem.weight[0] * solution.mask.keep[0]
+    found = loss(problem.weight[0], solution.weight[0], gram)
+    assert loss(problem.weight[0], best, gram) <= found * (1 + 1e-6)
+    assert found < loss(problem.weight[0], merely, gram)
+    assert solution.rel_error == pytest.approx(found / loss(problem.weight[0], torch.zeros(32, 64), gram), rel=1e-3)
+
+
+def test_dropping_only_the_last_columns_sparsegpt_is_the_closed_form() -> None:
+    """Left to right, survivors can only be repaired to the right of what was dropped: drop the first, all is exact."""
+    problem, _ = make(16, 24)
+    keep = torch.ones(1, 16, 24, dtype=torch.bool)
+    keep[:, :, :10] = False
+    fixed = Problem(problem.site, problem.weight, problem.stats, 10 / 24, Column(), Obs(), None, Mask(keep, Column()))
+    (solution,) = SparseGPT(damp=0.0).solve([fixed])
+    best = best_on(problem.weight[0], problem.stats.gram()[0], keep[0])
+    torch.testing.assert_close(solution.weight[0].double(), best, atol=1e-3, rtol=1e-3)
+
+
+def test_a_fixed_mask_is_kept_exactly_by_every_solver() -> None:
+    problem, _ = make(16, 32)
+    mask = Mask(torch.rand(1, 16, 32) > 0.3, Unstructured())
+    for solver in (Keep(), SparseGPT()):
+        fixed = Problem(problem.site, problem.weight, problem.stats, 0.5, Unstructured(), Obs(), None, mask)
+        (solution,) = solver.solve([fixed])
+        assert torch.equal(solution.mask.keep, mask.keep)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_of_four_against_every_mask_there_is(seed: int) -> None:
+    """Enumeration × least squares on a row of eight: nobody beats it, SparseGPT is mostly near it."""
+    problem, _ = make(1, 8, seed, pattern=NM(2, 4))
+    gram, weight = problem.stats.gram()[0], problem.weight[0]
+    losses = []
+    for kept in product(combinations(range(4), 2), combinations(range(4, 8), 2)):
+        keep = torch.zeros(1, 8, dtype=torch.bool)
+        keep[0, list(sum(kept, ()))] = True
+        losses.append(loss(weight, best_on(weight, gram, keep), gram))
+    optimum, worst = min(losses), max(losses)
+    assert len(losses) == 36
+    (greedy,) = SparseGPT(damp=0.0).solve([problem])
+    (kept_only,) = Keep(damp=0.0).solve([problem])
+    assert loss(weight, greedy.weight[0], gram) >= optimum * (1 - 1e-5)
+    assert loss(weight, kept_only.weight[0], gram) >= optimum * (1 - 1e-5)
+    assert loss(weight, greedy.weight[0], gram) < optimum + 0.5 * (worst - optimum)
+
+
+def test_dead_inputs_are_dropped_and_do_no_harm() -> None:
+    problem, inputs = make(16, 32)
+    inputs = inputs.clone()
+    inputs[:, [3, 17]] = 0
+    stats = Stats(problem.stats.tokens, {"gram": (inputs.T @ inputs).unsqueeze(0)})
+    dead = Problem(problem.site, problem.weight, stats, 0.5, Unstructured(), Obs())
+    (solution,) = SparseGPT().solve([dead])
+    assert not solution.weight[0][:, [3, 17]].any()
+    assert solution.rel_error < 0.3
+
+
+def test_one_token_and_constant_inputs_are_solved_with_damping() -> None:
+    for inputs in (torch.randn(1, 32), torch.ones(50, 32)):
+        stats = Stats(torch.tensor([len(inputs)]), {"gram": (inputs.T @ inputs).unsqueeze(0)})
+        problem = Problem(make(16, 32)[0].site, torch.randn(1, 16, 32), stats, 0.5, Unstructured(), Obs())
+        (solution,) = SparseGPT().solve([problem])
+        assert solution.rel_error < 0.05
+
+
+def test_a_singular_gram_is_damped_and_says_so() -> None:
+    inputs = torch.randn(4, 32)
+    stats = Stats(torch.tensor([4]), {"gram": (inputs.T @ inputs).unsqueeze(0)})
+    problem = Problem(make(16, 32)[0].site, torch.randn(1, 16, 32), stats, 0.5, Unstructured(), Obs())
+    (solution,) = SparseGPT(damp=0.0).solve([problem])
+    assert "damping raised from 0" in solution.notes[0]
+    assert torch.isfinite(solution.weight).all()
+
+
+def test_a_gram_that_no_damping_saves_is_an_error_with_numbers() -> None:
+    gram = torch.eye(8).unsqueeze(0)
+    gram[0, 0, 1] = gram[0, 1, 0] = 100.0
+    with pytest.raises(SingularGramError, match=r"Gram 8x8 is singular after 5 tokens .*Use at least 16 tokens"):
+        inverse_factor(Stats(torch.tensor([5]), {"gram": gram}), 0.01, "layer")
+    gram[0, 3, 3] = float("nan")
+    with pytest.raises(NumericalError, match="NaN or Inf"):
+        inverse_factor(Stats(torch.tensor([5]), {"gram": gram}), 0.01, "layer")
+
+
+class Coarse(Grid):
+    """Multiples of one half, to test the joint error."""
+
+    def snap(self, weight: Tensor, column: int) -> Tensor:
+        return weight.mul(2).round().div(2)
+
+
+def test_on_a_grid_the_error_of_rounding_is_spread_as_well() -> None:
+    problem, _ = make(32, 64, sparsity=0.25)
+    gram = problem.stats.gram()[0]
+    gridded = Problem(problem.site, problem.weight, problem.stats, 0.25, problem.pattern, Obs(), Coarse())
+    (joint,) = SparseGPT().solve([gridded])
+    (pruned,) = SparseGPT().solve([problem])
+    after = Coarse().snap(pruned.weight, 0)
+    assert torch.equal(joint.weight, Coarse().snap(joint.weight, 0))
+    assert loss(problem.weight[0], joint.weight[0], gram) < 0.95 * loss(problem.weight[0], after[0], gram)
+
+
+def test_whole_rows_are_chosen_on_all_their_columns() -> None:
+    problem, _ = make(16, 300, pattern=Row(), sparsity=0.25)
+    (solution,) = SparseGPT(blocksize=64).solve([problem])
+    assert int(solution.mask.keep.any(-1).sum()) == 12
