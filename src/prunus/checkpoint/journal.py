@@ -49,6 +49,7 @@ class Journal:
             self._lock = (self.folder / LOCK).open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.close()
             raise OutputError(
                 f"{self.target}: another prunus process is writing it. Wait for it, or give another -o."
             ) from error
@@ -98,6 +99,13 @@ class Journal:
         """Clear the folder of an unfinished or finished run away."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Let go after an error: what is done stays for a later resume, and where nothing is, nothing is left."""
+        if self.entries():
+            self.close()
+        else:
+            self.discard()
 
     def close(self) -> None:
         """Let go of the lock."""

@@ -69,8 +69,9 @@ class Stats:
 
     def mean_abs(self) -> Tensor:
         """mean |X_j| as a row, ``[.. 1 cols]``; zero where no token was seen."""
-        count = self.tokens.clamp_min(1).to(self._moment("abs_sum"))
-        return (self._moment("abs_sum") / count.unsqueeze(-1)).unsqueeze(-2)
+        total = self._moment("abs_sum")
+        count = self.tokens.clamp_min(1).to(total)
+        return (total / (count.unsqueeze(-1) if total.dim() > 1 else count)).unsqueeze(-2)
 
     def gram(self) -> Tensor:
         """XᵀX, ``[.. cols cols]``."""

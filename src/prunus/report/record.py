@@ -19,17 +19,17 @@ FORMAT = 1
 
 
 def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proof: Mapping[str, Any],
-                 evaluation: Mapping[str, Any] | None, output: Path | None, seconds: float) -> dict[str, Any]:  # fmt: skip
-    """The record of a finished run."""
+                 evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
+    """The record of a finished run; ``output`` and ``seconds`` are for its verb to fill in."""
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": plan.model,
-        "output": str(output) if output is not None else None,
+        "output": None,
         "method": plan.method_name,
         "sparsity": proof["sparsity"],
         "sparsity_total": proof["sparsity_total"],
-        "seconds": round(seconds, 3),
+        "seconds": None,
         "peak_memory_bytes": peak_memory_bytes(),
         "evaluation": dict(evaluation) if evaluation else None,
         "proof": dict(proof),

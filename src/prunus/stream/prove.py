@@ -12,10 +12,11 @@ import torch
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError
 from ..core.plan import Plan
-from ..core.progress import Progress
+from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
-from ..models.reload import reload_and_compare
-from .evaluate import open_source
+from ..models.reload import check_loading, load_whole
+from .evaluate import forwarded, open_source
+from .sources import CheckpointSource
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
     )  # fmt: skip
 
 
-def _check_sites(reader: Any, plan: Plan, results: list[dict[str, Any]], progress: Progress) -> dict[str, float]:
+def _check_sites(
+    reader: CheckpointSource, plan: Plan, results: list[dict[str, Any]], progress: Progress
+) -> dict[str, float]:
     planned = {record["name"]: record["sparsity"] for record in results}
     found = {}
     progress.start("Checking patterns", len(plan.steps))
@@ -104,8 +107,21 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _reload(output: Path, written: Checkpoint, reader: Any, trust_remote_code: bool) -> str:
+def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, trust_remote_code: bool) -> str:
+    """Load the output as its user will: nothing missing, and the logits of the streamed model."""
     needed = 3 * written.nbytes
     if needed > available_memory_bytes():
         return f"not tried: it needs {needed / 1e9:.1f} GB of memory"
-    return reload_and_compare(output, reader, trust_remote_code)
+    model, info = load_whole(output, torch.float32, trust_remote_code)
+    check_loading(output, info, reader.names.strangers)
+    ids = torch.arange(1, 17).remainder(model.config.get_text_config().vocab_size).unsqueeze(0)
+    with torch.no_grad(), forwarded(reader, ids, ids.numel(), Silent(), "") as trunk:
+        whole = model(input_ids=ids, use_cache=False).logits.float()
+        ((_, streamed),) = trunk.logits()
+    difference = float((whole - streamed).abs().max() / whole.std().clamp_min(1e-12))
+    if not difference < 1e-3:
+        raise ProofError(
+            f"{output}: the reloaded model's logits are {difference:.2g} standard deviations from those of the same "
+            "tensors streamed block by block. One of the two runs the model wrongly; please report it."
+        )
+    return f"from_pretrained: nothing missing, mismatched or unexpected; logits within {difference:.1g} of the streamed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,15 @@ DEFAULT_CALIBRATION = "factbook"
 
 @dataclass(frozen=True)
 class Prepared:
-    """An opened model, its calibration windows (None where the method looks at weights alone) and the Plan."""
+    """An opened model, its Plan, the windows to calibrate on (None where the method looks at weights alone) and those
+    to judge on (None where nothing is judged).
+    """
 
     recipe: Recipe
     source: Source
     plan: Plan
     windows: Tensor | None
+    judged: Tensor | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -137,14 +140,17 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
 
 def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
     """Open a model by its name and plan its pruning."""
-    method = recipe.build_method()
     recipe.check()
     source = open_model(model, recipe)
-    windows = None
-    if needs_windows(method, recipe):
+    windows = judged = None
+    calibrated = needs_windows(recipe.build_method(), recipe)
+    if calibrated or recipe.eval_windows:
         tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
-        windows = calibration_windows(source, tokenizer, recipe)
-    return prepare(source, str(model), recipe, windows, progress)
+        if calibrated:
+            windows = calibration_windows(source, tokenizer, recipe)
+        if recipe.eval_windows:
+            judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
+    return replace(prepare(source, str(model), recipe, windows, progress), judged=judged)
 
 
 def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from ..checkpoint.journal import Journal
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import OutputError, RecipeError
 from ..core.progress import Progress, Silent
-from ..models.tokens import load_tokenizer
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
@@ -28,7 +27,6 @@ from .prepare import (
     Prepared,
     calibration_windows,
     choose_device,
-    evaluation_windows,
     needs_windows,
     prepare,
     prepare_checkpoint,
@@ -98,18 +96,21 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
     windows = None
     training = model.training
     model.eval()
-    if needs_windows(recipe.build_method(), recipe):
-        if tokenizer is None:
-            raise RecipeError([f"method '{recipe.method}' looks at text: give the model's tokenizer=…"])
-        windows = calibration_windows(source, tokenizer, recipe)
-    prepared = prepare(source, type(model).__name__, recipe, windows, progress)
-    results = _loop(prepared, None, progress).run()
-    model.train(training)
+    try:
+        if needs_windows(recipe.build_method(), recipe):
+            if tokenizer is None:
+                raise RecipeError([f"method '{recipe.method}' looks at text: give the model's tokenizer=…"])
+            windows = calibration_windows(source, tokenizer, recipe)
+        prepared = prepare(source, type(model).__name__, recipe, windows, progress)
+        results = _loop(prepared, None, progress).run()
+    finally:
+        model.train(training)
     weights = sum(record["parameters"] for record in results)
     zeros = sum(record["parameters"] * record["sparsity"] for record in results)
     nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
     proof = {"sparsity": zeros / weights, "sparsity_total": 1 - nonzeros / prepared.plan.parameters}
-    return PruneResult(build_record(prepared.plan, recipe, results, proof, None, None, perf_counter() - start))
+    record = build_record(prepared.plan, recipe, results, proof, None)
+    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)})
 
 
 def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple[bool, bool],
@@ -136,41 +137,38 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
         source.writer.copy_extras()
         source.writer.sync()
-        record = _prove_and_describe(prepared, journal.output, output, results, start, progress)
+        record = _prove_and_describe(prepared, source, journal.output, results, progress)
+        record |= {"output": str(output), "seconds": round(perf_counter() - start, 3)}
+        _write_record(record, journal.output)
         journal.finish(overwrite)
-    finally:
-        journal.close()
+    except BaseException:
+        journal.abandon()
+        raise
     return PruneResult(record)
 
 
-def _prove_and_describe(prepared: Prepared, written: Path, output: Path, results: list[dict[str, Any]], start: float,
+def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: Path, results: list[dict[str, Any]],
                         progress: Progress) -> dict[str, Any]:  # fmt: skip
-    recipe, plan, source = prepared.recipe, prepared.plan, prepared.source
-    assert isinstance(source, CheckpointSource)
-    proof = prove(source.checkpoint, written, plan, results, progress, recipe.trust_remote_code)
-    evaluation = _evaluate(prepared, written, progress)
+    """Check the written checkpoint, judge it against the dense one, and put all of it into a record."""
+    recipe = prepared.recipe
+    proof = prove(source.checkpoint, written, prepared.plan, results, progress, recipe.trust_remote_code)
+    evaluation = None
+    if prepared.judged is not None:
+        pruned = open_source(written, source.model.dtype, source.device, recipe.trust_remote_code)
+        before = perplexity(source, prepared.judged, recipe.batch_tokens, progress, "Judging the dense model")
+        after = perplexity(pruned, prepared.judged, recipe.batch_tokens, progress, "Judging the pruned model")
+        evaluation = {
+            "text": recipe.eval_text, "seqlen": recipe.seqlen, "tokens": before.tokens,
+            "dense": before.value, "pruned": after.value,
+        }  # fmt: skip
     for result in results:
         result["sparsity"] = proof.site_sparsity[result["name"]]
-    record = build_record(plan, recipe, results, proof.to_json(), evaluation, output, perf_counter() - start)
-    (written / "prunus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (written / "README.md").write_text(model_card(record), encoding="utf-8")
-    return record
+    return build_record(prepared.plan, recipe, results, proof.to_json(), evaluation)
 
 
-def _evaluate(prepared: Prepared, written: Path, progress: Progress) -> dict[str, Any] | None:
-    """Dense and pruned perplexity on held-out text, both streamed."""
-    recipe, source = prepared.recipe, prepared.source
-    if recipe.eval_windows == 0 or not isinstance(source, CheckpointSource):
-        return None
-    tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
-    windows = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
-    pruned = open_source(written, source.model.dtype, source.device, recipe.trust_remote_code)
-    before = perplexity(source, windows, recipe.batch_tokens, progress, "Judging the dense model")
-    after = perplexity(pruned, windows, recipe.batch_tokens, progress, "Judging the pruned model")
-    return {
-        "text": recipe.eval_text, "seqlen": recipe.seqlen, "tokens": before.tokens,
-        "dense": before.value, "pruned": after.value,
-    }  # fmt: skip
+def _write_record(record: dict[str, Any], folder: Path) -> None:
+    (folder / "prunus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
 
 
 def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> PruneLoop:

