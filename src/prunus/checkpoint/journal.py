@@ -38,12 +38,23 @@ class Journal:
             OutputError: if the target exists, an unfinished run is there and ``resume`` was not asked for, it was
                 planned otherwise, or another process is at work on it.
         """
-        unfinished = (self.folder / PLAN).is_file()
-        if unfinished and not resume:
-            raise OutputError(
-                f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
-                f"Go on with --resume, or start anew after removing {self.folder}."
-            )
+        self._take_lock()
+        try:
+            if not (self.folder / PLAN).is_file():
+                _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
+                return []
+            if not resume:
+                raise OutputError(
+                    f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
+                    f"Go on with --resume, or start anew after removing {self.folder}."
+                )
+            self._check_same(plan, digest)
+            return self.entries()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / LOCK).open("w")
@@ -55,11 +66,6 @@ class Journal:
             ) from error
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}). Choose another -o.") from error
-        if unfinished:
-            self._check_same(plan, digest)
-            return self.entries()
-        _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
-        return []
 
     def entries(self) -> list[dict[str, Any]]:
         """The finished blocks in order."""
