@@ -15,7 +15,9 @@ from .core import registry
 from .core.errors import RecipeError
 from .core.method import Method
 from .core.registry import Registry, spec_of
+from .core.roles import Pattern
 from .core.sparsity import Target, parse_sparsity
+from .patterns.nm import NM
 from .presets import PRESETS
 
 Role = TypeVar("Role")
@@ -81,21 +83,25 @@ class Recipe:
             elif name == "set" and isinstance(value, Mapping):
                 values[name] = tuple(f"{glob}={wanted}" for glob, wanted in value.items())
             elif name in ("include", "exclude", "set"):
-                values[name] = (value,) if isinstance(value, str) else tuple(value)
+                values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
             else:
                 values[name] = value
+        recipe = cls(**values)
+        try:
+            recipe.check()
+        except RecipeError as error:
+            faults += error.faults
         if faults:
             raise RecipeError(faults)
-        recipe = cls(**values)
-        recipe.check()
         return recipe
 
     def check(self) -> None:
         """Raise one RecipeError that lists every fault."""
-        faults: list[str] = []
-        self._method(faults)
-        self._target(faults)
-        self._pins(faults)
+        faults = self._wrong_types()
+        if not faults:
+            self._method(faults)
+            self._target(faults)
+            self._pins(faults)
         for name, least in (("samples", 1), ("seqlen", 2), ("batch_tokens", 1), ("eval_windows", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -111,12 +117,37 @@ class Recipe:
         if faults:
             raise RecipeError(faults)
 
+    def _wrong_types(self) -> list[str]:
+        faults = []
+        for name in ("method", "device", "dtype", "eval_text"):
+            if not isinstance(getattr(self, name), str):
+                faults.append(f"{name} {getattr(self, name)!r} must be text")
+        for name in ("criterion", "pattern", "allocation", "solver", "calibration"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                faults.append(f"{name} {getattr(self, name)!r} must be text")
+        for name in ("include", "exclude", "set"):
+            if not all(isinstance(item, str) for item in getattr(self, name)):
+                faults.append(f"{name} {list(getattr(self, name))!r} must be a list of texts")
+        if not isinstance(self.trust_remote_code, bool):
+            faults.append(f"trust_remote_code {self.trust_remote_code!r} must be true or false")
+        return faults
+
     def build_method(self) -> Method:
-        """The four choices as objects."""
+        """The four choices as objects; the pattern is N:M where the sparsity says so."""
         method = self._or_fail(self._method)
         if method is None:
             raise RecipeError(["no method"])
+        target = self.target()
+        if target is not None and target.n is not None and target.m is not None:
+            return dataclasses.replace(method, pattern=NM(target.n, target.m))
         return method
+
+    def loose_pattern(self) -> Pattern:
+        """The pattern of a layer whose ``--set`` is a plain fraction, also where the others are N:M."""
+        named = self._or_fail(self._method)
+        if named is not None and named.pattern.own_sparsity is None:
+            return named.pattern
+        return registry.pattern.make("unstructured")
 
     def target(self) -> Target | None:
         """The wanted sparsity; None where only ``--set`` says any."""
@@ -162,11 +193,12 @@ class Recipe:
         except ValueError as error:
             faults.append(str(error))
             return None
-        if self.pattern:
-            pattern = _make(registry.pattern, self.pattern, [])
-            own = pattern.own_sparsity if pattern else None
-            if own is not None and abs(own - target.sparsity) > 1e-9:
-                faults.append(f"pattern '{self.pattern}' has sparsity {own:g} of its own, not {self.sparsity}")
+        pattern = _make(registry.pattern, self.pattern, []) if self.pattern else None
+        own = pattern.own_sparsity if pattern is not None else None
+        if pattern is not None and target.n is not None and target.m is not None and pattern != NM(target.n, target.m):
+            faults.append(f"sparsity {self.sparsity} is a pattern of its own, pattern '{self.pattern}' another: give one")
+        elif own is not None and abs(own - target.sparsity) > 1e-9:
+            faults.append(f"pattern '{self.pattern}' has sparsity {own:g} of its own, not {self.sparsity}")
         return target
 
     def _pins(self, faults: list[str]) -> list[Pin]:

@@ -174,7 +174,7 @@ def test_a_singular_gram_is_damped_and_says_so() -> None:
 def test_a_gram_that_no_damping_saves_is_an_error_with_numbers() -> None:
     gram = torch.eye(8).unsqueeze(0)
     gram[0, 0, 1] = gram[0, 1, 0] = 100.0
-    with pytest.raises(SingularGramError, match=r"Gram 8x8 is singular after 5 tokens .*Use at least 16 tokens"):
+    with pytest.raises(SingularGramError, match=r"layer .5 tokens.: Gram 8x8 is singular .*Use at least 16 tokens"):
         inverse_factor(Stats(torch.tensor([5]), {"gram": gram}), 0.01, "layer")
     gram[0, 3, 3] = float("nan")
     with pytest.raises(NumericalError, match="NaN or Inf"):

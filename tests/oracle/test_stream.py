@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import prunus
-from prunus.core.plan import Plan
 from prunus.core.progress import Silent
 from prunus.models.locate import locate
 from prunus.recipe import Recipe
@@ -67,12 +66,10 @@ def test_streamed_perplexity_is_the_whole_models(family, checkpoint, quick, text
     assert found.perplexity == pytest.approx(plain.perplexity_plainly(model_of(family), ids), rel=1e-5)
 
 
-def run(family: str, tokenizer, quick, folder: Path | None = None, **limits: int) -> dict[str, torch.Tensor]:
-    model = model_of(family)
+def run(model: torch.nn.Module, tokenizer, quick, **limits: int) -> dict[str, torch.Tensor]:
     source = MemorySource(model, torch.device("cpu"))
     recipe = Recipe.of({**quick, "method": "sparsegpt"})
-    prepared = prepare(source, family, recipe, calibration_windows(source, tokenizer, recipe), Silent())
-    assert isinstance(prepared.plan, Plan)
+    prepared = prepare(source, "model", recipe, calibration_windows(source, tokenizer, recipe), Silent())
     PruneLoop(source, prepared.plan, prepared.windows, **limits).run()
     return model.state_dict()
 
@@ -80,7 +77,8 @@ def run(family: str, tokenizer, quick, folder: Path | None = None, **limits: int
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_waves_change_nothing(family, tokenizer, quick) -> None:
     """A Gram budget of one byte observes every Site, and every expert, in a pass of its own."""
-    whole, waved = run(family, tokenizer, quick), run(family, tokenizer, quick, gram_budget=1)
+    whole = run(model_of(family), tokenizer, quick)
+    waved = run(model_of(family), tokenizer, quick, gram_budget=1)
     for name, tensor in whole.items():
         torch.testing.assert_close(waved[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 

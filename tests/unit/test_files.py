@@ -87,7 +87,7 @@ def header(**change: object) -> bytes:
         (struct.pack("<Q", 4) + b"nope" + b"\0" * 8, "corrupt"),
         (struct.pack("<Q", 4) + b"[[]]" + b"\0" * 8, "corrupt"),
         (header()[:-1], "ends at byte"),
-        (header(dtype="F99"), "unknown dtype F99"),
+        (header(dtype="F99"), "dtype F99, which prunus cannot hold"),
         (header(shape=[3]), "does not fill 8 bytes"),
         (header(shape=[-1, -2]), "does not fill"),
         (header(data_offsets=[8, 0]), "does not fill"),
@@ -117,10 +117,11 @@ def test_what_is_no_checkpoint_is_told_apart(folder: Path, tmp_path: Path) -> No
 
 
 def test_index_and_shards_must_agree(folder: Path) -> None:
-    weight_map = dict.fromkeys(TENSORS, "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    weight_map = dict.fromkeys(TENSORS, "one.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     assert Checkpoint.open(folder).names
-    (folder / INDEX).write_text(json.dumps({"weight_map": {**weight_map, "lost": "model.safetensors"}}))
+    (folder / INDEX).write_text(json.dumps({"weight_map": {**weight_map, "lost": "one.safetensors"}}))
     with pytest.raises(CheckpointError, match="1 tensors are not where it says .lost."):
         Checkpoint.open(folder)
 
@@ -137,6 +138,7 @@ def test_the_fingerprint_follows_the_bytes_not_the_place(folder: Path, tmp_path:
 def test_a_torn_journal_line_is_work_to_do_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out")
     assert journal.begin({"steps": 1}, "digest", resume=False) == []
+    journal.output.mkdir()
     journal.mark({"block": 0})
     journal.mark({"block": 1})
     journal.close()

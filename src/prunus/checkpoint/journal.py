@@ -17,8 +17,8 @@ PLAN, DONE, LOCK, OUTPUT = "plan.json", "done.jsonl", "lock", "output"
 class Journal:
     """The folder ``.OUT.prunus-partial`` beside the output: plan, finished blocks, saved state and unfinished output.
 
-    Each finished block is one line of ``done.jsonl``, written after its bytes are on the disk. A torn last line is
-    ignored: its block is done again.
+    Each finished block is one line of ``done.jsonl``, written after its bytes are on the disk. What cannot be read there
+    is done again. Without a plan, or with a plan but no output, the folder is what a finished run left behind.
     """
 
     def __init__(self, target: Path) -> None:
@@ -31,6 +31,25 @@ class Journal:
         """Where the output grows until it is complete."""
         return self.folder / OUTPUT
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was begun here and not finished."""
+        return (self.folder / PLAN).is_file() and not (self.entries() and not self.output.is_dir())
+
+    def check_free(self, resume: bool) -> None:
+        """Raise OutputError if an unfinished run is here that is not to be resumed."""
+        if self.unfinished and not resume:
+            raise OutputError(
+                f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
+                f"Go on with --resume, or start anew after removing {self.folder}."
+            )
+
+    def stored_plan(self) -> dict[str, Any] | None:
+        """The plan of the unfinished run."""
+        if not self.unfinished:
+            return None
+        return json.loads((self.folder / PLAN).read_text())["plan"]  # type: ignore[no-any-return]
+
     def begin(self, plan: dict[str, Any], digest: str, resume: bool) -> list[dict[str, Any]]:
         """Start or go on; the entries of the finished blocks.
 
@@ -40,14 +59,11 @@ class Journal:
         """
         self._take_lock()
         try:
-            if not (self.folder / PLAN).is_file():
+            if not self.unfinished:
+                self._empty()
                 _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
                 return []
-            if not resume:
-                raise OutputError(
-                    f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
-                    f"Go on with --resume, or start anew after removing {self.folder}."
-                )
+            self.check_free(resume)
             self._check_same(plan, digest)
             return self.entries()
         except BaseException:
@@ -102,9 +118,17 @@ class Journal:
         self.discard()
 
     def discard(self) -> None:
-        """Clear the folder of an unfinished or finished run away."""
+        """Clear the folder away, the plan first: a kill on the way leaves nothing that could be resumed by mistake."""
+        (self.folder / PLAN).unlink(missing_ok=True)
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _empty(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def abandon(self) -> None:
         """Let go after an error: what is done stays for a later resume, and where nothing is, nothing is left."""
@@ -148,3 +172,8 @@ def _write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

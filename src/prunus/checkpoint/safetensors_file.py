@@ -78,17 +78,16 @@ class SafetensorsFile:
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype, in memory of its own."""
         entry = self.entries[name]
-        data = bytearray(entry.nbytes)
+        data = torch.empty(entry.nbytes, dtype=torch.uint8)  # aligned, unlike a bytearray
         with self.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
-            view, done = memoryview(data), 0
+            view, done = memoryview(data.numpy().data), 0
             while done < entry.nbytes:
                 count = file.readinto(view[done:])
                 if not count:
                     raise CheckpointError(f"{self.path}: ends inside tensor '{name}'. Download it again.")
                 done += count
-        flat = torch.frombuffer(data, dtype=entry.dtype) if data else torch.empty(0, dtype=entry.dtype)
-        return flat.view(entry.shape)
+        return data.view(entry.dtype).view(entry.shape)
 
 
 def _entries(header: dict[str, dict[str, Any]], base: int, size: int) -> dict[str, Entry]:
@@ -99,7 +98,7 @@ def _entries(header: dict[str, dict[str, Any]], base: int, size: int) -> dict[st
         kind, shape = str(about["dtype"]), tuple(int(extent) for extent in about["shape"])
         start, stop = (int(offset) for offset in about["data_offsets"])
         if kind not in DTYPES:
-            raise ValueError(f"tensor '{name}' has unknown dtype {kind}")
+            raise ValueError(f"tensor '{name}' has dtype {kind}, which prunus cannot hold")
         count = math.prod(shape)
         if min(shape, default=0) < 0 or not 0 <= start <= stop or stop - start != count * DTYPES[kind].itemsize:
             raise ValueError(f"tensor '{name}' of shape {list(shape)} and dtype {kind} does not fill {stop - start} bytes")

@@ -48,6 +48,11 @@ class Checkpoint:
         return {name: shard for shard in self.shards for name in shard.entries}
 
     @property
+    def index(self) -> Path | None:
+        """The index of a sharded checkpoint."""
+        return None if (self.folder / SINGLE).is_file() else self.folder / INDEX
+
+    @property
     def names(self) -> list[str]:
         return list(self.home)
 
@@ -86,7 +91,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def _check_index(self) -> None:
-        if not (self.folder / INDEX).is_file():
+        if self.index is None:
             return
         weight_map = json.loads((self.folder / INDEX).read_text())["weight_map"]
         wrong = [name for name, file in weight_map.items() if name not in self.home or self.home[name].path.name != file]
@@ -100,6 +105,8 @@ class Checkpoint:
 
 
 def _shard_names(folder: Path) -> list[str]:
+    if (folder / SINGLE).is_file():
+        return [SINGLE]  # as transformers does: an index beside it is not looked at
     if (folder / INDEX).is_file():
         try:
             names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
@@ -110,8 +117,6 @@ def _shard_names(folder: Path) -> list[str]:
             listed = ", ".join(absent[:3])
             raise CheckpointError(f"{folder}: {len(absent)} of {len(names)} shards are missing ({listed}). Download them.")
         return names
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
     pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
     if pickled:
         raise CheckpointError(
@@ -119,4 +124,6 @@ def _shard_names(folder: Path) -> list[str]:
             "not do it. Convert them where you trust them: "
             "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes safetensors."
         )
-    raise CheckpointError(f"{folder}: neither {INDEX} nor {SINGLE} is there.")
+    raise CheckpointError(
+        f"{folder}: neither {INDEX} nor {SINGLE} is there. A model that is only pickled has to be converted first."
+    )

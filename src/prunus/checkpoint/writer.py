@@ -29,13 +29,21 @@ class MirrorWriter:
         self.source = source
         self.folder = folder
 
-    def prepare(self) -> None:
-        """Create every shard at its full size with its header.
+    def prepare(self, begun: bool = False, also: int = 0) -> None:
+        """Create every shard at its full size with its header; ``also`` bytes more will be wanted beside them.
 
         Raises:
-            OutputError: if the disk is too small or not writable.
+            OutputError: if the disk is too small or not writable, or finished blocks are said to be in shards
+                (``begun``) that are not there.
         """
-        needed = self.source.nbytes
+        for shard in self.source.shards if begun else ():
+            path = self.folder / shard.path.name
+            if not path.is_file() or path.stat().st_size != shard.size:
+                raise OutputError(
+                    f"{path} is gone or cut off, though the journal says that blocks in it are done. "
+                    f"Remove {self.folder.parent} to start anew."
+                )
+        needed = self.source.nbytes + also
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             present = sum(path.stat().st_blocks * 512 for path in self.folder.glob("*.safetensors"))
@@ -100,6 +108,5 @@ class MirrorWriter:
         """Copy index, config, tokenizer, generation config and the like unchanged."""
         for path in self.source.extras():
             shutil.copyfile(path, self.folder / path.name)
-        index = self.source.folder / INDEX
-        if index.is_file():
-            shutil.copyfile(index, self.folder / INDEX)
+        if self.source.index is not None:
+            shutil.copyfile(self.source.index, self.folder / INDEX)

@@ -9,16 +9,17 @@ import typer
 from rich.console import Console
 
 from . import compare, evaluate, methods, plan, prune
+from .options import stoppable
 
 app = typer.Typer(
     name="prunus", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="Makes trained neural networks smaller and really cheaper to run, and proves it.",
     epilog="Exit codes: 0 done, 2 usage, 3 recipe, 4 model, 5 text, 6 numerics, 7 output, 8 proof failed, 130 stopped",
 )  # fmt: skip
-app.command("prune")(prune.command)
-app.command("plan")(plan.command)
-app.command("eval")(evaluate.command)
-app.command("compare")(compare.command)
+app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("plan")(stoppable(plan.command))
+app.command("eval")(stoppable(evaluate.command))
+app.command("compare")(stoppable(compare.command))
 app.command("methods")(methods.command)
 
 

@@ -20,6 +20,8 @@ def command(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16, float16.")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option(help="Allow the checkpoints' own Python code to run.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """DENSE against PRUNED: perplexity, KL, size, non-zeros, tokens a second, and continuations side by side."""
@@ -28,7 +30,7 @@ def command(
 
     found = compare(
         dense, pruned, text, seqlen=seqlen, windows=windows, prompts=prompt or PROMPTS, new_tokens=new_tokens,
-        device=device, progress=Bars(),
+        device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,6 +76,20 @@ def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     merged = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added]
     wrapped.__signature__ = signature.replace(parameters=merged)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
+    return wrapped
+
+
+def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., None]:
+    """The command, with Ctrl-C ending it in one line and exit code 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **values: Any) -> None:
+        try:
+            command(*args, **values)
+        except KeyboardInterrupt:
+            typer.echo(f"\nStopped. {advice}".rstrip(), err=True)
+            sys.exit(130)
+
     return wrapped
 
 

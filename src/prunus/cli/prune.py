@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,11 +30,7 @@ def command(
     from ..verbs.prune import prune
     from .progress import Bars
 
-    try:
-        result = prune(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
-    except KeyboardInterrupt:
-        typer.echo("\nStopped. Nothing is lost: repeat the command with --resume to go on.", err=True)
-        sys.exit(130)
+    result = prune(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
     if json:
         typer.echo(as_json(result.record))
         return

@@ -60,18 +60,6 @@ class Plan:
     parameters: int
     estimate: Estimate | None = field(default=None, compare=False)
 
-    def step(self, name: str) -> Step | None:
-        """The step of one Site, by name."""
-        return self._by_name.get(name)
-
-    @property
-    def _by_name(self) -> dict[str, Step]:
-        cached = self.__dict__.get("_index")
-        if cached is None:
-            cached = {step.site.name: step for step in self.steps}
-            object.__setattr__(self, "_index", cached)
-        return cached
-
     @property
     def target(self) -> float:
         """Parameter-weighted sparsity of the pruned Sites."""
@@ -91,6 +79,6 @@ class Plan:
         }
 
     def digest(self) -> str:
-        """SHA-256 over what decides the output's bytes; the model's path is not part of it."""
+        """SHA-256 over what decides the output's bytes; where the model lies is not part of it."""
         decisive = {key: value for key, value in self.to_json().items() if key != "model"}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,10 +33,20 @@ class Problem:
     fixed_mask: Mask | None = None
 
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
-        """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now."""
+        """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.
+
+        Projections that are fused along the rows are chosen from apart, as the layers that they are.
+        """
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
-        return self.pattern.select(self.criterion.score(weight, stats), self.sparsity)
+        scores = self.criterion.score(weight, stats)
+        if not self.site.layout.parts:
+            return self.pattern.select(scores, self.sparsity)
+        keep = torch.empty_like(scores, dtype=torch.bool)
+        for part in self.site.layout.parts:
+            rows = part.rows(self.site.rows).to(scores.device)
+            keep[:, rows] = self.pattern.select(scores[:, rows], self.sparsity)
+        return keep
 
 
 @dataclass(frozen=True)
@@ -81,17 +91,21 @@ class Solution:
             return 0.0 if self.lost <= 0 else float("inf")
         return self.lost / self.total
 
-    def join(self, other: Solution) -> Solution:
-        """This Solution for the first entries of a batch and ``other`` for the next as one."""
-        return Solution(
-            self.site,
-            torch.cat([self.weight, other.weight]),
-            Mask(torch.cat([self.mask.keep, other.mask.keep]), self.mask.pattern),
-            self.lost + other.lost,
-            self.total + other.total,
-            self.error_of,
-            self.seconds + other.seconds,
-            (*self.notes, *(note for note in other.notes if note not in self.notes)),
+    @classmethod
+    def joined(cls, parts: Sequence[Solution]) -> Solution:
+        """Solutions for consecutive entries of one Site's batch as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            parts[0].site,
+            torch.cat([part.weight for part in parts]),
+            Mask(torch.cat([part.mask.keep for part in parts]), parts[0].mask.pattern),
+            sum(part.lost for part in parts),
+            sum(part.total for part in parts),
+            parts[0].error_of,
+            sum(part.seconds for part in parts),
+            tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            {name: torch.cat([part.extra[name] for part in parts]) for name in parts[0].extra},
         )
 
 

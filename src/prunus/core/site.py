@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -86,7 +85,3 @@ class Site:
     @property
     def numel(self) -> int:
         return self.batch * self.rows * self.cols
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for ``prunus.json``."""
-        return {**asdict(self), "shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}

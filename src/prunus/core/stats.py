@@ -18,8 +18,6 @@ class Needs(Flag):
     """``norm_sq [batch cols]``: sum of squared inputs."""
     ABS = auto()
     """``abs_sum [batch cols]``: sum of absolute inputs."""
-    SUM = auto()
-    """``sum [batch cols]``: sum of inputs, hence their mean and (with NORM) variance."""
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
     SAMPLE = auto()

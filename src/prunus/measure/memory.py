@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 
 import psutil
 import torch
@@ -13,9 +14,21 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far (plus the GPU's allocator peak, where one is used)."""
     unit = 1 if sys.platform == "darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return resident + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return resident + sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
-def available_memory_bytes() -> int:
-    """Memory that can be taken now without swapping."""
-    return int(psutil.virtual_memory().available)
+def available_memory_bytes(device: torch.device | None = None) -> int:
+    """Memory that can be taken now without swapping, within the container's limit; a GPU's own for a GPU."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(int(psutil.virtual_memory().available), _left_in_container())
+
+
+def _left_in_container() -> int:
+    """What the control group still allows; unlimited outside of one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return sys.maxsize

@@ -17,7 +17,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         start = perf_counter()
         a @ a
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         best = min(best, perf_counter() - start)
     return 2 * 1024**3 / best
 

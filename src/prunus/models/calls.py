@@ -81,6 +81,8 @@ class Recorder:
         with _replaced(self.blocks, replacement):
             try:
                 run()
+            except torch.OutOfMemoryError:
+                raise
             except (TypeError, AttributeError, IndexError, RuntimeError) as error:
                 if not entering:
                     raise

@@ -53,9 +53,30 @@ class NameMap:
                         "prunus cannot write such a model back yet."
                     )
 
+    def settle_ties(self, read: Callable[[str], Tensor]) -> None:
+        """Tie what is tied on disk: a pair stored with different values is not, whatever the config says, and of a
+        pair of which only one is stored that one is the source. This is what ``from_pretrained`` does.
+        """
+        ties = self.model.all_tied_weights_keys
+        for target, source in list(ties.items()):
+            stored = [self.sources[name][0] for name in (target, source) if name in self.sources]
+            if len(stored) == 2 and not torch.equal(read(stored[0]), read(stored[1])):
+                del ties[target]
+                owner, _, key = target.rpartition(".")
+                module = self.model.get_submodule(owner)
+                module._parameters[key] = nn.Parameter(module._parameters[key].clone(), requires_grad=False)
+            elif target in self.sources and source not in self.sources:
+                del ties[target]
+                ties[source] = target
+        self.tie()
+
+    def tie(self) -> None:
+        """Let tied parameters share one tensor again, after their source was loaded or released."""
+        self.model.tie_weights(recompute_mapping=False)
+
     def missing(self) -> list[str]:
         """Parameters that no tensor on disk provides; tied ones aside."""
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        tied = {target for target, source in self.model.all_tied_weights_keys.items() if source in self.sources}
         wanted = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return sorted(name for name in wanted if name not in self.sources and name not in tied)
 

@@ -40,10 +40,10 @@ def is_stacked_experts(module: nn.Module) -> bool:
 def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Callable[[str], torch.dtype]) -> Found:
     """Every Site of one block; ``prefix`` is its path, ``stored_dtype`` gives a parameter's dtype on disk."""
     found = Found()
-    experts = {len(module.down_proj) for module in block.modules() if is_stacked_experts(module)}  # type: ignore[arg-type]
+    places = _router_places(block)
     for path, module in block.named_modules():
         name = f"{prefix}.{path}" if path else prefix
-        if _is_router(module, experts):
+        if _is_router(path, module, places):
             found.on_request[name] = (_matrix_site(module, name, path, index, stored_dtype), "router")
         elif isinstance(module, nn.Linear) or is_transposed_linear(module):
             found.sites.append(_matrix_site(module, name, path, index, stored_dtype))
@@ -62,27 +62,40 @@ def sites_outside(model: Any, inside: str, stored_dtype: Callable[[str], torch.d
     A head that shares its tensor with the embedding is no Site: pruning it would prune both.
     """
     found = Found()
-    head, tied = model.get_output_embeddings(), set(getattr(model, "all_tied_weights_keys", None) or {})
+    head, ties = model.get_output_embeddings(), model.all_tied_weights_keys
     for name, module in model.named_modules():
-        if name.startswith(inside):
+        if f"{name}.".startswith(f"{inside}."):
             continue
+        tied = f"{name}.weight" in {*ties, *ties.values()}
         if module is head and isinstance(module, nn.Linear):
-            if f"{name}.weight" in tied:
+            if tied:
                 found.untouched[name] = "head tied to the embedding: pruning it would prune both"
             else:
                 found.on_request[name] = (_matrix_site(module, name, name, None, stored_dtype), "head")
         elif isinstance(module, nn.Embedding):
-            if tied and module is model.get_input_embeddings():
+            if tied:
                 found.untouched[name] = "embedding tied to the head: pruning it would prune both"
             else:
                 found.on_request[name] = (_matrix_site(module, name, name, None, stored_dtype), "embedding")
+        elif isinstance(module, nn.Linear) or is_transposed_linear(module):
+            found.untouched[name] = "outside the blocks"
     return found
 
 
-def _is_router(module: nn.Module, experts: set[int]) -> bool:
-    """A matrix with one output an expert, in a block that has that many ``experts``."""
+def _router_places(block: nn.Module) -> dict[str, int]:
+    """Paths of the modules that hold experts as a child, with the number of experts."""
+    places = {}
+    for path, module in block.named_modules():
+        if is_stacked_experts(module):
+            places[path.rpartition(".")[0]] = len(module.down_proj)
+    return places
+
+
+def _is_router(path: str, module: nn.Module, places: dict[str, int]) -> bool:
+    """A matrix beside the experts with one output an expert, or a gate with a single output."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and weight.dim() == 2 and weight.shape[0] in experts
+    experts = places.get(path.rpartition(".")[0])
+    return experts is not None and isinstance(weight, nn.Parameter) and weight.dim() == 2 and len(weight) in (1, experts)
 
 
 def _matrix_site(module: Any, name: str, role: str, index: int | None, stored_dtype: Callable[[str], torch.dtype]) -> Site:

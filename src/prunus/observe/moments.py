@@ -13,18 +13,19 @@ from ..core.stats import Needs
 
 @dataclass(frozen=True)
 class Moment:
-    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total; ``merge`` joins two totals."""
+    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total."""
 
     need: Needs
     shape: Callable[[int], tuple[int, ...]]
     update: Callable[[Tensor, Tensor], object]
-    merge: Callable[[Tensor, Tensor], Tensor] = torch.add
 
+
+SAMPLE_ROWS = 1024
+"""Rows kept as a sample, at least and where there are so many; at most twice that."""
 
 MOMENTS: dict[str, Moment] = {
     "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.square().sum(0))),
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
-    "sum": Moment(Needs.SUM, lambda cols: (cols,), lambda total, x: total.add_(x.sum(0))),
     "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), lambda total, x: total.addmm_(x.T, x)),
 }
 """The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.observer`."""
@@ -33,4 +34,6 @@ MOMENTS: dict[str, Moment] = {
 def nbytes(needs: Needs, batch: int, cols: int) -> int:
     """Bytes of fp32 moments for a Site with ``batch`` entries of ``cols`` inputs."""
     values = sum(torch.Size(m.shape(cols)).numel() for m in MOMENTS.values() if m.need in needs)
+    if Needs.SAMPLE in needs:
+        values += 2 * SAMPLE_ROWS * cols
     return 4 * batch * values

@@ -15,9 +15,7 @@ from ..core.errors import NumericalError, UnsupportedModelError
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
-from .moments import MOMENTS
-
-SAMPLE_ROWS = 1024
+from .moments import MOMENTS, SAMPLE_ROWS
 
 
 class Sample:
@@ -161,13 +159,14 @@ class Observer:
         def observe(role: str, expert: int, inputs: Tensor) -> None:
             site = by_role.get(role)
             span = self.experts if self.experts is not None else range(site.batch if site else 0)
-            if site is None or expert not in span:
+            if site is None:
                 return
             tally = self._owner.get(site.name)
             if tally is None:
                 tally = self._owner[site.name] = self._new(site, inputs)
                 tally.sites.append(site)
-            tally.add(expert - span.start, inputs)
+            if expert in span:
+                tally.add(expert - span.start, inputs)
 
         return observe
 

@@ -82,9 +82,9 @@ def _method(method: Mapping[str, Any]) -> list[str]:
 
 def _command(record: Mapping[str, Any]) -> str:
     default = Recipe().to_json()
-    words = ["prunus", "prune", str(record["model"]), "-o", "OUT"]
+    words = ["prunus", "prune", shlex.quote(str(record["model"])), "-o", "OUT"]
     for key, value in record["recipe"].items():
-        if key in ("method", "sparsity") or value != default[key]:
+        if value is not None and (key in ("method", "sparsity") or value != default[key]):
             flag = "--" + key.replace("_", "-")
             for item in value if isinstance(value, list) else [value]:
                 words += [flag] if item is True else [flag, shlex.quote(str(item))]

@@ -35,6 +35,8 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
     notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
     lines: list[RenderableType] = [layers, _before_after(record)]
     lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
+    if len(notes) > 10:
+        lines.append(Text(f"and {len(notes) - 10} more notes, see prunus.json", style="yellow"))
     lines.append(Text(f"error is the mean of ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
     return Group(*lines)
 
@@ -60,7 +62,8 @@ def _before_after(record: Mapping[str, Any]) -> Table:
     table.add_row("zeros in all parameters", "", f"{record['sparsity_total']:.2%}")
     if "nonzeros" in proof:
         table.add_row("non-zero parameters", f"{proof['parameters']:,}", f"{proof['nonzeros']:,}")
-        table.add_row("reload check", "", escape(proof["reload"].partition(":")[0]) + " ✓")
+        done, _, detail = proof["reload"].partition(":")
+        table.add_row("reload check", "", escape(f"not tried ({detail.strip()})" if done == "not tried" else f"{done} ✓"))
     table.add_row("time, peak memory", "", f"{record['seconds']:.0f} s, {record['peak_memory_bytes'] / 2**30:.2f} GiB")
     if record["output"]:
         table.add_row("written to", "", escape(str(record["output"])))

@@ -25,7 +25,7 @@ class InverseFactor:
 
 
 def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
-    """Factor of the inverse of H = XᵀX + damp·mean(diag)·I, in fp32.
+    """Factor of the inverse of H = XᵀX + damp·mean(diag)·I, in fp32, one batch entry at a time.
 
     Inputs that were always zero get H_jj = 1 first. One Cholesky and one triangular inverse instead of three
     factorisations: with J the reversal, JHJ = LLᵀ gives H = RRᵀ, R = JLJ upper triangular, and U = R⁻¹.
@@ -35,31 +35,40 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
         NumericalError: if the Gram holds NaN or Inf.
         SingularGramError: if no damping up to 1 helps.
     """
-    gram = stats.gram().float()
-    gram = gram.clone() if gram.dim() == 3 else gram.unsqueeze(0).clone()
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    if not torch.isfinite(diagonal).all():
+    gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
+    if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
         raise NumericalError(f"{name}: its inputs hold NaN or Inf. Check the model in this --dtype, or the text.")
-    dead = diagonal == 0
-    diagonal += dead
-    mean = diagonal.mean(-1, keepdim=True)
+    upper = torch.empty(gram.shape, device=gram.device)
+    dead = gram.diagonal(dim1=-2, dim2=-1) == 0
+    highest = damp
+    for entry in range(len(gram)):
+        tokens = int(stats.tokens[min(entry, len(stats.tokens) - 1)])
+        upper[entry], used = _inverse_factor(gram[entry].float(), dead[entry], damp, f"{name} ({tokens} tokens)")
+        highest = max(highest, used)
+    raised = (f"damping raised from {damp:g} to {highest:g}: a Gram was singular",) if highest > damp else ()
+    return InverseFactor(upper, dead, raised)
+
+
+def _inverse_factor(gram: Tensor, dead: Tensor, damp: float, name: str) -> tuple[Tensor, float]:
+    """U ``[cols cols]`` of one Gram, and the damping that it took."""
+    reversed_gram = gram.flip(-2, -1)  # a copy
+    diagonal = reversed_gram.diagonal()
+    diagonal += dead.flip(-1)
+    mean = diagonal.mean().clone()
     added, trial = 0.0, damp
-    notes: tuple[str, ...] = ()
     while True:
         diagonal += (trial - added) * mean
         added = trial
-        lower, failed = torch.linalg.cholesky_ex(gram.flip(-2, -1))
+        lower, failed = torch.linalg.cholesky_ex(reversed_gram)
         if not failed.any():
             break
         trial = max(10 * trial, 1e-4)
         if trial > 1:
-            cols, tokens = gram.shape[-1], int(stats.tokens.min())
+            cols = gram.shape[-1]
             raise SingularGramError(
-                f"{name}: Gram {cols}x{cols} is singular after {tokens} tokens (damp {damp:g}, raised to {added:g}). "
+                f"{name}: Gram {cols}x{cols} is singular (damp {damp:g}, raised to {added:g}). "
                 f"Use at least {2 * cols} tokens (--samples, --seqlen), or set a damping such as "
                 f"--solver sparsegpt:damp={max(0.01, 10 * damp):g}."
             )
-        notes = (f"damping raised from {damp:g} to {trial:g}: the Gram was singular",)
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(lower)
-    upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(-2, -1)
-    return InverseFactor(upper, dead, notes)
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(-2, -1), added

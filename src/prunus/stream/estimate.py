@@ -16,17 +16,20 @@ from ..observe.waves import waves
 from .solve_block import observed_needs
 from .sources import CheckpointSource, Source
 
-_FORWARD_EFFICIENCY = 0.5
+_FORWARD_EFFICIENCY = 0.8
 """Of the matrix-product rate that a transformer's forward pass reaches."""
-_SOLVER_EFFICIENCY = 0.1
+_SOLVER_EFFICIENCY = 0.15
 """Of that rate that a left-to-right solver reaches."""
 _DISK_RATE = 0.5e9
 """Bytes a second, read, written and compared."""
 
 
-def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None, batch_tokens: int,
-             gram_budget: int, eval_tokens: int) -> Estimate:  # fmt: skip
-    """Peak memory, time and disk of a run, from operation counts and a short matrix-product probe."""
+def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
+             limits: tuple[int, int], eval_tokens: int) -> Estimate:  # fmt: skip
+    """Peak memory, time and disk of a run, from operation counts and a short matrix-product probe.
+
+    ``limits`` are the tokens of a forward pass and the bytes of moments or hidden states in memory.
+    """
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in source.blocks]
@@ -36,7 +39,7 @@ def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Ten
     disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
     seconds = forward / rate / _FORWARD_EFFICIENCY + grams / rate + solving / rate / _SOLVER_EFFICIENCY
     seconds += 3 * disk / _DISK_RATE
-    return Estimate(_memory(source, steps, method, windows, batch_tokens, gram_budget, max(blocks)), seconds, disk)
+    return Estimate(_memory(source, steps, method, windows, limits, max(blocks)), seconds, disk)
 
 
 def _solver_flops(steps: Sequence[Step], method: Method, tokens: int) -> tuple[float, float]:
@@ -49,8 +52,9 @@ def _solver_flops(steps: Sequence[Step], method: Method, tokens: int) -> tuple[f
     return grams, factors + updates
 
 
-def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None, batch_tokens: int,
-            budget: int, block: int) -> int:  # fmt: skip
+def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
+            limits: tuple[int, int], block: int) -> int:  # fmt: skip
+    batch_tokens, budget = limits
     width = source.model.dtype.itemsize
     outside = sum(p.numel() for p in source.model.parameters()) - sum(p.numel() for p in source.blocks.parameters())
     hidden = source.model.config.get_text_config().hidden_size

@@ -18,6 +18,7 @@ from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
 from .solve_block import solve_block
 from .sources import CheckpointSource, Source
+from .survey import is_table
 from .trunk import Trunk
 
 STATE_SECONDS = 60.0
@@ -84,13 +85,16 @@ class PruneLoop:
     def _prune_outside(self, trunk: Trunk | None) -> list[dict[str, Any]]:
         """Embeddings and head, where they were asked for; the head sees what comes out of the pruned blocks."""
         start = perf_counter()
-        forward = trunk.logits if trunk is not None else None
-        steps = self._steps(None)
-        solutions = solve_block(
-            self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget
-        )
+        solutions: dict[str, Solution] = {}
+        for seen in (True, False):
+            steps = [step for step in self._steps(None) if is_table(self.source, step.site) is not seen]
+            forward = trunk.logits if trunk is not None and seen else None
+            if steps:
+                solutions |= solve_block(
+                    self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget
+                )
         self.source.put({solution.site: solution.weight for solution in solutions.values()})
-        return [_record(solutions[step.site.name], perf_counter() - start) for step in steps]
+        return [_record(solutions[step.site.name], perf_counter() - start) for step in self._steps(None)]
 
     def _is_needed_after(self, index: int) -> bool:
         """Whether anything looks at what comes out of this block."""
@@ -152,6 +156,7 @@ def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
         "shape": list(solution.site.shape) if solution.site.batch > 1 else list(solution.site.shape[1:]),
         "parameters": solution.site.numel,
         "sparsity": solution.mask.sparsity,
+        "nonzeros": int(torch.count_nonzero(solution.weight)),
         "rel_error": solution.rel_error,
         "error_of": solution.error_of,
         "seconds": round(solution.seconds, 4),

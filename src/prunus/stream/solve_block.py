@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -34,16 +35,14 @@ def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Me
             for name, step in by_name.items()
         }
     needs = observed_needs(method)
-    solutions: dict[str, Solution] = {}
+    parts: dict[str, list[Solution]] = defaultdict(list)
     for wave in waves([step.site for step in steps], needs, budget):
         for sites, stats, note in observe(block, prefix, wave, needs, forward()):
             weights = [_rows(matrix(site), wave) for site in sites]
             problems = [_problem(by_name[s.name], w, stats, method) for s, w in zip(sites, weights, strict=True)]
             for solution in method.solver.solve(problems):
-                noted = replace(solution, notes=(*solution.notes, *note))
-                before = solutions.get(solution.site.name)
-                solutions[solution.site.name] = before.join(noted) if before else noted
-    return solutions
+                parts[solution.site.name].append(replace(solution, notes=(*solution.notes, *note)))
+    return {name: Solution.joined(found) for name, found in parts.items()}
 
 
 def observed_needs(method: Method) -> Needs:
@@ -58,20 +57,23 @@ def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, outputs: It
     with Observer(block, prefix, wave.sites, needs, wave.experts) as observer:
         for _ in outputs:  # the hooks see what flows
             pass
-    return [(sites, *_shared_where_unseen(stats)) for sites, stats in observer.result()]
+    return [(sites, *_weights_alone_where_unseen(stats, wave)) for sites, stats in observer.result()]
 
 
-def _shared_where_unseen(stats: Stats) -> tuple[Stats, tuple[str, ...]]:
-    """Experts that no token reached get the sums over all experts of their layer instead of none."""
+def _weights_alone_where_unseen(stats: Stats, wave: Wave) -> tuple[Stats, tuple[str, ...]]:
+    """Experts that no token reached are pruned as if X = I, by their weights alone, and the note names them."""
     unseen = stats.tokens == 0
     if not unseen.any():
         return stats, ()
-    moments = {}
+    moments = dict(stats.moments)
     for name, moment in stats.moments.items():
-        shared = moment.flatten(0, 1)[: moment.shape[1]] if name == "sample" else moment.sum(0)
-        moments[name] = torch.where(unseen.to(moment.device).view(-1, *[1] * (moment.dim() - 1)), shared, moment)
-    note = f"{int(unseen.sum())} of {len(unseen)} experts saw no token: statistics of their layer were used"
-    return Stats(stats.tokens, moments), (note,)
+        if name != "sample":
+            blank = torch.eye(moment.shape[-1]) if name == "gram" else torch.ones(moment.shape[-1])
+            moments[name] = moment.clone()
+            moments[name][unseen.to(moment.device)] = blank.to(moment)
+    first = wave.experts.start if wave.experts is not None else 0
+    numbers = ", ".join(str(first + k) for k in unseen.nonzero().flatten().tolist())
+    return Stats(stats.tokens, moments), (f"no token reached experts {numbers}: pruned by their weights alone",)
 
 
 def _rows(matrix: Tensor, wave: Wave) -> Tensor:

@@ -88,6 +88,7 @@ class CheckpointSource(Source):
         self.config = load_config(checkpoint.folder, trust_remote_code)
         self.model = build_skeleton(self.config, dtype, trust_remote_code)
         self.names = NameMap(self.model, checkpoint.names)
+        self.names.settle_ties(checkpoint.read)
         missing = self.names.missing()
         if missing:
             raise CheckpointError(
@@ -124,7 +125,7 @@ class CheckpointSource(Source):
         trunk = {id(parameter) for parameter in self.model.base_model.parameters()}
         names = self._outside()
         self._load([name for name in names if head or id(self.model.get_parameter_or_buffer(name)) in trunk])
-        self.model.tie_weights()
+        self.names.tie()
         for name, buffer in self.model.named_buffers():
             owner, _, key = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[key] = buffer.to(self.device)
@@ -133,7 +134,7 @@ class CheckpointSource(Source):
         for name in self._outside():
             owner, _, key = name.rpartition(".")
             release_parameter(self.model.get_submodule(owner), key)
-        self.model.tie_weights()
+        self.names.tie()
 
     def put(self, weights: Mapping[Site, Tensor]) -> None:
         stored = {site.parameter: site.layout.from_matrix(weight) for site, weight in weights.items()}
@@ -145,6 +146,12 @@ class CheckpointSource(Source):
     def disk_names(self, sites: list[Site]) -> set[str]:
         """Names on disk of the tensors that these Sites are made of."""
         return {disk for site in sites for disk in self.names.sources[site.parameter]}
+
+    def parameters_on_disk(self) -> set[str]:
+        """Names on disk of the tensors that the model's parameters are made of: no buffers, tied ones once."""
+        tied = set(self.model.all_tied_weights_keys)
+        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)} - tied
+        return {disk for name in names for disk in self.names.sources[name]}
 
     def _inside(self, index: int) -> list[str]:
         prefix = self.prefix(index) + "."
@@ -167,11 +174,12 @@ class CheckpointSource(Source):
 
 
 class MemorySource(Source):
-    """A model in memory, pruned in place."""
+    """A model in memory, pruned in place; every tensor is back on its own device when it is released."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model
         self.device = device
+        self._home = next(self.blocks.parameters()).device
 
     def stored_dtype(self, parameter: str) -> torch.dtype:
         return self.model.get_parameter(parameter).dtype  # type: ignore[no-any-return]
@@ -183,22 +191,21 @@ class MemorySource(Source):
         self.blocks[index].to(self._home)
 
     def matrix(self, site: Site) -> Tensor:
-        return site.layout.to_matrix(self.model.get_parameter(site.parameter).data).float()
+        return site.layout.to_matrix(self.model.get_parameter(site.parameter).data).float().to(self.device)
 
     def load_outside(self, head: bool) -> None:
+        self._move_outside(self.device)
+
+    def release_outside(self) -> None:
+        self._move_outside(self._home)
+
+    def _move_outside(self, device: torch.device) -> None:
         for name, module in self.model.named_modules():
-            if not name.startswith(self._blocks[0]):
+            if not f"{name}.".startswith(f"{self._blocks[0]}."):
                 for tensors in (module._parameters, module._buffers):
                     for tensor in tensors.values():
                         if tensor is not None:
-                            tensor.data = tensor.data.to(self.device)
-
-    def release_outside(self) -> None:
-        return None
-
-    @cached_property
-    def _home(self) -> torch.device:
-        return next(self.blocks.parameters()).device
+                            tensor.data = tensor.data.to(device)
 
     def put(self, weights: Mapping[Site, Tensor]) -> None:
         for site, weight in weights.items():

@@ -1,31 +1,39 @@
-"""The survey: which Sites there are, what each is worth, and the Plan that follows."""
+"""The survey: which Sites there are, and what is to happen to each."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
 from ..allocate.manual import Manual, Pin
 from ..core.errors import RecipeError
 from ..core.method import Method
 from ..core.plan import Step
-from ..core.progress import Progress
 from ..core.roles import Pattern, Profile
 from ..core.site import Site
 from ..core.sparsity import Target
-from ..core.stats import Needs, Stats
-from ..observe.waves import waves
+from ..core.stats import Needs
 from ..patterns.nm import NM
-from ..patterns.unstructured import Unstructured
-from ..solve.factor import inverse_factor
-from .solve_block import observe
 from .sources import Source
-from .trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the Sites: a method, a target for them, and pins for some.
+
+    ``loose`` is the pattern of pinned Sites whose pin is no N:M. ``shares`` are the sparsities that an unfinished run of
+    the same request was planned with: no survey is made for what is known.
+    """
+
+    method: Method
+    target: Target | None
+    pins: Sequence[Pin]
+    loose: Pattern
+    shares: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,105 +92,94 @@ def _why(glob: str, names: Sequence[str], untouched: dict[str, str]) -> str:
     return f" (they are named like '{near[0] if near else names[0]}')" if names else ""
 
 
-def plan_steps(source: Source, selection: Selection, method: Method, target: Target | None, pins: Sequence[Pin],
-               trunk: Trunk | None, progress: Progress) -> tuple[list[Step], dict[str, str]]:  # fmt: skip
+def plan_steps(
+    source: Source, selection: Selection, request: Request, survey: Callable[[Sequence[Site]], Profile]
+) -> tuple[list[Step], dict[str, str]]:
     """Every Site's sparsity and pattern, and what more is left untouched.
 
-    Pinned Sites get what their pin says; the allocator splits the target over the others.
+    Pinned Sites get what their pin says; the allocator splits the target over the others. ``survey(sites)`` is called
+    only where scores are needed to do so.
 
     Raises:
         RecipeError: if a pin matches nothing, a pattern does not fit a Site, or an allocator cannot serve the target.
     """
-    manual = Manual(tuple(pins))
-    pinned = [site for site in selection.sites if manual.pin(site) is not None]
-    free = [site for site in selection.sites if manual.pin(site) is None]
-    faults = [
-        f"--set '{pin.glob}' matches no Site to prune" for pin in pins if all(manual.pin(s) is not pin for s in pinned)
-    ]
-    base = base_pattern(method.pattern, target)
-    by_hand = isinstance(method.allocator, Manual)
-    if target is None and free and not by_hand:
-        faults.append("--sparsity is missing, and --set does not name every Site")
-    if target is not None and target.m and method.allocator.needs_profile and not by_hand:
-        faults.append(f"--sparsity {target.n}:{target.m} fixes every layer's sparsity: use --allocation uniform")
-    if faults:
-        raise RecipeError(faults)
-    allocator = manual if by_hand else method.allocator
-    profile = None
-    if (allocator.needs_profile and not by_hand) or any(pin.threshold is not None for pin in pins):
-        profile = make_profile(source, selection.sites, method, trunk, progress)
-    shares = manual.split(pinned, 0.0, profile)
-    if free:
-        shares |= allocator.split(free, target.sparsity if target else 0.0, profile)
-    steps, untouched = [], {}
+    manual = Manual(tuple(request.pins))
+    _check_request(selection, request, manual)
+    shares = dict(request.shares) if request.shares is not None else _split(selection, request, manual, survey)
+    steps, untouched, faults = [], {}, []
     for site in selection.sites:
         pin = manual.pin(site)
-        pattern = base if pin is None else base_pattern(method.pattern, pin.target)
-        if shares[site.name] == 0.0 and pattern.own_sparsity is None and (pin is not None or by_hand):
+        by_hand = pin is not None or isinstance(request.method.allocator, Manual)
+        if by_hand and not shares.get(site.name):
             untouched[site.name] = "--set" if pin else "no --set names it"
             continue
-        fault = pattern.fault(site.rows, site.cols) or _unobservable(source, site, method)
+        pattern = request.method.pattern if pin is None else _pattern_of(pin, request.loose)
+        fault = _misfit(pattern, site) or _unobservable(source, site, request.method)
         if fault:
             faults.append(f"{site.name}: {fault}; leave it out with --exclude, or choose another pattern")
-        steps.append(Step(site, shares[site.name], pattern))
+        steps.append(Step(site, shares.get(site.name, 0.0), pattern))
     if faults:
         raise RecipeError(faults)
+    if not steps:
+        raise RecipeError(["nothing is left to prune: --set leaves every layer dense"])
     return steps, untouched
+
+
+def _check_request(selection: Selection, request: Request, manual: Manual) -> None:
+    """Raise RecipeError for pins that match nothing and targets that the allocator cannot serve."""
+    allocator, pattern = request.method.allocator, request.method.pattern
+    faults = [
+        f"--set '{pin.glob}' matches no Site to prune"
+        for pin in request.pins
+        if not any(fnmatchcase(site.name, pin.glob) for site in selection.sites)
+    ]
+    by_hand = isinstance(allocator, Manual)
+    if request.target is None and not by_hand and any(manual.pin(site) is None for site in selection.sites):
+        faults.append("--sparsity is missing, and --set does not name every Site")
+    if pattern.own_sparsity is not None and allocator.needs_profile and not by_hand:
+        faults.append(f"{pattern} fixes every layer's sparsity: use --allocation uniform")
+    if faults:
+        raise RecipeError(faults)
+
+
+def _split(
+    selection: Selection, request: Request, manual: Manual, survey: Callable[[Sequence[Site]], Profile]
+) -> dict[str, float]:
+    """Sparsity by Site name."""
+    allocator = request.method.allocator
+    pins = {site.name: manual.pin(site) for site in selection.sites}
+    free = [site for site in selection.sites if pins[site.name] is None]
+    pinned = [site for site in selection.sites if pins[site.name] is not None]
+    if isinstance(allocator, Manual):
+        free = []
+    scored = free if free and allocator.needs_profile else []
+    scored = scored + [site for site in pinned if (pin := pins[site.name]) is not None and pin.threshold is not None]
+    profile = survey(scored) if scored else None
+    shares = manual.split(pinned, 0.0, profile)
+    if free and request.target is not None:
+        shares |= allocator.split(free, request.target.sparsity, profile)
+    return shares
+
+
+def _pattern_of(pin: Pin, loose: Pattern) -> Pattern:
+    if pin.target is not None and pin.target.n is not None and pin.target.m is not None:
+        return NM(pin.target.n, pin.target.m)
+    return loose
+
+
+def _misfit(pattern: Pattern, site: Site) -> str | None:
+    """Why the pattern does not fit the Site, or one of the projections fused in it."""
+    heights = [len(part.rows(site.rows)) for part in site.layout.parts] or [site.rows]
+    return next((fault for rows in heights if (fault := pattern.fault(rows, site.cols))), None)
 
 
 def _unobservable(source: Source, site: Site, method: Method) -> str | None:
     """An embedding looks its input up: there are no activations that could be observed."""
-    is_table = isinstance(source.model.get_submodule(site.name), nn.Embedding) if site.block is None else False
-    if is_table and method.needs is not Needs.NOTHING:
+    if is_table(source, site) and method.needs is not Needs.NOTHING:
         return "an embedding has no input activations, so only methods that look at weights alone can prune it"
     return None
 
 
-def base_pattern(pattern: Pattern, target: Target | None) -> Pattern:
-    """The pattern for a target: N:M where it says N:M, else the method's own."""
-    if target is not None and target.n is not None and target.m is not None:
-        return NM(target.n, target.m)
-    if pattern.own_sparsity is not None and (target is None or target.sparsity != pattern.own_sparsity):
-        return Unstructured()
-    return pattern
-
-
-def make_profile(source: Source, sites: Sequence[Site], method: Method, trunk: Trunk | None,
-                 progress: Progress) -> Profile:  # fmt: skip
-    """Scores of any Site on demand: from weights alone, or with the Stats of a dense pass over the windows."""
-    criterion = method.criterion
-    if criterion.needs is Needs.NOTHING or trunk is None:
-        return Profile(lambda site: criterion.score(source.matrix(site), Stats.none()))
-    stats = _dense_stats(source, sites, criterion.needs, trunk, progress)
-    return Profile(lambda site: criterion.score(source.matrix(site), stats[site.name]))
-
-
-@torch.no_grad()
-def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Trunk, progress: Progress) -> dict[str, Stats]:
-    """Stats of every Site in the dense model; of a Gram only the diagonal of its inverse is kept."""
-    kept: dict[str, Stats] = {}
-    trunk.embed()
-    progress.start("Surveying", len(source.blocks))
-    for index in range(len(source.blocks)):
-        block = source.load(index)
-        inside = [site for site in sites if site.block == index]
-        if any(site.block is None for site in sites):
-            raise RecipeError(["a survey of inputs covers the blocks only: leave the head out, or --set it"])
-        for wave in waves(inside, needs, budget=4 << 30):
-            if wave.experts is not None:
-                raise RecipeError([f"{wave.sites[0].name}: its experts' Grams do not fit in memory for a survey"])
-            for group, found, _ in observe(block, source.prefix(index), wave, needs, trunk.outputs(block, index)):
-                moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
-                if Needs.GRAM in needs:
-                    moments["inverse_diagonal"] = inverse_factor(found, 0.01, group[0].name).inverse_diagonal()
-                kept |= {site.name: Stats(found.tokens, moments) for site in group}
-        trunk.advance(block, index)
-        source.release(index)
-        progress.step()
-    trunk.close()
-    return kept
-
-
-def total_parameters(model: torch.nn.Module) -> int:
-    """Parameters of a model, tied ones counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def is_table(source: Source, site: Site) -> bool:
+    """Whether the Site is an embedding."""
+    return site.block is None and isinstance(source.model.get_submodule(site.name), nn.Embedding)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.source import Checkpoint
 from ..core.errors import CheckpointError
 from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
@@ -55,7 +54,8 @@ class Comparison:
 
 def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-heldout", *, seqlen: int = 512,
             windows: int | None = 32, prompts: Sequence[str] = PROMPTS, new_tokens: int = 32,
-            device: str = "auto", progress: Progress | None = None) -> Comparison:  # fmt: skip
+            device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False,
+            progress: Progress | None = None) -> Comparison:  # fmt: skip
     """Perplexity, KL, agreement, sizes, non-zeros, tokens a second and greedy continuations of two models.
 
     Quality is streamed block by block; speed and continuations load both models whole, where memory allows.
@@ -65,45 +65,44 @@ def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-
     """
     reporter = progress or Silent()
     try:
-        recipe = Recipe.of({"device": device, "seqlen": seqlen})
+        recipe = Recipe.of({"device": device, "dtype": dtype, "seqlen": seqlen, "trust_remote_code": trust_remote_code})
         one, two = open_model(dense, recipe), open_model(pruned, recipe)
         if vocabulary(one) != vocabulary(two):
             raise CheckpointError(
                 f"{dense} has {vocabulary(one)} vocabulary entries, {pruned} has {vocabulary(two)}: their predictions "
                 "cannot be compared."
             )
-        tokenizer = load_tokenizer(one.checkpoint.folder)
+        tokenizer = load_tokenizer(one.checkpoint.folder, trust_remote_code)
         ids = evaluation_windows(one, tokenizer, str(text), seqlen, windows)
         ppl_one, ppl_two, kl = divergence(one, two, ids, recipe.batch_tokens, reporter)
         reporter.start("Generating", 1)
-        speeds, said, reason = _run_whole(one, two, tokenizer, prompts, new_tokens)
+        speeds, said, reason = _run_whole((one, two), tokenizer, prompts, new_tokens, trust_remote_code)
         reporter.step()
     finally:
         reporter.close()
     sides = [
-        _side(str(name), source.checkpoint, ppl.value, speeds[k] if speeds else None, said[k] if said else None)
+        _side(str(name), source, ppl.value, speeds[k] if speeds else None, said[k] if said else None)
         for k, (name, source, ppl) in enumerate(((dense, one, ppl_one), (pruned, two, ppl_two)))
     ]
     return Comparison(sides[0], sides[1], kl.kl, kl.agreement, str(text), ppl_one.tokens, seqlen, list(prompts), reason)
 
 
-def _side(name: str, checkpoint: Checkpoint, value: float, speed: float | None, said: list[str] | None) -> Side:
-    entries = [entry for shard in checkpoint.shards for entry in shard.entries.values() if entry.dtype.is_floating_point]
-    nonzeros = sum(int(torch.count_nonzero(checkpoint.read(entry.name))) for entry in entries)
-    parameters = sum(entry.nbytes // entry.dtype.itemsize for entry in entries)
-    memory = sum(entry.nbytes for entry in entries)
+def _side(name: str, source: CheckpointSource, value: float, speed: float | None, said: list[str] | None) -> Side:
+    checkpoint, counted = source.checkpoint, source.parameters_on_disk()
+    nonzeros = sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted)
+    parameters = sum(checkpoint.entry(tensor).nbytes // checkpoint.entry(tensor).dtype.itemsize for tensor in counted)
+    memory = sum(checkpoint.entry(tensor).nbytes for tensor in counted)
     return Side(name, value, checkpoint.nbytes, memory, parameters, nonzeros, speed, said)
 
 
-def _run_whole(one: CheckpointSource, two: CheckpointSource, tokenizer: Any, prompts: Sequence[str],
-               new_tokens: int) -> tuple[
-    list[float] | None, list[list[str]] | None, str | None
-]:  # fmt: skip
+def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, prompts: Sequence[str], new_tokens: int,
+               remote: bool) -> tuple[list[float] | None, list[list[str]] | None, str | None]:  # fmt: skip
     """Tokens a second and continuations of both models, or the reason why not."""
+    one, two = pair
     needed = 2 * (one.checkpoint.nbytes + two.checkpoint.nbytes)
-    if needed > available_memory_bytes():
+    if needed > available_memory_bytes(one.device):
         return None, None, f"speed and continuations: both models need {needed / 1e9:.1f} GB of memory"
-    models = [load_whole(source.checkpoint.folder, source.model.dtype)[0].to(one.device) for source in (one, two)]
+    models = [load_whole(source.checkpoint.folder, source.model.dtype, remote)[0].to(one.device) for source in (one, two)]
     ids = [tokenizer(prompt, return_tensors="pt")["input_ids"].to(one.device) for prompt in prompts]
     said = [[tokenizer.decode(generate(model, prompt, new_tokens)) for prompt in ids] for model in models]
     return decode_speeds(models, ids[0], new_tokens, repeats=5), said, None

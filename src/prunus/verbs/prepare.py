@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from ..observe.text import read_text
 from ..observe.windows import consecutive_windows, digest_of, random_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
+from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
-from ..stream.survey import plan_steps, select_sites
-from ..stream.trunk import Trunk
+from ..stream.survey import Request, plan_steps, select_sites
 
 DEFAULT_CALIBRATION = "factbook"
 
@@ -116,31 +117,33 @@ def vocabulary(source: Source) -> int:
     return int(source.model.get_input_embeddings().weight.shape[0])
 
 
-def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, progress: Progress) -> Prepared:
-    """The complete Plan for a Source; nothing is written."""
+def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, progress: Progress,
+            shares: Mapping[str, float] | None = None) -> Prepared:  # fmt: skip
+    """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
     method = recipe.build_method()
     selection = select_sites(source, recipe.include, recipe.exclude)
-    budget = int(recipe.memory_budget * 2**30)
-    trunk = Trunk(source, windows, recipe.batch_tokens, budget, None) if windows is not None else None
-    steps, more = plan_steps(source, selection, method, recipe.target(), recipe.pins(), trunk, progress)
-    fingerprint = source.checkpoint.fingerprint if isinstance(source, CheckpointSource) else "in memory"
+    limits = (recipe.batch_tokens, int(recipe.memory_budget * 2**30))
+    request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
+    steps, more = plan_steps(
+        source, selection, request, lambda sites: make_profile(source, sites, method, windows, limits, progress)
+    )
     plan = Plan(
         model=label,
-        fingerprint=fingerprint,
+        fingerprint=source.checkpoint.fingerprint if isinstance(source, CheckpointSource) else "in memory",
         method_name=recipe.method,
         method=method,
         steps=tuple(steps),
         untouched={**selection.untouched, **more},
         settings=_settings(recipe, source, windows),
         parameters=sum(parameter.numel() for parameter in source.model.parameters()),
-        estimate=estimate(source, steps, method, windows, recipe.batch_tokens, budget, recipe.eval_windows * recipe.seqlen),
+        estimate=estimate(source, steps, method, windows, limits, recipe.eval_windows * recipe.seqlen),
     )
     return Prepared(recipe, source, plan, windows)
 
 
-def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress) -> Prepared:
+def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
+                       shares: Mapping[str, float] | None = None) -> Prepared:  # fmt: skip
     """Open a model by its name and plan its pruning."""
-    recipe.check()
     source = open_model(model, recipe)
     windows = judged = None
     calibrated = needs_windows(recipe.build_method(), recipe)
@@ -150,7 +153,7 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress) ->
             windows = calibration_windows(source, tokenizer, recipe)
         if recipe.eval_windows:
             judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
-    return replace(prepare(source, str(model), recipe, windows, progress), judged=judged)
+    return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
 
 
 def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[str, Any]:
@@ -162,7 +165,6 @@ def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[st
         "device": source.device.type,
         "dtype": str(source.model.dtype).removeprefix("torch."),
         "batch_tokens": recipe.batch_tokens,
-        "memory_budget": recipe.memory_budget,
     }
     if windows is not None:
         settings["calibration"] = {

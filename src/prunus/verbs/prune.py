@@ -76,6 +76,7 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
     if recipe is not None and settings:
         raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
     wanted = recipe if recipe is not None else Recipe.of(settings)
+    wanted.check()
     reporter = progress or Silent()
     try:
         if isinstance(model, nn.Module):
@@ -106,7 +107,7 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
     finally:
         model.train(training)
     weights = sum(record["parameters"] for record in results)
-    zeros = sum(record["parameters"] * record["sparsity"] for record in results)
+    zeros = weights - sum(record["nonzeros"] for record in results)
     nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
     proof = {"sparsity": zeros / weights, "sparsity_total": 1 - nonzeros / prepared.plan.parameters}
     record = build_record(prepared.plan, recipe, results, proof, None)
@@ -119,7 +120,12 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     resume, overwrite = flags
     if output.exists() and not (resume or overwrite):
         raise OutputError(f"{output} exists already. Give another -o, or --overwrite to replace it once the run is done.")
-    prepared = prepare_checkpoint(model, recipe, progress)
+    journal = Journal(output)
+    if not output.exists():
+        journal.check_free(resume)
+    stored = journal.stored_plan() if resume else None
+    shares = {step["name"]: step["sparsity"] for step in stored["steps"]} if stored else None
+    prepared = prepare_checkpoint(model, recipe, progress, shares)
     source = prepared.source
     if not isinstance(source, CheckpointSource):
         raise TypeError("a run from disk to disk needs a checkpoint")
@@ -128,19 +134,25 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:
         return _finished(output, digest)
-    journal = Journal(output)
     done = journal.begin(prepared.plan.to_json(), digest, resume)
     try:
         source.writer = MirrorWriter(source.checkpoint, journal.output)
-        source.writer.prepare()
+        source.writer.prepare(begun=bool(done), also=_state_bytes(prepared))
         results = _loop(prepared, journal, progress).run(done)
         source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
         source.writer.copy_extras()
         source.writer.sync()
         record = _prove_and_describe(prepared, source, journal.output, results, progress)
-        record |= {"output": str(output), "seconds": round(perf_counter() - start, 3)}
+        before = sum(max((site["block_seconds"] for site in entry["sites"]), default=0.0) for entry in done)
+        record |= {"output": str(output), "seconds": round(before + perf_counter() - start, 3)}
         _write_record(record, journal.output)
         journal.finish(overwrite)
+    except OSError as error:
+        journal.abandon()
+        where = error.filename or journal.folder
+        raise OutputError(
+            f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
+        ) from error
     except BaseException:
         journal.abandon()
         raise
@@ -164,6 +176,15 @@ def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: P
     for result in results:
         result["sparsity"] = proof.site_sparsity[result["name"]]
     return build_record(prepared.plan, recipe, results, proof.to_json(), evaluation)
+
+
+def _state_bytes(prepared: Prepared) -> int:
+    """Disk that hidden states may take: two buffers where they do not fit in memory, and the saved ones."""
+    if prepared.windows is None:
+        return 0
+    model = prepared.source.model
+    hidden, width = int(model.config.get_text_config().hidden_size), int(model.dtype.itemsize)
+    return 4 * prepared.windows.numel() * hidden * width
 
 
 def _write_record(record: dict[str, Any], folder: Path) -> None:

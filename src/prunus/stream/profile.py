@@ -1,0 +1,70 @@
+"""The profile: scores of any Site on demand, for allocators that compare layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from ..core.errors import RecipeError
+from ..core.method import Method
+from ..core.progress import Progress
+from ..core.roles import Profile
+from ..core.site import Site
+from ..core.stats import Needs, Stats
+from ..observe.waves import waves
+from ..solve.factor import inverse_factor
+from .solve_block import observe
+from .sources import Source
+from .trunk import Trunk
+
+
+def make_profile(source: Source, sites: Sequence[Site], method: Method, windows: Tensor | None,
+                 limits: tuple[int, int], progress: Progress) -> Profile:  # fmt: skip
+    """Scores from weights alone, or with the Stats of a pass of the dense model over ``windows [samples seqlen]``.
+
+    ``limits`` are the tokens of a forward pass and the bytes of moments or hidden states in memory.
+
+    Raises:
+        RecipeError: if a Site's inputs cannot be surveyed.
+    """
+    criterion = method.criterion
+    if criterion.needs is Needs.NOTHING or windows is None:
+        return Profile(lambda site: criterion.score(source.matrix(site), Stats.none()))
+    outside = [site.name for site in sites if site.block is None]
+    if outside:
+        raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
+    with TemporaryDirectory(prefix="prunus-") as folder:
+        trunk = Trunk(source, windows, limits[0], limits[1], Path(folder))
+        stats = _dense_stats(
+            source, sites, criterion.needs, trunk, limits[1], getattr(method.solver, "damp", 0.01), progress
+        )
+        trunk.close()
+    return Profile(lambda site: criterion.score(source.matrix(site), stats[site.name]))
+
+
+@torch.no_grad()
+def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Trunk, budget: int, damp: float,
+                 progress: Progress) -> dict[str, Stats]:  # fmt: skip
+    """Stats of every Site in the dense model; of a Gram only the diagonal of its inverse is kept."""
+    kept: dict[str, Stats] = {}
+    trunk.embed()
+    progress.start("Surveying", len(source.blocks))
+    for index in range(len(source.blocks)):
+        block = source.load(index)
+        for wave in waves([site for site in sites if site.block == index], needs, budget):
+            if wave.experts is not None:
+                name = wave.sites[0].name
+                raise RecipeError([f"{name}: its experts' Grams do not fit in --memory-budget for a survey; raise it"])
+            for group, found, _ in observe(block, source.prefix(index), wave, needs, trunk.outputs(block, index)):
+                moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
+                if Needs.GRAM in needs:
+                    moments["inverse_diagonal"] = inverse_factor(found, damp, group[0].name).inverse_diagonal()
+                kept |= {site.name: Stats(found.tokens, moments) for site in group}
+        trunk.advance(block, index)
+        source.release(index)
+        progress.step()
+    return kept
