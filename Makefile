@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo/SmolLM2-135M-50
 
-.PHONY: help setup demo check test test-slow test-gpu format benchmark clean
+.PHONY: help setup demo check test test-slow test-gpu format benchmark picture clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,8 +41,12 @@ format: setup  ## put the code in its usual shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: setup  ## one-shot quality against a plain implementation of each paper (about an hour)
+benchmark: setup  ## one-shot quality against plain implementations, and resuming after kills (about an hour)
 	$(BIN)/python benchmarks/one_shot.py
+	$(BIN)/python benchmarks/resume.py
+
+picture: setup  ## draw docs/demo.svg from what the demo left
+	$(BIN)/python docs/picture.py $(DEMO) docs/demo.svg
 
 clean:  ## remove the virtual environment and the demo's output
 	rm -rf $(VENV) .demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import islice
@@ -15,6 +16,7 @@ EMBEDDED = {"factbook": "factbook-calibration.txt", "factbook-heldout": "factboo
 _TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text"}
 _FIELDS = ("text", "content", "document", "prompt")
 _MOST_ROWS = 20_000
+_PIECES = 256
 JOIN = "\n\n"
 
 
@@ -46,6 +48,20 @@ def read_text(source: str | Path) -> str:
     if not text.strip():
         raise CalibrationError(f"{source}: it is empty.")
     return text
+
+
+def thin(text: str, most: int, seed: int) -> str:
+    """Pieces of a text at random places, ``most`` characters together, where it is much longer than is needed.
+
+    >>> thin("short", 100, seed=0)
+    'short'
+    """
+    if len(text) <= most:
+        return text
+    size = most // _PIECES
+    chance = random.Random(seed)
+    starts = sorted(chance.randrange(len(text) - size) for _ in range(_PIECES))
+    return JOIN.join(text[start : start + size] for start in starts)
 
 
 def _read_file(path: Path) -> str:

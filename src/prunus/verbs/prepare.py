@@ -18,7 +18,7 @@ from ..core.progress import Progress
 from ..core.stats import Needs
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, tokenize
-from ..observe.text import read_text
+from ..observe.text import read_text, thin
 from ..observe.windows import consecutive_windows, digest_of, random_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
@@ -27,6 +27,8 @@ from ..stream.sources import CheckpointSource, Source
 from ..stream.survey import Request, plan_steps, select_sites
 
 DEFAULT_CALIBRATION = "factbook"
+_LEAST_CHARACTERS = 8 << 20
+"""A calibration text is not thinned out below this; else to 64 characters for each token that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def calibration_windows(source: Source, tokenizer: object, recipe: Recipe) -> Te
     """Random windows ``[samples seqlen]`` of the calibration text."""
     check_length(source, recipe.seqlen)
     name = recipe.calibration or DEFAULT_CALIBRATION
-    ids = tokenize(tokenizer, read_text(name), vocabulary(source))
+    most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
+    ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
     return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
 
 

@@ -1,0 +1,32 @@
+"""Draws ``docs/demo.svg`` from what ``make demo`` left in ``.demo``: the run's own record and a comparison.
+
+    python docs/picture.py .demo/SmolLM2-135M-50 docs/demo.svg
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+import prunus
+from prunus.report.record import read_record
+from prunus.report.tables import compare_table, prune_table
+
+
+def main() -> None:
+    """Render the two tables of the demo as one picture."""
+    folder, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    record = read_record(folder)
+    found = prunus.compare(record["model"], folder, windows=16)
+    console = Console(record=True, width=110, file=io.StringIO())
+    console.print(prune_table(record))
+    console.print()
+    console.print(compare_table(found))
+    picture.write_text(console.export_svg(title="make demo"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
