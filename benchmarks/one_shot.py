@@ -1,6 +1,6 @@
 """One-shot quality on SmolLM2-135M against a plain implementation of each paper, on the same tokens.
 
-    python benchmarks/one_shot.py [--samples 64] [--seqlen 512] [--windows 32]
+    python benchmarks/one_shot.py [--samples 512] [--seqlen 64] [--judge-seqlen 128] [--windows 96]
 
 Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. Appends one row a run to
 ``benchmarks/rows/one_shot.jsonl``.
@@ -27,12 +27,13 @@ PATTERNS = {"0.5": (0.5, None), "2:4": (0.5, (2, 4))}
 def main() -> None:
     """Measure every method, pattern and implementation."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--seqlen", type=int, default=512)
-    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--seqlen", type=int, default=64)
+    parser.add_argument("--judge-seqlen", type=int, default=128)
+    parser.add_argument("--windows", type=int, default=96)
     options = parser.parse_args()
     rows = Rows(HERE / "rows" / "one_shot.jsonl")
-    judge = Judge(options.seqlen, options.windows)
+    judge = Judge(options.judge_seqlen, options.windows)
     rows.add(what="dense", **vars(options), **judge.streamed(MODEL))
     for sparsity, (fraction, nm) in PATTERNS.items():
         for method in ("magnitude", "wanda", "sparsegpt"):
