@@ -20,7 +20,7 @@ def main() -> None:
     """Render the two tables of the demo as one picture."""
     folder, picture = Path(sys.argv[1]), Path(sys.argv[2])
     record = read_record(folder)
-    found = prunus.compare(record["model"], folder, windows=16)
+    found = prunus.compare(record["model"], folder, windows=8)
     console = Console(record=True, width=110, file=io.StringIO())
     console.print(prune_table(record))
     console.print()

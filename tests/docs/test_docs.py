@@ -73,7 +73,7 @@ def test_both_languages_give_the_same_commands() -> None:
     assert len(blocks(english, "python")) == len(blocks(chinese, "python")) == 1
     code = [re.sub(r"print\(.*", "", blocks(page, "python")[0]) for page in (english, chinese)]
     assert code[0] == code[1]
-    assert not re.search("@@", english.read_text() + chinese.read_text())
+    assert not re.search("%%", english.read_text() + chinese.read_text())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
