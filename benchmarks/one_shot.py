@@ -1,6 +1,6 @@
 """One-shot quality on SmolLM2-135M against a plain implementation of each paper, on the same tokens.
 
-    python benchmarks/one_shot.py [--samples 512] [--seqlen 64] [--judge-seqlen 128] [--windows 96]
+    python benchmarks/one_shot.py [--samples 512] [--seqlen 64] [--judge-seqlen 128] [--windows 64]
 
 Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. Appends one row a run to
 ``benchmarks/rows/one_shot.jsonl``.
@@ -30,13 +30,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--seqlen", type=int, default=64)
     parser.add_argument("--judge-seqlen", type=int, default=128)
-    parser.add_argument("--windows", type=int, default=96)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt"])
     options = parser.parse_args()
+    methods = vars(options).pop("methods")
     rows = Rows(HERE / "rows" / "one_shot.jsonl")
     judge = Judge(options.judge_seqlen, options.windows)
     rows.add(what="dense", **vars(options), **judge.streamed(MODEL))
     for sparsity, (fraction, nm) in PATTERNS.items():
-        for method in ("magnitude", "wanda", "sparsegpt"):
+        for method in methods:
             with tempfile.TemporaryDirectory() as folder:
                 ours = prune_here(method, sparsity, Path(folder) / "out", options)
                 judged = judge.streamed(Path(folder) / "out")
@@ -50,7 +52,7 @@ def prune_here(method: str, sparsity: str, output: Path, options: argparse.Names
     import prunus
 
     settings = {"method": method, "sparsity": sparsity, "samples": options.samples, "seqlen": options.seqlen,
-                "calibration": "factbook", "eval_windows": 0}  # fmt: skip
+                "eval_windows": 0}  # fmt: skip
     with ratios_to_kept() as ratios:
         result = prunus.prune(MODEL, output, **settings)
     errors = [site["rel_error"] for site in result.sites]

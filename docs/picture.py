@@ -1,6 +1,6 @@
 """Draws ``docs/demo.svg`` from what ``make demo`` left in ``.demo``: the run's own record and a comparison.
 
-    python docs/picture.py .demo/SmolLM2-135M-50 docs/demo.svg
+python docs/picture.py .demo/SmolLM2-135M-50 docs/demo.svg
 """
 
 from __future__ import annotations

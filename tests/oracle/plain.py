@@ -110,13 +110,14 @@ def prune_plainly(model: nn.Module, windows: Tensor, method: str, sparsity: floa
             return hook
 
         hooks = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
-        for states, call in zip(hidden, kwargs, strict=True):
+        for states, call in zip(hidden, kwargs, strict=True) if method != "magnitude" else ():
             layer(states, **call)
         for hook in hooks:
             hook.remove()
         for name, module in linears.items():
             module.weight.data = PLAIN[method](module.weight.data, grams[name], sparsity, nm)
-        hidden = [layer(states, **call) for states, call in zip(hidden, kwargs, strict=True)]
+        if method != "magnitude":
+            hidden = [layer(states, **call) for states, call in zip(hidden, kwargs, strict=True)]
 
 
 @torch.no_grad()
