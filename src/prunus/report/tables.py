@@ -61,7 +61,7 @@ def _before_after(record: Mapping[str, Any]) -> Table:
     table.add_row("zeros in the pruned layers", "", f"{record['sparsity']:.2%}")
     table.add_row("zeros in all parameters", "", f"{record['sparsity_total']:.2%}")
     if "nonzeros" in proof:
-        table.add_row("non-zero parameters", f"{proof['parameters']:,}", f"{proof['nonzeros']:,}")
+        table.add_row("parameters; not zero", f"{proof['parameters']:,}", f"{proof['nonzeros']:,}")
         done, _, detail = proof["reload"].partition(":")
         table.add_row("reload check", "", escape(f"not tried ({detail.strip()})" if done == "not tried" else f"{done} ✓"))
     table.add_row("time, peak memory", "", f"{record['seconds']:.0f} s, {record['peak_memory_bytes'] / 2**30:.2f} GiB")
