@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--judge-seqlen", type=int, default=128)
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt"])
+    parser.add_argument("--sparsities", nargs="+", default=list(PATTERNS))
     options = parser.parse_args()
-    methods = vars(options).pop("methods")
+    methods, sparsities = vars(options).pop("methods"), vars(options).pop("sparsities")
     rows = Rows(HERE / "rows" / "one_shot.jsonl")
     judge = Judge(options.judge_seqlen, options.windows)
     rows.add(what="dense", **vars(options), **judge.streamed(MODEL))
-    for sparsity, (fraction, nm) in PATTERNS.items():
+    for sparsity in sparsities:
+        fraction, nm = PATTERNS[sparsity]
         for method in methods:
             with tempfile.TemporaryDirectory() as folder:
                 ours = prune_here(method, sparsity, Path(folder) / "out", options)
