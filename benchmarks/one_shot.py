@@ -50,11 +50,15 @@ def main() -> None:
 
 
 def prune_here(method: str, sparsity: str, output: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Prune with prunus: time, layer errors, and how each layer's error compares to its own mask with weights kept."""
+    """Prune with prunus: time, layer errors, and how each layer's error compares to its own mask with weights kept.
+
+    One window a forward pass, as the plain implementation does: another batch size rounds otherwise, and over 30 layers
+    that moves SparseGPT's perplexity by 1 to 2% either way.
+    """
     import prunus
 
     settings = {"method": method, "sparsity": sparsity, "samples": options.samples, "seqlen": options.seqlen,
-                "eval_windows": 0}  # fmt: skip
+                "batch_tokens": options.seqlen, "eval_windows": 0}  # fmt: skip
     with ratios_to_kept() as ratios:
         result = prunus.prune(MODEL, output, **settings)
     errors = [site["rel_error"] for site in result.sites]
