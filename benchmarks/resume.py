@@ -37,7 +37,7 @@ def main() -> None:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         seconds = prunus.prune(model, whole, **SETTINGS).record["seconds"]
         chance = random.Random(options.seed)
-        moments = [round(chance.uniform(4.0, 4.0 + 0.6 * seconds), 2) for _ in range(options.kills)]
+        moments = [round(chance.uniform(4.0, 4.0 + 0.25 * seconds), 2) for _ in range(options.kills)]
         struck = kill_until_done(command(model, killed, SETTINGS), killed, moments)
         identical = same(whole, killed)
     rows = Rows(HERE / "rows" / "resume.jsonl")
