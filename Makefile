@@ -41,7 +41,7 @@ format: setup  ## put the code in its usual shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: setup  ## one-shot quality against plain implementations, and resuming after kills (about an hour)
+benchmark: setup  ## one-shot quality against plain implementations, and resuming after kills (about two hours)
 	$(BIN)/python benchmarks/one_shot.py
 	$(BIN)/python benchmarks/resume.py
 
