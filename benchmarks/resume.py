@@ -8,7 +8,6 @@ Weights, config and tokenizer must be byte-identical. Appends a row to ``benchma
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +22,7 @@ SETTINGS: dict[str, Any] = {"samples": 16, "seqlen": 256, "eval_windows": 0}
 def main() -> None:
     """One uninterrupted and one interrupted run."""
     sys.path.insert(0, str(HERE.parent / "tests" / "e2e"))
-    from test_resume import command, kill_until_done, same
+    from test_resume import command, kill_until_done, moments_within, same
 
     import prunus
     from prunus.models.locate import locate
@@ -36,8 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         seconds = prunus.prune(model, whole, **SETTINGS).record["seconds"]
-        chance = random.Random(options.seed)
-        moments = [round(chance.uniform(4.0, 4.0 + 0.25 * seconds), 2) for _ in range(options.kills)]
+        moments = moments_within(seconds, options.kills, options.seed)
         struck = kill_until_done(command(model, killed, SETTINGS), killed, moments)
         identical = same(whole, killed)
     rows = Rows(HERE / "rows" / "resume.jsonl")

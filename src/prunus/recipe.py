@@ -137,10 +137,8 @@ class Recipe:
         method = self._or_fail(self._method)
         if method is None:
             raise RecipeError(["no method"])
-        target = self.target()
-        if target is not None and target.n is not None and target.m is not None:
-            return dataclasses.replace(method, pattern=NM(target.n, target.m))
-        return method
+        named = NM.of(self.target())
+        return dataclasses.replace(method, pattern=named) if named is not None else method
 
     def loose_pattern(self) -> Pattern:
         """The pattern of a layer whose ``--set`` is a plain fraction, also where the others are N:M."""
@@ -195,7 +193,8 @@ class Recipe:
             return None
         pattern = _make(registry.pattern, self.pattern, []) if self.pattern else None
         own = pattern.own_sparsity if pattern is not None else None
-        if pattern is not None and target.n is not None and target.m is not None and pattern != NM(target.n, target.m):
+        named = NM.of(target)
+        if pattern is not None and named is not None and pattern != named:
             faults.append(f"sparsity {self.sparsity} is a pattern of its own, pattern '{self.pattern}' another: give one")
         elif own is not None and abs(own - target.sparsity) > 1e-9:
             faults.append(f"pattern '{self.pattern}' has sparsity {own:g} of its own, not {self.sparsity}")

@@ -44,6 +44,12 @@ def kill_until_done(words: list[str], out: Path, moments: list[float]) -> int:
     return struck
 
 
+def moments_within(seconds: float, kills: int, seed: int) -> list[float]:
+    """Random moments early enough in a run of ``seconds`` (its start takes some) that several kills strike."""
+    chance = random.Random(seed)
+    return [round(chance.uniform(4.0, 4.0 + 0.25 * seconds), 2) for _ in range(kills)]
+
+
 def test_killed_and_resumed(checkpoint, quick, tmp_path) -> None:
     """At random moments of a run that takes some seconds, one block at a time."""
     settings = {**quick, "samples": 64, "seqlen": 128, "batch_tokens": 256}
@@ -59,8 +65,7 @@ def test_killed_and_resumed(checkpoint, quick, tmp_path) -> None:
 def test_the_real_model_killed_at_ten_random_moments(smollm: Path, tmp_path) -> None:
     settings = {"samples": 8, "seqlen": 256, "eval_windows": 0}
     seconds = prunus.prune(smollm, tmp_path / "whole", **settings).record["seconds"]
-    chance = random.Random(int(os.environ.get("PRUNUS_SEED", "0")))
-    moments = [chance.uniform(4.0, 4.0 + 0.25 * seconds) for _ in range(10)]
+    moments = moments_within(seconds, 10, int(os.environ.get("PRUNUS_SEED", "0")))
     struck = kill_until_done(command(smollm, tmp_path / "killed", settings), tmp_path / "killed", moments)
     assert struck >= 5
     assert same(tmp_path / "whole", tmp_path / "killed")

@@ -46,9 +46,7 @@ class Journal:
 
     def stored_plan(self) -> dict[str, Any] | None:
         """The plan of the unfinished run."""
-        if not self.unfinished:
-            return None
-        return json.loads((self.folder / PLAN).read_text())["plan"]  # type: ignore[no-any-return]
+        return self._begun()["plan"] if self.unfinished else None
 
     def begin(self, plan: dict[str, Any], digest: str, resume: bool) -> list[dict[str, Any]]:
         """Start or go on; the entries of the finished blocks.
@@ -143,8 +141,13 @@ class Journal:
             self._lock.close()
             self._lock = None
 
+    def _begun(self) -> dict[str, Any]:
+        """What :meth:`begin` wrote: ``plan`` and ``digest``."""
+        begun: dict[str, Any] = json.loads((self.folder / PLAN).read_text())
+        return begun
+
     def _check_same(self, plan: dict[str, Any], digest: str) -> None:
-        stored = json.loads((self.folder / PLAN).read_text())
+        stored = self._begun()
         if stored["digest"] == digest:
             return
         changed = _differences(stored["plan"], plan)

@@ -6,22 +6,20 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, as_json
+from .options import Device, Dtype, JsonFlag, RemoteCode, Seqlen, Text, as_json
 
 
 def command(
     dense: Annotated[str, typer.Argument(help="The model before.")],
     pruned: Annotated[str, typer.Argument(help="The model after.")],
-    text: Annotated[
-        str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")
-    ] = "factbook-heldout",
-    seqlen: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
+    text: Text = "factbook-heldout",
+    seqlen: Seqlen = 512,
     windows: Annotated[int, typer.Option(help="Read at most this many windows.", min=1)] = 32,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16, float16.")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option(help="Allow the checkpoints' own Python code to run.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: RemoteCode = False,
     json: JsonFlag = False,
 ) -> None:
     """DENSE against PRUNED: perplexity, KL, size, non-zeros, tokens a second, and continuations side by side."""

@@ -6,19 +6,17 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, as_json
+from .options import Device, Dtype, JsonFlag, Model, RemoteCode, Seqlen, Text, as_json
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
-    text: Annotated[
-        str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")
-    ] = "factbook-heldout",
-    seqlen: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
+    model: Model,
+    text: Text = "factbook-heldout",
+    seqlen: Seqlen = 512,
     windows: Annotated[int | None, typer.Option(help="Read at most this many windows (default: all).", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16, float16.")] = "auto",
-    trust_remote_code: Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: RemoteCode = False,
     json: JsonFlag = False,
 ) -> None:
     """Perplexity of MODEL: exp of the mean token loss over non-overlapping windows, streamed block by block."""

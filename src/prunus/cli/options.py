@@ -17,6 +17,13 @@ RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML file of settings; options given here win.", dir_okay=False)
 ]
 
+Model = Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")]
+Text = Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")]
+Seqlen = Annotated[int, typer.Option(help="Tokens of a window.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16, float16.")]
+RemoteCode = Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")]
+
 HELP: dict[str, tuple[str, str, str]] = {
     "method": ("--method,-m", "Method", "Preset: magnitude, wanda or sparsegpt (default). `prunus methods` lists all."),
     "sparsity": ("--sparsity,-s", "Method", "Fraction of zeros (0.5, 50%) or N:M (2:4, 4:8). Default 0.5."),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from .options import JsonFlag, as_json, with_recipe
+from .options import JsonFlag, Model, as_json, with_recipe
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -16,7 +16,7 @@ else:
 
 @with_recipe
 def command(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
+    model: Model,
     recipe: Recipe,
     json: JsonFlag = False,
 ) -> None:

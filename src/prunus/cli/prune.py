@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonFlag, as_json, with_recipe
+from .options import JsonFlag, Model, as_json, with_recipe
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -17,7 +17,7 @@ else:
 
 @with_recipe
 def command(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:PACKAGE or hub id.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pruned checkpoint.")],
     recipe: Recipe,
     resume: Annotated[

@@ -59,7 +59,8 @@ class Registry(Generic[Role]):
                 raise ValueError(f"{self.axis} '{name}' is registered twice: {self._entries[name].cls} and {cls}")
             if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{cls.__name__}("):
                 raise ValueError(f"{self.axis} '{name}': {cls} has no docstring")
-            if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            params = getattr(cls, "__dataclass_params__", None)
+            if params is None or not params.frozen:
                 raise ValueError(f"{self.axis} '{name}': {cls} is no frozen dataclass")
             self._entries[name] = Entry(name, cls, paper, cost)
             return cls

@@ -158,9 +158,9 @@ class Observer:
 
         def observe(role: str, expert: int, inputs: Tensor) -> None:
             site = by_role.get(role)
-            span = self.experts if self.experts is not None else range(site.batch if site else 0)
             if site is None:
                 return
+            span = self.experts if self.experts is not None else range(site.batch)
             tally = self._owner.get(site.name)
             if tally is None:
                 tally = self._owner[site.name] = self._new(site, inputs)

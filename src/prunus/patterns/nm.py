@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.registry import pattern
 from ..core.roles import Pattern
+from ..core.sparsity import Target
 
 
 @final
@@ -32,6 +33,17 @@ class NM(Pattern):
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
             raise ValueError(f"{self.n}:{self.m} must keep 0 < N < M weights of a group")
+
+    @classmethod
+    def of(cls, target: Target | None) -> NM | None:
+        """The pattern that a target names (``2:4``); None where it is a plain fraction.
+
+        >>> NM.of(Target(0.5, 2, 4)), NM.of(Target(0.5))
+        (NM(n=2, m=4), None)
+        """
+        if target is None or target.n is None or target.m is None:
+            return None
+        return cls(target.n, target.m)
 
     @property
     def own_sparsity(self) -> float:

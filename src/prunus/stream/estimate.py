@@ -15,6 +15,8 @@ from ..observe.moments import nbytes
 from ..observe.waves import waves
 from .solve_block import observed_needs
 from .sources import CheckpointSource, Source
+from .state import hidden_bytes
+from .trunk import Limits
 
 _FORWARD_EFFICIENCY = 0.8
 """Of the matrix-product rate that a transformer's forward pass reaches."""
@@ -25,11 +27,8 @@ _DISK_RATE = 0.5e9
 
 
 def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
-             limits: tuple[int, int], eval_tokens: int) -> Estimate:  # fmt: skip
-    """Peak memory, time and disk of a run, from operation counts and a short matrix-product probe.
-
-    ``limits`` are the tokens of a forward pass and the bytes of moments or hidden states in memory.
-    """
+             limits: Limits, eval_tokens: int) -> Estimate:  # fmt: skip
+    """Peak memory, time and disk of a run, from operation counts and a short matrix-product probe."""
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in source.blocks]
@@ -53,12 +52,12 @@ def _solver_flops(steps: Sequence[Step], method: Method, tokens: int) -> tuple[f
 
 
 def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
-            limits: tuple[int, int], block: int) -> int:  # fmt: skip
+            limits: Limits, block: int) -> int:  # fmt: skip
     batch_tokens, budget = limits
     width = source.model.dtype.itemsize
     outside = sum(p.numel() for p in source.model.parameters()) - sum(p.numel() for p in source.blocks.parameters())
     hidden = source.model.config.get_text_config().hidden_size
-    state = min(budget, 2 * windows.numel() * hidden * width) if windows is not None else 0
+    state = min(budget, 2 * hidden_bytes(source.model, windows)) if windows is not None else 0
     moments = 0
     if windows is not None:
         needs = observed_needs(method)

@@ -19,14 +19,12 @@ from ..observe.waves import waves
 from ..solve.factor import inverse_factor
 from .solve_block import observe
 from .sources import Source
-from .trunk import Trunk
+from .trunk import Limits, Trunk
 
 
 def make_profile(source: Source, sites: Sequence[Site], method: Method, windows: Tensor | None,
-                 limits: tuple[int, int], progress: Progress) -> Profile:  # fmt: skip
+                 limits: Limits, progress: Progress) -> Profile:  # fmt: skip
     """Scores from weights alone, or with the Stats of a pass of the dense model over ``windows [samples seqlen]``.
-
-    ``limits`` are the tokens of a forward pass and the bytes of moments or hidden states in memory.
 
     Raises:
         RecipeError: if a Site's inputs cannot be surveyed.
@@ -38,9 +36,9 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
     with TemporaryDirectory(prefix="prunus-") as folder:
-        trunk = Trunk(source, windows, limits[0], limits[1], Path(folder))
+        trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(
-            source, sites, criterion.needs, trunk, limits[1], getattr(method.solver, "damp", 0.01), progress
+            source, sites, criterion.needs, trunk, limits.budget, getattr(method.solver, "damp", 0.01), progress
         )
         trunk.close()
     return Profile(lambda site: criterion.score(source.matrix(site), stats[site.name]))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def hidden_bytes(model: Any, windows: Tensor) -> int:
+    """Bytes of one buffer of hidden states of these ``windows [windows seqlen]``."""
+    return int(windows.numel() * model.config.get_text_config().hidden_size * model.dtype.itemsize)
 
 
 class State:

@@ -113,7 +113,7 @@ def plan_steps(
         if by_hand and not shares.get(site.name):
             untouched[site.name] = "--set" if pin else "no --set names it"
             continue
-        pattern = request.method.pattern if pin is None else _pattern_of(pin, request.loose)
+        pattern = request.method.pattern if pin is None else NM.of(pin.target) or request.loose
         fault = _misfit(pattern, site) or _unobservable(source, site, request.method)
         if fault:
             faults.append(f"{site.name}: {fault}; leave it out with --exclude, or choose another pattern")
@@ -147,24 +147,17 @@ def _split(
 ) -> dict[str, float]:
     """Sparsity by Site name."""
     allocator = request.method.allocator
-    pins = {site.name: manual.pin(site) for site in selection.sites}
-    free = [site for site in selection.sites if pins[site.name] is None]
-    pinned = [site for site in selection.sites if pins[site.name] is not None]
-    if isinstance(allocator, Manual):
-        free = []
-    scored = free if free and allocator.needs_profile else []
-    scored = scored + [site for site in pinned if (pin := pins[site.name]) is not None and pin.threshold is not None]
+    pins = {site.name: pin for site in selection.sites if (pin := manual.pin(site)) is not None}
+    pinned = [site for site in selection.sites if site.name in pins]
+    free = [] if isinstance(allocator, Manual) else [site for site in selection.sites if site.name not in pins]
+    scored = [site for site in pinned if pins[site.name].threshold is not None]
+    if allocator.needs_profile:
+        scored = free + scored
     profile = survey(scored) if scored else None
     shares = manual.split(pinned, 0.0, profile)
     if free and request.target is not None:
         shares |= allocator.split(free, request.target.sparsity, profile)
     return shares
-
-
-def _pattern_of(pin: Pin, loose: Pattern) -> Pattern:
-    if pin.target is not None and pin.target.n is not None and pin.target.m is not None:
-        return NM(pin.target.n, pin.target.m)
-    return loose
 
 
 def _misfit(pattern: Pattern, site: Site) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,13 @@ from ..core.errors import NumericalError
 from ..models.calls import BlockCall, Recorder, same_call
 from .sources import Source
 from .state import State
+
+
+class Limits(NamedTuple):
+    """Tokens of one forward pass, and bytes of moments or of hidden states in memory."""
+
+    batch_tokens: int
+    budget: int
 
 
 class Trunk:

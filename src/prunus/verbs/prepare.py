@@ -25,6 +25,7 @@ from ..stream.estimate import estimate
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
 from ..stream.survey import Request, plan_steps, select_sites
+from ..stream.trunk import Limits
 
 DEFAULT_CALIBRATION = "factbook"
 _LEAST_CHARACTERS = 8 << 20
@@ -125,7 +126,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
     method = recipe.build_method()
     selection = select_sites(source, recipe.include, recipe.exclude)
-    limits = (recipe.batch_tokens, int(recipe.memory_budget * 2**30))
+    limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
     request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
     steps, more = plan_steps(
         source, selection, request, lambda sites: make_profile(source, sites, method, windows, limits, progress)

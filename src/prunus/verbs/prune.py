@@ -23,6 +23,7 @@ from ..stream.evaluate import open_source, perplexity
 from ..stream.loop import PruneLoop
 from ..stream.prove import prove
 from ..stream.sources import CheckpointSource, MemorySource
+from ..stream.state import hidden_bytes
 from .prepare import (
     Prepared,
     calibration_windows,
@@ -180,11 +181,7 @@ def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: P
 
 def _state_bytes(prepared: Prepared) -> int:
     """Disk that hidden states may take: two buffers where they do not fit in memory, and the saved ones."""
-    if prepared.windows is None:
-        return 0
-    model = prepared.source.model
-    hidden, width = int(model.config.get_text_config().hidden_size), int(model.dtype.itemsize)
-    return 4 * prepared.windows.numel() * hidden * width
+    return 0 if prepared.windows is None else 4 * hidden_bytes(prepared.source.model, prepared.windows)
 
 
 def _write_record(record: dict[str, Any], folder: Path) -> None:
