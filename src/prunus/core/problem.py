@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import NumericalError
+from .finite import all_finite
 from .mask import Mask
+from .matmul import linear
 from .roles import Criterion, Grid, Pattern
 from .site import Site
 from .stats import Stats
@@ -35,18 +37,29 @@ class Problem:
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
         """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.
 
-        Projections that are fused along the rows are chosen from apart, as the layers that they are.
+        Projections that are fused along the rows are chosen from apart, as the layers that they are; where every row is
+        chosen from alone that makes no difference. ``weight`` may hold the rows of several Problems that
+        :meth:`chooses_like` each other.
         """
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
         scores = self.criterion.score(weight, stats)
-        if not self.site.layout.parts:
+        if not self.site.layout.parts or self._chooses_by_row:
             return self.pattern.select(scores, self.sparsity)
         keep = torch.empty_like(scores, dtype=torch.bool)
         for part in self.site.layout.parts:
             rows = part.rows(self.site.rows).to(scores.device)
             keep[:, rows] = self.pattern.select(scores[:, rows], self.sparsity)
         return keep
+
+    @property
+    def _chooses_by_row(self) -> bool:
+        return self.fixed_mask is None and self.criterion.elementwise and self.pattern.within_rows
+
+    def chooses_like(self, other: Problem) -> bool:
+        """Whether the rows of both may be chosen from together, without any difference to the masks."""
+        same = (self.criterion, self.pattern, self.sparsity) == (other.criterion, other.pattern, other.sparsity)
+        return same and self._chooses_by_row and other._chooses_by_row
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ class Solution:
             NumericalError: if the answer holds NaN or Inf.
         """
         stored = weight.masked_fill(~keep, 0).to(problem.site.dtype)
-        if not torch.isfinite(stored).all():
+        if not all_finite(stored):
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "
                 "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
@@ -129,4 +142,9 @@ def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, f
 
 
 def _energy(weight: Tensor, gram: Tensor) -> Tensor:
-    return ((weight @ gram) * weight).sum(dtype=torch.float64)
+    """tr(W G Wᵀ) summed over the batch; the Gram is symmetric."""
+    grams = gram if gram.dim() == 3 else gram.unsqueeze(0)
+    return sum(
+        (linear(one, grams[min(k, len(grams) - 1)]).mul_(one).sum(dtype=torch.float64) for k, one in enumerate(weight)),
+        start=torch.zeros((), dtype=torch.float64, device=weight.device),
+    )

@@ -20,6 +20,8 @@ class Criterion(ABC):
     """What is one weight worth?"""
 
     needs: ClassVar[Needs] = Needs.NOTHING
+    elementwise: ClassVar[bool] = False
+    """Whether a score depends on its weight and that weight's input alone, so that matrices may be scored together."""
 
     @abstractmethod
     def score(self, weight: Tensor, stats: Stats) -> Tensor:
@@ -31,6 +33,11 @@ class Criterion(ABC):
 
 class Pattern(ABC):
     """Where may zeros lie?"""
+
+    @property
+    def within_rows(self) -> bool:
+        """Whether each row is chosen from alone, so that matrices may be chosen from together."""
+        return False
 
     @abstractmethod
     def select(self, scores: Tensor, sparsity: float) -> Tensor:

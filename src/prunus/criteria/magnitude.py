@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class Magnitude(Criterion):
     >>> Magnitude().score(tensor([[3.0, -1.0]]), Stats.none())
     tensor([[3., 1.]])
     """
+
+    elementwise: ClassVar[bool] = True
 
     def score(self, weight: Tensor, stats: Stats) -> Tensor:
         return weight.abs()

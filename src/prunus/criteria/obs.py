@@ -26,6 +26,7 @@ class Obs(Criterion):
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
+    elementwise: ClassVar[bool] = True
 
     def score(self, weight: Tensor, stats: Stats) -> Tensor:
         return weight.square() / stats.inverse_diagonal()

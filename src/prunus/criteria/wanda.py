@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class Wanda(Criterion):
     >>> Wanda().score(tensor([[3.0, -1.0]]), Stats.of(tokens=8, norm_sq=tensor([1.0, 16.0])))
     tensor([[3., 4.]])
     """
+
+    elementwise: ClassVar[bool] = True
 
     power: float = 1.0
     """Exponent of the input statistic; 0 is plain magnitude."""

@@ -8,25 +8,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.matmul import add_gram, mirror
 from ..core.stats import Needs
 
 
 @dataclass(frozen=True)
 class Moment:
-    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total."""
+    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total; ``finish(total)`` ends the sum."""
 
     need: Needs
     shape: Callable[[int], tuple[int, ...]]
     update: Callable[[Tensor, Tensor], object]
+    finish: Callable[[Tensor], object] = lambda total: None
 
 
-SAMPLE_ROWS = 1024
+SAMPLE_ROWS = 512
 """Rows kept as a sample, at least and where there are so many; at most twice that."""
 
 MOMENTS: dict[str, Moment] = {
     "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.square().sum(0))),
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
-    "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), lambda total, x: total.addmm_(x.T, x)),
+    "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), add_gram, mirror),
 }
 """The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.observer`."""
 

@@ -12,28 +12,42 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import NumericalError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
 from .moments import MOMENTS, SAMPLE_ROWS
 
 
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class _EnoughError(Exception):
+    """The last Site of a forward pass has been reached: what comes after it in the block is not needed."""
+
+
 class Sample:
-    """Evenly spaced rows of all that is added: every ``stride``-th, the stride doubled whenever too many are kept."""
+    """Rows spread evenly over all that is added, whatever its period: row ``i`` is kept while the fraction of ``i`` times
+    the golden ratio is below a share, and the share is halved whenever too many are kept.
+    """
 
     def __init__(self, cols: int, device: torch.device) -> None:
         self.rows = torch.zeros(0, cols, device=device)
-        self._stride = 1
+        self._places = torch.zeros(0, dtype=torch.float64)
+        self._share = 1.0
         self._seen = 0
 
     def add(self, flat: Tensor) -> None:
         """Add rows ``[tokens cols]``."""
-        first = -self._seen % self._stride
-        self.rows = torch.cat([self.rows, flat[first :: self._stride]])
+        places = (torch.arange(self._seen, self._seen + len(flat), dtype=torch.float64) * _GOLDEN).frac()
+        chosen = places < self._share
+        self.rows = torch.cat([self.rows, flat[chosen.to(flat.device)]])
+        self._places = torch.cat([self._places, places[chosen]])
         self._seen += len(flat)
         while len(self.rows) > 2 * SAMPLE_ROWS:
-            self.rows = self.rows[::2]
-            self._stride *= 2
+            self._share /= 2
+            kept = self._places < self._share
+            self.rows, self._places = self.rows[kept.to(self.rows.device)], self._places[kept]
 
 
 @dataclass
@@ -70,9 +84,9 @@ class Tally:
         Raises:
             NumericalError: if an input held NaN or Inf.
         """
-        for total in self.totals.values():
-            checked = total.diagonal(dim1=-2, dim2=-1) if total.dim() == 3 else total
-            if not torch.isfinite(checked).all():
+        for name, total in self.totals.items():
+            MOMENTS[name].finish(total)
+            if not all_finite(total.diagonal(dim1=-2, dim2=-1) if total.dim() == 3 else total):
                 raise NumericalError(
                     f"{self.sites[0].name}: its inputs hold NaN or Inf. Check the model and the text; with float16 try "
                     "--dtype float32 or bfloat16."
@@ -99,6 +113,8 @@ class Observer:
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
+        self._reached = 0
+        self._last: int | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Observer:
@@ -106,13 +122,24 @@ class Observer:
         for path, module in self.block.named_modules():
             if path in modules:
                 self._stack.callback(module.register_forward_pre_hook(self._hook(modules[path])).remove)
-        self._stack.callback(self.block.register_forward_hook(lambda *_: self._seen.clear()).remove)
         if any(site.layout.stacked for site in self.sites.values()):
             self._stack.enter_context(observed_experts(self.block, self._expert_observer))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
+
+    def watch(self, run: Callable[[], object]) -> None:
+        """One forward pass, ``run()``, over a batch of inputs; after the first it ends at the last Site reached in that."""
+        self._reached = 0
+        try:
+            run()
+        except _EnoughError:
+            pass
+        finally:
+            self._seen.clear()
+        if self._last is None and not any(site.layout.stacked for site in self.sites.values()):
+            self._last = self._reached
 
     def result(self) -> list[tuple[list[Site], Stats]]:
         """Sites grouped by the input they share, each group with its Stats.
@@ -140,6 +167,9 @@ class Observer:
             if known is None:
                 tally.add(0, inputs)
                 self._seen.append((inputs, tally))
+            self._reached += 1
+            if self._reached == self._last:
+                raise _EnoughError
 
         return hook
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
     """Keep-mask over the last axis: exactly ⌊n·sparsity⌋ of its n entries are dropped in every slice.
 
     The lowest go, and of equal ones the lower index first, which is what a stable ascending sort gives. Linear in n:
-    one threshold a slice (``kthvalue``), then ties are counted off.
+    one threshold a slice, then ties, where there are any, are counted off.
 
     >>> keep_highest(torch.tensor([[4.0, 1.0, 1.0, 1.0]]), 0.5)
     tensor([[ True, False, False,  True]])
@@ -23,8 +24,19 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if drop == count:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(drop, dim=-1, keepdim=True).values
+    threshold = _smallest(scores, drop)
     keep = scores > threshold
+    missing = count - drop - torch.count_nonzero(keep, dim=-1).unsqueeze(-1)
+    if not missing.any():
+        return keep
     tied = scores == threshold
-    to_spare = (tied | keep).sum(-1, keepdim=True) - (count - drop)
+    to_spare = tied.sum(-1, keepdim=True) - missing
     return keep | (tied & (tied.cumsum(-1) > to_spare))
+
+
+def _smallest(scores: Tensor, k: int) -> Tensor:
+    """The ``k``-th smallest of the last axis ``[.. 1]``; on a CPU by numpy, whose selection is vectorised."""
+    if scores.device.type != "cpu" or scores.dtype not in (torch.float32, torch.float64):
+        return scores.kthvalue(k, dim=-1, keepdim=True).values
+    parted = np.partition(scores.numpy(), k - 1, axis=-1)
+    return torch.from_numpy(parted[..., k - 1 : k])

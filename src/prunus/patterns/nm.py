@@ -33,6 +33,8 @@ class NM(Pattern):
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
             raise ValueError(f"{self.n}:{self.m} must keep 0 < N < M weights of a group")
+        if self.m > 127:
+            raise ValueError(f"{self.n}:{self.m}: groups of more than 127 weights are not supported; use unstructured")
 
     @classmethod
     def of(cls, target: Target | None) -> NM | None:
@@ -46,16 +48,25 @@ class NM(Pattern):
         return cls(target.n, target.m)
 
     @property
+    def within_rows(self) -> bool:
+        return True
+
+    @property
     def own_sparsity(self) -> float:
         return 1 - self.n / self.m
 
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         if abs(sparsity - self.own_sparsity) > 1e-9:
             raise ValueError(f"{self.n}:{self.m} has sparsity {self.own_sparsity}, not {sparsity}")
-        groups = scores.unflatten(-1, (-1, self.m))
-        order = groups.argsort(dim=-1, stable=True)
-        keep = torch.zeros_like(groups, dtype=torch.bool)
-        return keep.scatter_(-1, order[..., self.m - self.n :], True).view(scores.shape)
+        places = scores.unflatten(-1, (-1, self.m)).unbind(-1)  # m of [.. groups]
+        offset = torch.arange(self.m - 1, -1, -1, dtype=torch.int8, device=scores.device)
+        wins = torch.zeros(self.m, *places[0].shape, dtype=torch.int8, device=scores.device)
+        for high in range(self.m):
+            for low in range(high):
+                upset = (places[high] >= places[low]).view(torch.int8)  # of equal scores the higher index wins
+                wins[high] += upset
+                wins[low] -= upset
+        return (wins.movedim(0, -1) + offset >= self.m - self.n).reshape(scores.shape)
 
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero

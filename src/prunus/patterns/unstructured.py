@@ -27,6 +27,10 @@ class Unstructured(Pattern):
     scope: Literal["row", "output", "layer", "input"] = "layer"
     """``row`` (= ``output``: an output channel), ``layer`` (the whole matrix) or ``input`` (an input channel)."""
 
+    @property
+    def within_rows(self) -> bool:
+        return self.scope in ("row", "output")
+
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         if self.scope == "layer":
             return keep_highest(scores.flatten(-2), sparsity).view(scores.shape)

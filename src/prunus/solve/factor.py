@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import NumericalError, SingularGramError
+from ..core.finite import all_finite
+from ..core.matmul import linear
 from ..core.stats import Stats
+
+_SMALL = 128
+"""Columns of a triangle that is inverted at one stroke."""
 
 
 @dataclass(frozen=True)
@@ -36,39 +41,62 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
         SingularGramError: if no damping up to 1 helps.
     """
     gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
-    if not torch.isfinite(gram.diagonal(dim1=-2, dim2=-1)).all():
+    if not all_finite(gram.diagonal(dim1=-2, dim2=-1)):
         raise NumericalError(f"{name}: its inputs hold NaN or Inf. Check the model in this --dtype, or the text.")
     upper = torch.empty(gram.shape, device=gram.device)
     dead = gram.diagonal(dim1=-2, dim2=-1) == 0
     highest = damp
     for entry in range(len(gram)):
         tokens = int(stats.tokens[min(entry, len(stats.tokens) - 1)])
-        upper[entry], used = _inverse_factor(gram[entry].float(), dead[entry], damp, f"{name} ({tokens} tokens)")
+        used = _invert_into(upper[entry], gram[entry], dead[entry], damp, f"{name} ({tokens} tokens)")
         highest = max(highest, used)
     raised = (f"damping raised from {damp:g} to {highest:g}: a Gram was singular",) if highest > damp else ()
     return InverseFactor(upper, dead, raised)
 
 
-def _inverse_factor(gram: Tensor, dead: Tensor, damp: float, name: str) -> tuple[Tensor, float]:
-    """U ``[cols cols]`` of one Gram, and the damping that it took."""
-    reversed_gram = gram.flip(-2, -1)  # a copy
-    diagonal = reversed_gram.diagonal()
-    diagonal += dead.flip(-1)
-    mean = diagonal.mean().clone()
-    added, trial = 0.0, damp
+def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: str) -> float:
+    """Write U ``[cols cols]`` of one Gram into ``upper``, the only square of memory that it takes beside a flipped copy;
+    returns the damping that it took.
+    """
+    trial = damp
     while True:
-        diagonal += (trial - added) * mean
-        added = trial
-        lower, failed = torch.linalg.cholesky_ex(reversed_gram)
-        if not failed.any():
+        upper.copy_(gram.flip(-2, -1))
+        diagonal = upper.diagonal()
+        diagonal += dead.flip(-1)
+        diagonal += trial * diagonal.mean()
+        if _invert_factor(upper):
             break
-        trial = max(10 * trial, 1e-4)
+        failed, trial = trial, max(10 * trial, 1e-4)
         if trial > 1:
             cols = gram.shape[-1]
             raise SingularGramError(
-                f"{name}: Gram {cols}x{cols} is singular (damp {damp:g}, raised to {added:g}). "
+                f"{name}: Gram {cols}x{cols} is singular (damp {damp:g}, raised to {failed:g}). "
                 f"Use at least {2 * cols} tokens (--samples, --seqlen), or set a damping such as "
                 f"--solver sparsegpt:damp={max(0.01, 10 * damp):g}."
             )
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve_triangular(lower, identity, upper=False).flip(-2, -1), added
+    upper.copy_(upper.flip(-2, -1))
+    return trial
+
+
+def _invert_factor(matrix: Tensor) -> bool:
+    """H → L⁻¹ in place, where H = LLᵀ; False where H is not positive definite. Mostly matrix products.
+
+    With H = [A Bᵀ; B C]: L₁₁⁻¹ from A, L₂₁ = B L₁₁⁻ᵀ, L₂₂⁻¹ from C − L₂₁L₂₁ᵀ, and below the diagonal −L₂₂⁻¹ L₂₁ L₁₁⁻¹.
+    """
+    cols = len(matrix)
+    if cols <= _SMALL:
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        identity = torch.eye(cols, dtype=matrix.dtype, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return not bool(info.any())
+    half = cols // 2 // _SMALL * _SMALL or cols // 2
+    first, below, last = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
+    if not _invert_factor(first):
+        return False
+    lower = linear(below, first)
+    last -= linear(lower, lower)
+    if not _invert_factor(last):
+        return False
+    below.copy_(linear(linear(last, lower.mT), first.mT).neg_())
+    matrix[:half, half:] = 0
+    return True

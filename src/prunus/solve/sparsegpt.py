@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,15 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from ..core.matmul import linear
 from ..core.problem import Problem, Solution
 from ..core.registry import solver
 from ..core.roles import Solver
 from ..core.stats import Needs, Stats
 from .factor import InverseFactor, inverse_factor
+
+_STRIP = 16
+"""Columns that are eliminated one by one before a matrix product carries their effect on."""
 
 
 @final
@@ -44,11 +49,9 @@ class SparseGPT(Solver):
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         start = perf_counter()
         factor = inverse_factor(problems[0].stats, self.damp, problems[0].site.name)
-        stack = _Stack(problems, factor)
-        width = _block_width([problem.pattern.window(stack.cols, self.blocksize) for problem in problems],
-                             self.blocksize, stack.cols)  # fmt: skip
-        for left in range(0, stack.cols, width):
-            stack.eliminate(left, min(left + width, stack.cols), self.blocksize)
+        stack = _Stack(problems, factor, self.blocksize)
+        for left, right in stack.blocks():
+            stack.eliminate(left, right)
         seconds = (perf_counter() - start) / stack.rows
         return [
             Solution.of(problem, weight, keep, seconds * problem.site.rows, factor.notes)
@@ -56,47 +59,89 @@ class SparseGPT(Solver):
         ]
 
 
-def _block_width(windows: Sequence[int], blocksize: int, cols: int) -> int:
-    """The widest block of at most ``blocksize`` columns that no window straddles (windows of all columns aside)."""
-    unit = math.lcm(*(window for window in windows if window < cols))
-    return max(unit, blocksize // unit * unit)
-
-
 class _Stack:
     """The Problems' weights above one another, transposed to ``[batch cols rows]`` so that a column is contiguous."""
 
-    def __init__(self, problems: Sequence[Problem], factor: InverseFactor) -> None:
+    def __init__(self, problems: Sequence[Problem], factor: InverseFactor, blocksize: int) -> None:
         self.problems = problems
+        self.stats: Stats = problems[0].stats
         self.upper = factor.upper  # [batch cols cols]
         self.pivots = factor.upper.diagonal(dim1=-2, dim2=-1)  # [batch cols]
-        weight = torch.cat([problem.weight for problem in problems], dim=1)  # [batch rows cols]
-        self.rows, self.cols = weight.shape[1:]
-        self.columns = weight.masked_fill(factor.dead.unsqueeze(1), 0).transpose(1, 2).contiguous()
-        self.keep = torch.ones_like(self.columns, dtype=torch.bool)
+        batch, cols = self.pivots.shape
         ends = torch.tensor([problem.site.rows for problem in problems]).cumsum(0).tolist()
         self.spans = [slice(end - problem.site.rows, end) for problem, end in zip(problems, ends, strict=True)]
-        self.stats: Stats = problems[0].stats
+        self.rows, self.cols = ends[-1], cols
+        self.columns = torch.empty(batch, cols, self.rows, device=self.pivots.device)
+        for problem, span in zip(problems, self.spans, strict=True):
+            self.columns[:, :, span] = problem.weight.transpose(1, 2)
+        self.columns.masked_fill_(factor.dead.unsqueeze(2), 0)
+        self.keep = torch.ones_like(self.columns, dtype=torch.bool)
+        self.windows = [problem.pattern.window(cols, blocksize) for problem in problems]
+        self.choosers = self._choosers()
+        self.blocksize = blocksize
 
-    def eliminate(self, left: int, right: int, blocksize: int) -> None:
-        """Columns ``left:right`` one by one, then their joint effect on all columns to the right."""
+    def _choosers(self) -> list[tuple[Problem, slice, int]]:
+        """Who chooses the mask of which rows, a window of columns at a time; Problems that choose alike do it together."""
+        found: list[tuple[Problem, slice, int]] = []
+        for problem, span, window in zip(self.problems, self.spans, self.windows, strict=True):
+            if found and found[-1][0].chooses_like(problem):
+                found[-1] = (problem, slice(found[-1][1].start, span.stop), window)
+            else:
+                found.append((problem, span, window))
+        return found
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Ranges of at most ``blocksize`` columns that no window straddles (windows of all columns aside)."""
+        unit = math.lcm(*(window for window in self.windows if window < self.cols))
+        return _ranges(0, self.cols, max(unit, self.blocksize // unit * unit))
+
+    def strips(self, left: int, right: int) -> list[tuple[int, int]]:
+        """A block cut into strips of about 16 columns: small windows lie inside one, larger ones begin with one."""
+        unit = math.lcm(*(window for window in self.windows if window <= _STRIP))
+        large = [window for window in self.windows if _STRIP < window < self.cols]
+        starts = sorted({left, right, *(j for window in large for j in range(left, right) if j % window == 0)})
+        width = max(unit, _STRIP // unit * unit)
+        return [strip for a, b in itertools.pairwise(starts) for strip in _ranges(a, b, width)]
+
+    def eliminate(self, left: int, right: int) -> None:
+        """Columns ``left:right`` one by one; their effect reaches the strip's end at once, the block's at the strip's,
+        and all columns to the right at the block's, as matrix products.
+        """
         errors = torch.empty_like(self.columns[:, left:right])
-        for j in range(left, right):
-            self._choose(j, blocksize)
-            wanted = self.columns[:, j]  # [batch rows]
-            snapped = self._snap(torch.where(self.keep[:, j], wanted, 0.0), j)
-            error = (wanted - snapped) / self.pivots[:, j, None]
-            self.columns[:, j] = snapped
-            errors[:, j - left] = error
-            if j + 1 < right:
-                rest = self.upper[:, j, j + 1 : right]  # [batch right-j-1]
-                self.columns[:, j + 1 : right].baddbmm_(rest.unsqueeze(2), error.unsqueeze(1), alpha=-1)
-        if right < self.cols:
-            reach = self.upper[:, left:right, right:].transpose(1, 2)  # [batch cols-right right-left]
-            self.columns[:, right:].baddbmm_(reach, errors, alpha=-1)
+        for start, stop in self.strips(left, right):
+            made = errors[:, start - left : stop - left]
+            self._eliminate_strip(start, stop, made)
+            self._spread(made, start, stop, right)
+        self._spread(errors, left, right, self.cols)
 
-    def _choose(self, j: int, blocksize: int) -> None:
-        for problem, span in zip(self.problems, self.spans, strict=True):
-            window = problem.pattern.window(self.cols, blocksize)
+    def _eliminate_strip(self, start: int, stop: int, errors: Tensor) -> None:
+        columns = self.columns[:, start:stop].unbind(1)  # of [batch rows]
+        upper = self.upper[:, start:stop, start:stop].unsqueeze(-1)
+        pivots = self.pivots[:, start:stop, None].unbind(1)
+        quantised = any(problem.grid is not None for problem in self.problems)
+        for k, (column, pivot) in enumerate(zip(columns, pivots, strict=True)):
+            self._choose(start + k)
+            error = errors[:, k]
+            kept = self.keep[:, start + k]
+            if quantised:
+                snapped = self._snap(column.masked_fill(~kept, 0), start + k)
+                torch.sub(column, snapped, out=error)
+                column.copy_(snapped)
+            else:  # what is dropped is masked at the end, all at once
+                torch.mul(column, ~kept, out=error)
+            error /= pivot
+            if start + k + 1 < stop:
+                self.columns[:, start + k + 1 : stop].baddbmm_(upper[:, k, k + 1 :], error.unsqueeze(1), alpha=-1)
+
+    def _spread(self, errors: Tensor, left: int, right: int, end: int) -> None:
+        """Subtract what the ``errors`` of columns ``left:right`` mean for the columns from there to ``end``."""
+        if right < end:
+            reach = self.upper[:, left:right, right:end].transpose(1, 2)  # [batch end-right right-left]
+            for entry in range(len(self.columns)):
+                self.columns[entry, right:end] -= linear(reach[entry], errors[entry].T)
+
+    def _choose(self, j: int) -> None:
+        for problem, span, window in self.choosers:
             if j % window:
                 continue
             stop = min(j + window, self.cols)
@@ -116,3 +161,7 @@ class _Stack:
             (problem, self.columns[:, :, span].transpose(1, 2), self.keep[:, :, span].transpose(1, 2))
             for problem, span in zip(self.problems, self.spans, strict=True)
         ]
+
+
+def _ranges(start: int, stop: int, width: int) -> list[tuple[int, int]]:
+    return [(left, min(left + width, stop)) for left in range(start, stop, width)]

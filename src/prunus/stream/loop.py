@@ -69,7 +69,7 @@ class PruneLoop:
     def _prune(self, index: int, trunk: Trunk | None) -> list[dict[str, Any]]:
         start = perf_counter()
         block, steps = self.source.load(index), self._steps(index)
-        forward = partial(trunk.outputs, block, index) if trunk is not None else None
+        forward = partial(trunk.runs, block, index) if trunk is not None else None
         solutions = solve_block(
             block, self.source.prefix(index), steps, self.plan.method, self.source.matrix, forward, self.gram_budget
         )
@@ -88,7 +88,7 @@ class PruneLoop:
         solutions: dict[str, Solution] = {}
         for seen in (True, False):
             steps = [step for step in self._steps(None) if is_table(self.source, step.site) is not seen]
-            forward = trunk.logits if trunk is not None and seen else None
+            forward = trunk.head_runs if trunk is not None and seen else None
             if steps:
                 solutions |= solve_block(
                     self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget

@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError
+from ..core.finite import all_finite
 from ..core.plan import Plan
 from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
@@ -62,7 +63,7 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
     progress.start("Comparing bytes", len(source.names))
     for name in source.names:
         tensor = written.read(name)
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
         if name in counted:
             parameters += tensor.numel()

@@ -17,8 +17,8 @@ from ..core.stats import Needs, Stats
 from ..observe.observer import Observer
 from ..observe.waves import Wave, waves
 
-Pass = Callable[[], Iterable[object]]
-"""One forward pass over all windows; the observer sees what flows."""
+Pass = Callable[[], Iterable[Callable[[], object]]]
+"""A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
 
 
 def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
@@ -50,13 +50,13 @@ def observed_needs(method: Method) -> Needs:
     return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
 
 
-def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, outputs: Iterable[object]) -> list[
+def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]]) -> list[
     tuple[list[Site], Stats, tuple[str, ...]]
 ]:  # fmt: skip
-    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``outputs``)."""
+    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``runs``)."""
     with Observer(block, prefix, wave.sites, needs, wave.experts) as observer:
-        for _ in outputs:  # the hooks see what flows
-            pass
+        for run in runs:
+            observer.watch(run)
     return [(sites, *_weights_alone_where_unseen(stats, wave)) for sites, stats in observer.result()]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..checkpoint.source import Checkpoint
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import CheckpointError, NumericalError
+from ..core.finite import all_finite
 from ..core.site import Site
 from ..models.names import NameMap, release, release_parameter
 from ..models.sites import Found, sites_of_block, sites_outside
@@ -165,7 +166,7 @@ class CheckpointSource(Source):
         self.names.load(parameters, self._overlay or self.checkpoint.read, self.device)
         for name in parameters:
             tensor = self.model.get_parameter_or_buffer(name)
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if tensor.is_floating_point() and not all_finite(tensor):
                 bad = int((~torch.isfinite(tensor)).sum())
                 raise NumericalError(
                     f"tensor '{name}' of {self.checkpoint.folder} holds {bad} NaN or Inf values (read as {tensor.dtype}). "

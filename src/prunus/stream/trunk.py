@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import NumericalError
+from ..core.finite import all_finite
+from ..core.matmul import FastLinears
 from ..models.calls import BlockCall, Recorder, same_call
 from .sources import Source
 from .state import State
@@ -57,12 +60,15 @@ class Trunk:
         self.state.advance()
         self.source.release_outside()
 
+    def runs(self, block: nn.Module, index: int) -> Iterator[Callable[[], Tensor]]:
+        """Calls that run the block on the present state, one for each batch of windows; they return its hidden states."""
+        return (partial(self._run, block, index, number) for number in range(len(self.batches)))
+
     @torch.no_grad()
-    def outputs(self, block: nn.Module, index: int) -> Iterator[tuple[slice, Tensor]]:
-        """The block's hidden states out of the present state, a batch of windows at a time."""
-        for number, batch in enumerate(self.batches):
-            hidden = self.state.read(batch, self.source.device)
-            yield batch, self.calls[number][index].run(block, hidden)
+    def _run(self, block: nn.Module, index: int, number: int) -> Tensor:
+        hidden = self.state.read(self.batches[number], self.source.device)
+        with FastLinears():
+            return self.calls[number][index].run(block, hidden)
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Take the state through a loaded block.
@@ -70,27 +76,37 @@ class Trunk:
         Raises:
             NumericalError: if hidden states become NaN or Inf.
         """
-        for batch, hidden in self.outputs(block, index):
-            if not torch.isfinite(hidden).all():
+        for batch, run in zip(self.batches, self.runs(block, index), strict=True):
+            hidden = run()
+            if not all_finite(hidden):
                 raise NumericalError(
                     f"{self.source.prefix(index)}: its hidden states became NaN or Inf. With float16 try --dtype float32."
                 )
             self.state.write(batch, hidden)
         self.state.advance()
 
-    @torch.no_grad()
-    def logits(self) -> Iterator[tuple[slice, Tensor]]:
-        """Logits ``[windows seqlen vocabulary]`` in fp32, a window at a time, once all blocks are behind."""
+    def head_runs(self) -> Iterator[Callable[[], Tensor]]:
+        """Calls that return logits ``[1 seqlen vocabulary]`` in fp32, one a window, once all blocks are behind."""
         self.source.load_outside(head=True)
-        model = self.source.model
-        for batch in self.batches:
-            for k in range(batch.start, batch.stop):
-                one = slice(k, k + 1)
-                ids = self.windows[one].to(self.source.device)
-                hidden = self.state.read(one, self.source.device)
-                output = self.recorder.finish(lambda ids=ids: model(input_ids=ids, use_cache=False), hidden)  # type: ignore[misc]
-                yield one, output.logits.float()
-        self.source.release_outside()
+        try:
+            for k in range(len(self.windows)):
+                yield partial(self._head, slice(k, k + 1))
+        finally:
+            self.source.release_outside()
+
+    @torch.no_grad()
+    def _head(self, window: slice) -> Tensor:
+        model, ids = self.source.model, self.windows[window].to(self.source.device)
+        hidden = self.state.read(window, self.source.device)
+        with FastLinears():
+            output = self.recorder.finish(lambda: model(input_ids=ids, use_cache=False), hidden)
+        logits: Tensor = output.logits.float()
+        return logits
+
+    def logits(self) -> Iterator[tuple[slice, Tensor]]:
+        """Each window's place and its logits ``[1 seqlen vocabulary]`` in fp32, once all blocks are behind."""
+        for k, run in enumerate(self.head_runs()):
+            yield slice(k, k + 1), run()
 
     def close(self) -> None:
         """Drop the state and its files."""

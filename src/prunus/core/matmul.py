@@ -1,0 +1,97 @@
+"""Matrix products in fp32, by the faster of the libraries that torch carries for this CPU.
+
+On CPUs not made by Intel, MKL leaves half of the vector width unused and oneDNN, which torch carries too, is about twice
+as fast at the same precision. The choice depends on the machine alone, never on a timing, so that a run repeats exactly.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_PANEL = 256
+"""Columns of a Gram computed together: wide enough for a fast product, narrow enough to leave its mirror image out."""
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X Wᵀ + b of ``inputs [.. cols]`` and ``weight [rows cols]``: ``[.. rows]``."""
+    if not _by_onednn(inputs, weight):
+        return functional.linear(inputs, weight, bias)
+    return _onednn_linear(inputs, weight.contiguous(), bias)
+
+
+def add_gram(total: Tensor, inputs: Tensor) -> None:
+    """Add the lower triangle of XᵀX of ``inputs [tokens cols]`` to ``total [cols cols]``, in panels of rows.
+
+    What stands right of the diagonal's panels is not touched: :func:`mirror` fills it in once all is added.
+    """
+    columns = inputs.T.contiguous()
+    for left in range(0, len(columns), _PANEL):
+        right = min(left + _PANEL, len(columns))
+        if _by_onednn(columns, columns):
+            total[left:right, :right] += _onednn_linear(columns[left:right], columns[:right], None)
+        else:
+            total[left:right, :right].addmm_(columns[left:right], columns[:right].T)
+
+
+def mirror(total: Tensor) -> None:
+    """Copy the lower triangle of ``total [.. cols cols]`` onto the upper one."""
+    for left in range(0, total.shape[-1], _PANEL):
+        right = min(left + _PANEL, total.shape[-1])
+        square = total[..., left:right, left:right]
+        square.copy_(square.tril() + square.tril(-1).mT)
+        total[..., :left, left:right] = total[..., left:right, :left].mT
+
+
+class FastLinears(TorchFunctionMode):
+    """Within this context the linear layers of any model, GPT-2's ``Conv1D`` too, run through :func:`linear`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if not kwargs and func is functional.linear and _by_onednn(args[0], args[1]):
+            return linear(*args)
+        if not kwargs and func is torch.addmm and args[0].dim() == 1 and _by_onednn(args[1], args[2]):
+            return linear(args[1], args[2].T, args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
+    return (
+        weight.dim() == 2
+        and inputs.dtype == weight.dtype == torch.float32
+        and inputs.device.type == "cpu"
+        and inputs.numel() >= 1 << 14  # below that the call itself is what takes time
+        and not torch.is_grad_enabled()
+        and _onednn_is_faster()
+    )
+
+
+def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return product
+
+
+@cache
+def _onednn_is_faster() -> bool:
+    """Whether this is an x86 CPU that MKL does not serve well, and torch has oneDNN's linear."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    return _maker() == "AuthenticAMD" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _maker() -> str:
+    """The CPU's vendor id, as ``GenuineIntel``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor().rpartition(" ")[2]
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
