@@ -55,7 +55,11 @@ class FastLinears(TorchFunctionMode):
     """Within this context the linear layers of any model, GPT-2's ``Conv1D`` too, run through :func:`linear`."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if not kwargs and func is functional.linear and _by_onednn(args[0], args[1]):
             return linear(*args)

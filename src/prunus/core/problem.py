@@ -16,6 +16,8 @@ from .roles import Criterion, Grid, Pattern
 from .site import Site
 from .stats import Stats
 
+_PANEL = 256
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -88,7 +90,7 @@ class Solution:
         Raises:
             NumericalError: if the answer holds NaN or Inf.
         """
-        stored = weight.masked_fill(~keep, 0).to(problem.site.dtype)
+        stored = torch.where(keep, weight, 0.0).to(problem.site.dtype)
         if not all_finite(stored):
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "
@@ -142,9 +144,14 @@ def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, f
 
 
 def _energy(weight: Tensor, gram: Tensor) -> Tensor:
-    """tr(W G Wᵀ) summed over the batch; the Gram is symmetric."""
+    """tr(W G Wᵀ) summed over the batch. The Gram is symmetric: what lies right of its diagonal's panels counts twice."""
     grams = gram if gram.dim() == 3 else gram.unsqueeze(0)
-    return sum(
-        (linear(one, grams[min(k, len(grams) - 1)]).mul_(one).sum(dtype=torch.float64) for k, one in enumerate(weight)),
-        start=torch.zeros((), dtype=torch.float64, device=weight.device),
-    )
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for k, one in enumerate(weight):
+        square = grams[min(k, len(grams) - 1)]
+        for left in range(0, one.shape[1], _PANEL):
+            right = min(left + _PANEL, one.shape[1])
+            below = linear(one[:, :left], square[left:right, :left]) * 2 if left else 0
+            product = below + linear(one[:, left:right], square[left:right, left:right])
+            total += product.mul_(one[:, left:right]).sum(dtype=torch.float64)
+    return total

@@ -83,16 +83,43 @@ class NameMap:
     def load(self, parameters: Iterable[str], read: Callable[[str], Tensor], device: torch.device) -> None:
         """Read these parameters and place them in the model, in its dtype.
 
+        What transformers restacks goes through its own machinery; all else is put in place directly.
+
         Raises:
             CheckpointError: if a tensor's shape is not what the config says.
         """
+        wanted = list(parameters)
+        restacked = [name for name in wanted if name in self.converted]
+        for name in wanted:
+            if name not in self.converted:
+                self._place(name, read(self.sources[name][0]), device)
+        if restacked:
+            self._load_restacked({disk: read(disk) for name in restacked for disk in self.sources[name]}, device)
+        still = [name for name in wanted if self.model.get_parameter_or_buffer(name).is_meta]
+        if still:
+            raise CheckpointError(f"{len(still)} tensors were not loaded, {still[0]} among them.")
+        for name in wanted:
+            self.model.get_parameter_or_buffer(name).requires_grad_(False)
+
+    def _place(self, name: str, tensor: Tensor, device: torch.device) -> None:
+        """Put a tensor where the model has its parameter or buffer, in the dtype that it has there."""
+        path, _, key = name.rpartition(".")
+        owner = self.model.get_submodule(path)
+        held = owner._parameters if key in owner._parameters else owner._buffers
+        if held[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"tensor '{self.sources[name][0]}' is {list(tensor.shape)} on disk, the config asks for "
+                f"{list(held[key].shape)}."
+            )
+        placed = tensor.to(device, held[key].dtype)
+        held[key] = nn.Parameter(placed, requires_grad=False) if held is owner._parameters else placed
+
+    def _load_restacked(self, tensors: dict[str, Tensor], device: torch.device) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
         from .skeleton import quiet_transformers
 
-        wanted = list(parameters)
-        tensors = {name: read(name) for parameter in wanted for name in self.sources[parameter]}
         config = LoadStateDictConfig(
             weight_mapping=self.transforms,  # type: ignore[arg-type]
             device_map={"": str(device)},
@@ -106,11 +133,6 @@ class NameMap:
         if info.conversion_errors:
             name, reason = next(iter(info.conversion_errors.items()))
             raise CheckpointError(f"tensor '{name}' cannot be loaded: {reason}")
-        still = [name for name in wanted if self.model.get_parameter_or_buffer(name).is_meta]
-        if still:
-            raise CheckpointError(f"{len(still)} tensors were not loaded, {still[0]} among them.")
-        for name in wanted:
-            self.model.get_parameter_or_buffer(name).requires_grad_(False)
 
     def to_disk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters under their disk names, restacked as the source has them.

@@ -18,7 +18,6 @@ from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
 from .moments import MOMENTS, SAMPLE_ROWS
 
-
 _GOLDEN = (5**0.5 - 1) / 2
 
 

@@ -59,14 +59,16 @@ class NM(Pattern):
         if abs(sparsity - self.own_sparsity) > 1e-9:
             raise ValueError(f"{self.n}:{self.m} has sparsity {self.own_sparsity}, not {sparsity}")
         places = scores.unflatten(-1, (-1, self.m)).unbind(-1)  # m of [.. groups]
-        offset = torch.arange(self.m - 1, -1, -1, dtype=torch.int8, device=scores.device)
-        wins = torch.zeros(self.m, *places[0].shape, dtype=torch.int8, device=scores.device)
-        for high in range(self.m):
+        beaten = torch.zeros(self.m, *places[0].shape, dtype=torch.int8, device=scores.device)
+        tally = beaten.unbind(0)
+        for high in range(1, self.m):
             for low in range(high):
-                upset = (places[high] >= places[low]).view(torch.int8)  # of equal scores the higher index wins
-                wins[high] += upset
-                wins[low] -= upset
-        return (wins.movedim(0, -1) + offset >= self.m - self.n).reshape(scores.shape)
+                upset = torch.ge(places[high], places[low]).view(torch.int8)  # of equal scores the higher index wins
+                tally[high].add_(upset)
+                tally[low].sub_(upset)
+        # place i is also better than the m - 1 - i places after it, less those that were taken off it above
+        enough = torch.arange(1 - self.n, 1 - self.n + self.m, dtype=torch.int8, device=scores.device)
+        return (beaten.movedim(0, -1) >= enough).reshape(scores.shape)
 
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero

@@ -115,23 +115,22 @@ class _Stack:
         self._spread(errors, left, right, self.cols)
 
     def _eliminate_strip(self, start: int, stop: int, errors: Tensor) -> None:
-        columns = self.columns[:, start:stop].unbind(1)  # of [batch rows]
-        upper = self.upper[:, start:stop, start:stop].unsqueeze(-1)
-        pivots = self.pivots[:, start:stop, None].unbind(1)
+        columns, made = self.columns[:, start:stop].unbind(1), errors.unbind(1)  # of [batch rows]
         quantised = any(problem.grid is not None for problem in self.problems)
-        for k, (column, pivot) in enumerate(zip(columns, pivots, strict=True)):
-            self._choose(start + k)
-            error = errors[:, k]
-            kept = self.keep[:, start + k]
+        for k, (column, error) in enumerate(zip(columns, made, strict=True)):
+            j = start + k
+            if self._choose(j) or k == 0:  # w / U_jj where w is to be dropped, 0 elsewhere
+                leaving = ((~self.keep[:, j:stop]) / self.pivots[:, j:stop, None]).unbind(1)
+                first = k
             if quantised:
-                snapped = self._snap(column.masked_fill(~kept, 0), start + k)
-                torch.sub(column, snapped, out=error)
+                snapped = self._snap(column.masked_fill(~self.keep[:, j], 0), j)
+                torch.div(column - snapped, self.pivots[:, j, None], out=error)
                 column.copy_(snapped)
             else:  # what is dropped is masked at the end, all at once
-                torch.mul(column, ~kept, out=error)
-            error /= pivot
-            if start + k + 1 < stop:
-                self.columns[:, start + k + 1 : stop].baddbmm_(upper[:, k, k + 1 :], error.unsqueeze(1), alpha=-1)
+                torch.mul(column, leaving[k - first], out=error)
+            if j + 1 < stop:
+                reach = self.upper[:, j, j + 1 : stop, None]  # [batch stop-j-1 1]
+                self.columns[:, j + 1 : stop].addcmul_(reach, error.unsqueeze(1), value=-1)
 
     def _spread(self, errors: Tensor, left: int, right: int, end: int) -> None:
         """Subtract what the ``errors`` of columns ``left:right`` mean for the columns from there to ``end``."""
@@ -140,7 +139,9 @@ class _Stack:
             for entry in range(len(self.columns)):
                 self.columns[entry, right:end] -= linear(reach[entry], errors[entry].T)
 
-    def _choose(self, j: int) -> None:
+    def _choose(self, j: int) -> bool:
+        """Choose the masks of the windows that begin with column ``j``; False if none does."""
+        chosen = False
         for problem, span, window in self.choosers:
             if j % window:
                 continue
@@ -148,6 +149,8 @@ class _Stack:
             stats = self.stats.columns(j, stop, inverse_diagonal=self.pivots[:, j:stop].square())
             weight = self.columns[:, j:stop, span].transpose(1, 2)
             self.keep[:, j:stop, span] = problem.select(weight, stats, j, stop).transpose(1, 2)
+            chosen = True
+        return chosen
 
     def _snap(self, column: Tensor, j: int) -> Tensor:
         for problem, span in zip(self.problems, self.spans, strict=True):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checkpoint.source import Checkpoint
 from ..core.progress import Progress
 from ..measure.quality import Divergence, Perplexity
+from .heap import reused_memory
 from .sources import CheckpointSource, Source
 from .trunk import Trunk
 
@@ -22,13 +23,14 @@ STATE_BUDGET = 2 << 30
 @contextmanager
 def forwarded(source: Source, windows: Tensor, batch_tokens: int, progress: Progress, task: str) -> Iterator[Trunk]:
     """A Trunk with ``windows [windows seqlen]`` behind the last block of ``source``, ready for :meth:`Trunk.logits`."""
-    with TemporaryDirectory(prefix="prunus-") as folder:
+    with TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
         trunk = Trunk(source, windows, batch_tokens, STATE_BUDGET, Path(folder))
         trunk.embed()
         progress.start(task, len(source.blocks))
         for index in range(len(source.blocks)):
-            with torch.no_grad():
-                trunk.advance(source.load(index), index)
+            block = source.load(index)
+            source.expect(index + 1)
+            trunk.advance(block, index)
             source.release(index)
             progress.step()
         try:

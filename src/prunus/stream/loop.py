@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
@@ -16,6 +17,7 @@ from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
+from .heap import reused_memory
 from .solve_block import solve_block
 from .sources import CheckpointSource, Source
 from .survey import is_table
@@ -45,19 +47,37 @@ class PruneLoop:
         total = len(self.source.blocks) + (1 if self._steps(None) else 0)
         if len(done) == total:
             return results
+        try:
+            with reused_memory():
+                results += self._run(done, total)
+        except BaseException:
+            with suppress(Exception):  # what made the run fail is what its reader must see
+                self.source.settle()
+            raise
+        return results
+
+    def _run(self, done: Sequence[dict[str, Any]], total: int) -> list[dict[str, Any]]:
         trunk = self._start(done)
         self.progress.start("Pruning", total)
         for _ in done:
             self.progress.step("done before")
-        saved = monotonic()
+        results: list[dict[str, Any]] = []
+        saved, lap = monotonic(), perf_counter()
         for index in range(len(done), total):
-            records = self._prune(index, trunk) if index < len(self.source.blocks) else self._prune_outside(trunk)
+            solutions = self._solve(index, trunk)
+            weights = {solution.site: solution.weight for solution in solutions}
+            records = [_record(solution, perf_counter() - lap) for solution in solutions]
+            lap = perf_counter()
+            self.source.put(weights)
+            self.source.keep(weights, partial(self._mark, index, records))
+            if index < len(self.source.blocks):
+                self._advance(index, trunk)
+            if trunk is not None and monotonic() - saved > STATE_SECONDS:
+                self._save_state(index, trunk)
+                saved = monotonic()
             results += records
-            if self.journal is not None:
-                keep_state = trunk is not None and monotonic() - saved > STATE_SECONDS
-                self._mark(index, records, trunk if keep_state else None)
-                saved = monotonic() if keep_state else saved
             self.progress.step(_note(records))
+        self.source.settle()
         if trunk is not None:
             trunk.close()
         return results
@@ -66,8 +86,10 @@ class PruneLoop:
         return [step for step in self.plan.steps if step.site.block == block]
 
     @torch.no_grad()
-    def _prune(self, index: int, trunk: Trunk | None) -> list[dict[str, Any]]:
-        start = perf_counter()
+    def _solve(self, index: int, trunk: Trunk | None) -> list[Solution]:
+        """The Solutions of a block, or of what is outside the blocks, in the Plan's order."""
+        if index == len(self.source.blocks):
+            return self._solve_outside(trunk)
         block, steps = self.source.load(index), self._steps(index)
         forward = partial(trunk.runs, block, index) if trunk is not None else None
         solutions = solve_block(
@@ -75,16 +97,10 @@ class PruneLoop:
         )
         for stage in self.stages:
             solutions = dict(stage.apply(block, solutions))
-        self.source.put({solution.site: solution.weight for solution in solutions.values()})
-        if trunk is not None and self._is_needed_after(index):
-            trunk.advance(block, index)
-        self.source.release(index)
-        return [_record(solutions[step.site.name], perf_counter() - start) for step in steps]
+        return [solutions[step.site.name] for step in steps]
 
-    @torch.no_grad()
-    def _prune_outside(self, trunk: Trunk | None) -> list[dict[str, Any]]:
+    def _solve_outside(self, trunk: Trunk | None) -> list[Solution]:
         """Embeddings and head, where they were asked for; the head sees what comes out of the pruned blocks."""
-        start = perf_counter()
         solutions: dict[str, Solution] = {}
         for seen in (True, False):
             steps = [step for step in self._steps(None) if is_table(self.source, step.site) is not seen]
@@ -93,8 +109,14 @@ class PruneLoop:
                 solutions |= solve_block(
                     self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget
                 )
-        self.source.put({solution.site: solution.weight for solution in solutions.values()})
-        return [_record(solutions[step.site.name], perf_counter() - start) for step in self._steps(None)]
+        return [solutions[step.site.name] for step in self._steps(None)]
+
+    def _advance(self, index: int, trunk: Trunk | None) -> None:
+        """Take the state through the pruned block, while the next one is read."""
+        self.source.expect(index + 1)
+        if trunk is not None and self._is_needed_after(index):
+            trunk.advance(self.source.blocks[index], index)
+        self.source.release(index)
 
     def _is_needed_after(self, index: int) -> bool:
         """Whether anything looks at what comes out of this block."""
@@ -107,11 +129,11 @@ class PruneLoop:
         folder = self.journal.folder if self.journal is not None else None
         trunk = Trunk(self.source, self.windows, self.batch_tokens, self.state_budget, folder)
         trunk.embed()
+        saved = [index for index in range(len(done)) if folder is not None and (folder / _state_name(index)).is_file()]
         first = 0
-        for entry in done:
-            if entry.get("state") and folder is not None and (folder / entry["state"]).is_file():
-                first = entry["block"] + 1
-                trunk.state.restore(folder / entry["state"])
+        if saved and folder is not None:
+            first = saved[-1] + 1
+            trunk.state.restore(folder / _state_name(saved[-1]))
         if first < len(done):
             self.progress.start("Replaying finished blocks", len(done) - first)
         for index in range(first, len(done)):
@@ -132,20 +154,22 @@ class PruneLoop:
             trunk.advance(block, index)
         source.release(index)
 
-    def _mark(self, index: int, records: list[dict[str, Any]], trunk: Trunk | None) -> None:
+    def _mark(self, index: int, records: list[dict[str, Any]]) -> None:
+        if self.journal is not None:
+            self.journal.mark({"block": index, "sites": records})
+
+    def _save_state(self, index: int, trunk: Trunk) -> None:
+        """What a resumed run starts from, once this block is marked."""
         if self.journal is None:
             return
-        name = None
-        if trunk is not None:
-            name = f"state-{index:05d}.bin"
-            trunk.state.save(self.journal.folder / name)
-        if isinstance(self.source, CheckpointSource) and self.source.writer is not None:
-            self.source.writer.sync()
-        self.journal.mark({"block": index, "sites": records, "state": name})
-        if name:
-            for old in self.journal.folder.glob("state-*.bin"):
-                if old.name != name:
-                    old.unlink()
+        trunk.state.save(self.journal.folder / _state_name(index))
+        for old in self.journal.folder.glob("state-*.bin"):
+            if old.name < _state_name(index):
+                old.unlink()
+
+
+def _state_name(index: int) -> str:
+    return f"state-{index:05d}.bin"
 
 
 def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:

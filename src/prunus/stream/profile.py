@@ -53,6 +53,7 @@ def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Tru
     progress.start("Surveying", len(source.blocks))
     for index in range(len(source.blocks)):
         block = source.load(index)
+        source.expect(index + 1)
         for wave in waves([site for site in sites if site.block == index], needs, budget):
             if wave.experts is not None:
                 name = wave.sites[0].name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.ahead import Background
 from ..checkpoint.source import Checkpoint
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import CheckpointError, NumericalError
@@ -58,6 +59,10 @@ class Source(ABC):
         """A block with its weights on the device."""
 
     @abstractmethod
+    def expect(self, index: int) -> None:
+        """This block will be loaded next: begin to read it in the background."""
+
+    @abstractmethod
     def release(self, index: int) -> None:
         """The block's weights are no longer needed in memory."""
 
@@ -75,7 +80,18 @@ class Source(ABC):
 
     @abstractmethod
     def put(self, weights: Mapping[Site, Tensor]) -> None:
-        """Keep the pruned weights ``[batch rows cols]`` of some Sites of a loaded block."""
+        """Let the model compute with these pruned weights ``[batch rows cols]`` of a loaded block's Sites."""
+
+    @abstractmethod
+    def keep(self, weights: Mapping[Site, Tensor], then: Callable[[], None]) -> None:
+        """Write these weights to the output, where there is one, and call ``then`` once they are on the disk.
+
+        Both happen in the background, in order; :meth:`settle` waits for them.
+        """
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Return when all that was to be kept is kept; raises what went wrong on the way."""
 
 
 class CheckpointSource(Source):
@@ -97,6 +113,7 @@ class CheckpointSource(Source):
                 f"{missing[0]} among them. Transformers would fill them with random numbers; download it again."
             )
         self._overlay: Callable[[str], Tensor] | None = None
+        self.background = Background()
 
     def stored_dtype(self, parameter: str) -> torch.dtype:
         return self.checkpoint.entry(self.names.sources[parameter][0]).dtype
@@ -108,6 +125,11 @@ class CheckpointSource(Source):
     def load(self, index: int) -> nn.Module:
         self._load(self._inside(index))
         return self.blocks[index]
+
+    def expect(self, index: int) -> None:
+        if index < len(self.blocks):
+            names = [disk for parameter in self._inside(index) for disk in self.names.sources[parameter]]
+            self.background.expect(names, self.checkpoint.read)
 
     def release(self, index: int) -> None:
         release(self.blocks[index])
@@ -138,11 +160,19 @@ class CheckpointSource(Source):
         self.names.tie()
 
     def put(self, weights: Mapping[Site, Tensor]) -> None:
+        for site, weight in weights.items():
+            parameter = self.model.get_parameter(site.parameter)
+            if not parameter.is_meta:
+                parameter.data = site.layout.from_matrix(weight).to(parameter)
+
+    def keep(self, weights: Mapping[Site, Tensor], then: Callable[[], None]) -> None:
+        if self.writer is None:
+            return
         stored = {site.parameter: site.layout.from_matrix(weight) for site, weight in weights.items()}
-        for name, tensor in stored.items():
-            self.model.get_parameter(name).data.copy_(tensor)
-        if self.writer is not None:
-            self.writer.put(self.names.to_disk(stored))
+        self.background.later(partial(_write, self.writer, self.names.to_disk(stored), then))
+
+    def settle(self) -> None:
+        self.background.wait()
 
     def disk_names(self, sites: list[Site]) -> set[str]:
         """Names on disk of the tensors that these Sites are made of."""
@@ -163,7 +193,8 @@ class CheckpointSource(Source):
         return [name for name in self.names.sources if not name.startswith(prefix)]
 
     def _load(self, parameters: list[str]) -> None:
-        self.names.load(parameters, self._overlay or self.checkpoint.read, self.device)
+        read = self._overlay or partial(self.background.read, read=self.checkpoint.read)
+        self.names.load(parameters, read, self.device)
         for name in parameters:
             tensor = self.model.get_parameter_or_buffer(name)
             if tensor.is_floating_point() and not all_finite(tensor):
@@ -172,6 +203,12 @@ class CheckpointSource(Source):
                     f"tensor '{name}' of {self.checkpoint.folder} holds {bad} NaN or Inf values (read as {tensor.dtype}). "
                     "The checkpoint is damaged, or its values do not fit this --dtype."
                 )
+
+
+def _write(writer: MirrorWriter, tensors: dict[str, Tensor], then: Callable[[], None]) -> None:
+    writer.put(tensors)
+    writer.sync()
+    then()
 
 
 class MemorySource(Source):
@@ -190,6 +227,15 @@ class MemorySource(Source):
 
     def release(self, index: int) -> None:
         self.blocks[index].to(self._home)
+
+    def expect(self, index: int) -> None:
+        """Every block is in memory."""
+
+    def keep(self, weights: Mapping[Site, Tensor], then: Callable[[], None]) -> None:
+        then()
+
+    def settle(self) -> None:
+        """Nothing is written."""
 
     def matrix(self, site: Site) -> Tensor:
         return site.layout.to_matrix(self.model.get_parameter(site.parameter).data).float().to(self.device)

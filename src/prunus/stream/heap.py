@@ -1,0 +1,44 @@
+"""Keeping freed memory for the next batch instead of handing it back to the system and asking for it again.
+
+The C library returns large blocks to the system the moment they are freed, so that every activation of every batch is
+paid for with fresh, zeroed pages: up to a third of a forward pass on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+_NEVER = 2**31 - 1
+_USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20  # where glibc's own adjustment ends
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Within this context large blocks come from the heap and stay in it; what is free goes back at
+    its end. Elsewhere than with glibc nothing changes.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP, _NEVER)
+        library.mallopt(_TRIM, _NEVER)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP, _USUAL_MMAP)
+            library.mallopt(_TRIM, _USUAL_TRIM)
+            library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
