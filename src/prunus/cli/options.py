@@ -41,7 +41,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "calibration": (
         "--calibration,-c",
         "Text",
-        "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in).",
+        "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in); or token windows as .npy.",
     ),
     "samples": ("--samples", "Text", "Calibration windows. Default 128."),
     "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
@@ -58,7 +58,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "memory_budget": (
         "--memory-budget",
         "Machine",
-        "GiB for Grams, and for hidden states before they go to disk. Default 4.",
+        "GiB for Grams, for hidden states before they go to disk, and for loading the result as a check. Default 4.",
     ),
     "trust_remote_code": ("--trust-remote-code", "Machine", "Allow the checkpoint's own Python code to run."),
 }

@@ -90,7 +90,7 @@ class Solution:
         Raises:
             NumericalError: if the answer holds NaN or Inf.
         """
-        stored = torch.where(keep, weight, 0.0).to(problem.site.dtype)
+        stored = (weight * keep).add_(0.0).to(problem.site.dtype)  # adding makes every -0.0 a 0.0
         if not all_finite(stored):
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "

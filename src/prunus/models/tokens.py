@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> object:
         ) from error
 
 
-def tokenize(tokenizer: object, text: str, vocabulary: int) -> Tensor:
+def tokenize(tokenizer: object | None, text: str, vocabulary: int) -> Tensor:
     """Token ids of a text ``[tokens]``, special tokens as the tokenizer adds them.
 
     Raises:

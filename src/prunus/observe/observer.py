@@ -100,10 +100,12 @@ class Observer:
     """Within its context, forward passes of ``block`` fill one Tally for each distinct input that Sites read.
 
     Sites that are handed the same tensor share a Tally. ``experts`` limits a stacked Site to a range of its experts.
+    ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them. It is
+    found by the first pass otherwise.
     """
 
     def __init__(self, block: nn.Module, prefix: str, sites: Sequence[Site], needs: Needs,
-                 experts: range | None = None) -> None:  # fmt: skip
+                 experts: range | None = None, calls: int | None = None) -> None:  # fmt: skip
         self.block = block
         self.prefix = prefix
         self.sites = {site.name: site for site in sites}
@@ -112,8 +114,8 @@ class Observer:
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
+        self.calls = calls
         self._reached = 0
-        self._last: int | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Observer:
@@ -129,7 +131,7 @@ class Observer:
         self._stack.close()
 
     def watch(self, run: Callable[[], object]) -> None:
-        """One forward pass, ``run()``, over a batch of inputs; after the first it ends at the last Site reached in that."""
+        """One forward pass, ``run()``, over a batch of inputs."""
         self._reached = 0
         try:
             run()
@@ -137,8 +139,8 @@ class Observer:
             pass
         finally:
             self._seen.clear()
-        if self._last is None and not any(site.layout.stacked for site in self.sites.values()):
-            self._last = self._reached
+        if self.calls is None and not any(site.layout.stacked for site in self.sites.values()):
+            self.calls = self._reached
 
     def result(self) -> list[tuple[list[Site], Stats]]:
         """Sites grouped by the input they share, each group with its Stats.
@@ -167,7 +169,7 @@ class Observer:
                 tally.add(0, inputs)
                 self._seen.append((inputs, tally))
             self._reached += 1
-            if self._reached == self._last:
+            if self._reached == self.calls and len(self._owner) == len(self.sites):
                 raise _EnoughError
 
         return hook

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,26 @@ def consecutive_windows(ids: Tensor, seqlen: int, source: str, most: int | None 
     _enough(ids, seqlen, source)
     count = len(ids) // seqlen
     return ids[: count * seqlen].view(count, seqlen)[: most or count]
+
+
+def stored_windows(path: Path, most: int, vocabulary: int) -> Tensor:
+    """``[windows seqlen]``: the first ``most`` token windows of a ``.npy`` file, tokenised elsewhere.
+
+    Raises:
+        CalibrationError: if it holds no such array, or ids that the ``vocabulary`` does not have.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CalibrationError(f"{path}: cannot be read as an array of token ids ({error}).") from error
+    if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
+        raise CalibrationError(f"{path}: holds {array.dtype} {list(array.shape)}; wanted are integers [windows seqlen].")
+    if int(array.min()) < 0 or int(array.max()) >= vocabulary:
+        raise CalibrationError(
+            f"{path}: ids from {array.min()} to {array.max()}, the model's vocabulary has {vocabulary} entries: "
+            "they do not belong together."
+        )
+    return torch.from_numpy(array[:most].astype(np.int64))
 
 
 def _enough(ids: Tensor, seqlen: int, source: str) -> None:

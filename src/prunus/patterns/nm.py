@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.registry import pattern
 from ..core.roles import Pattern
 from ..core.sparsity import Target
+from .lowest import keep_highest
 
 
 @final
@@ -33,8 +34,6 @@ class NM(Pattern):
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
             raise ValueError(f"{self.n}:{self.m} must keep 0 < N < M weights of a group")
-        if self.m > 127:
-            raise ValueError(f"{self.n}:{self.m}: groups of more than 127 weights are not supported; use unstructured")
 
     @classmethod
     def of(cls, target: Target | None) -> NM | None:
@@ -58,17 +57,18 @@ class NM(Pattern):
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         if abs(sparsity - self.own_sparsity) > 1e-9:
             raise ValueError(f"{self.n}:{self.m} has sparsity {self.own_sparsity}, not {sparsity}")
-        places = scores.unflatten(-1, (-1, self.m)).unbind(-1)  # m of [.. groups]
-        beaten = torch.zeros(self.m, *places[0].shape, dtype=torch.int8, device=scores.device)
-        tally = beaten.unbind(0)
-        for high in range(1, self.m):
-            for low in range(high):
-                upset = torch.ge(places[high], places[low]).view(torch.int8)  # of equal scores the higher index wins
-                tally[high].add_(upset)
-                tally[low].sub_(upset)
-        # place i is also better than the m - 1 - i places after it, less those that were taken off it above
-        enough = torch.arange(1 - self.n, 1 - self.n + self.m, dtype=torch.int8, device=scores.device)
-        return (beaten.movedim(0, -1) >= enough).reshape(scores.shape)
+        groups = scores.unflatten(-1, (-1, self.m))
+        highest: list[Tensor] = []  # of every group, in falling order
+        for place in groups.unbind(-1):
+            rest = place
+            for k, above in enumerate(highest):
+                highest[k], rest = torch.maximum(above, rest), torch.minimum(above, rest)
+            if len(highest) < self.n:
+                highest.append(rest)
+        keep = groups >= highest[-1].unsqueeze(-1)
+        if int(torch.count_nonzero(keep)) != highest[-1].numel() * self.n:  # equal scores at the threshold
+            keep = keep_highest(groups, sparsity)
+        return keep.reshape(scores.shape)
 
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero
@@ -76,7 +76,7 @@ class NM(Pattern):
     def violation(self, keep: Tensor) -> str | None:
         if keep.shape[-1] % self.m:
             return self.fault(keep.shape[-2], keep.shape[-1])
-        most = int(keep.unflatten(-1, (-1, self.m)).sum(-1).max())
+        most = int(keep.unflatten(-1, (-1, self.m)).sum(-1, dtype=torch.int16).max())
         return f"a group of {self.m} keeps {most}, more than {self.n}" if most > self.n else None
 
     def window(self, cols: int, blocksize: int) -> int:

@@ -30,6 +30,7 @@ def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proo
         "sparsity": proof["sparsity"],
         "sparsity_total": proof["sparsity_total"],
         "seconds": None,
+        "seconds_to_written": None,
         "peak_memory_bytes": peak_memory_bytes(),
         "evaluation": dict(evaluation) if evaluation else None,
         "proof": dict(proof),

@@ -79,6 +79,7 @@ class _Stack:
         self.windows = [problem.pattern.window(cols, blocksize) for problem in problems]
         self.choosers = self._choosers()
         self.blocksize = blocksize
+        self.quantised = any(problem.grid is not None for problem in problems)
 
     def _choosers(self) -> list[tuple[Problem, slice, int]]:
         """Who chooses the mask of which rows, a window of columns at a time; Problems that choose alike do it together."""
@@ -115,33 +116,42 @@ class _Stack:
         self._spread(errors, left, right, self.cols)
 
     def _eliminate_strip(self, start: int, stop: int, errors: Tensor) -> None:
-        columns, made = self.columns[:, start:stop].unbind(1), errors.unbind(1)  # of [batch rows]
-        quantised = any(problem.grid is not None for problem in self.problems)
-        for k, (column, error) in enumerate(zip(columns, made, strict=True)):
-            j = start + k
-            if self._choose(j) or k == 0:  # w / U_jj where w is to be dropped, 0 elsewhere
-                leaving = ((~self.keep[:, j:stop]) / self.pivots[:, j:stop, None]).unbind(1)
-                first = k
-            if quantised:
-                snapped = self._snap(column.masked_fill(~self.keep[:, j], 0), j)
-                torch.div(column - snapped, self.pivots[:, j, None], out=error)
-                column.copy_(snapped)
-            else:  # what is dropped is masked at the end, all at once
-                torch.mul(column, leaving[k - first], out=error)
-            if j + 1 < stop:
-                reach = self.upper[:, j, j + 1 : stop, None]  # [batch stop-j-1 1]
-                self.columns[:, j + 1 : stop].addcmul_(reach, error.unsqueeze(1), value=-1)
+        strip = self.columns[:, start:stop]  # [batch width rows]
+        reach = self.upper[:, start:stop, start:stop].unsqueeze(-1).unbind(1)  # width of [batch width 1]
+        columns, made = strip.split(1, 1), errors.split(1, 1)  # width of [batch 1 rows]
+        for left, right in itertools.pairwise([*self._choices(start, stop), stop]):
+            self._choose(left)
+            pivots = self.pivots[:, left:right, None]
+            leaving = (~self.keep[:, left:right] / pivots).split(1, 1)  # 1 / U_jj where w is to be dropped, else 0
+            for j in range(left, right):
+                k = j - start
+                if self.quantised:
+                    snapped = self._snap(columns[k].masked_fill(~self.keep[:, j : j + 1], 0), j)
+                    torch.div(columns[k] - snapped, self.pivots[:, j, None, None], out=made[k])
+                    columns[k].copy_(snapped)
+                else:  # what is dropped is masked at the end, all at once
+                    torch.mul(columns[k], leaving[j - left], out=made[k])
+                if j + 1 < stop:
+                    rest = stop - j - 1
+                    strip.narrow(1, k + 1, rest).addcmul_(reach[k].narrow(1, k + 1, rest), made[k], value=-1)
 
     def _spread(self, errors: Tensor, left: int, right: int, end: int) -> None:
         """Subtract what the ``errors`` of columns ``left:right`` mean for the columns from there to ``end``."""
-        if right < end:
-            reach = self.upper[:, left:right, right:end].transpose(1, 2)  # [batch end-right right-left]
-            for entry in range(len(self.columns)):
-                self.columns[entry, right:end] -= linear(reach[entry], errors[entry].T)
+        if right == end:
+            return
+        reach, rest = self.upper[:, left:right, right:end].transpose(1, 2), self.columns[:, right:end]
+        if right - left < self.blocksize:  # too thin to be worth another order of memory
+            rest.baddbmm_(reach, errors, alpha=-1)
+        else:
+            for entry in range(len(rest)):
+                rest[entry] -= linear(reach[entry], errors[entry].T)
 
-    def _choose(self, j: int) -> bool:
-        """Choose the masks of the windows that begin with column ``j``; False if none does."""
-        chosen = False
+    def _choices(self, start: int, stop: int) -> list[int]:
+        """The columns of a strip where masks are chosen; its first is always among them."""
+        return sorted({start, *(j for *_, window in self.choosers for j in range(start, stop) if j % window == 0)})
+
+    def _choose(self, j: int) -> None:
+        """Choose the masks of the windows that begin with column ``j``."""
         for problem, span, window in self.choosers:
             if j % window:
                 continue
@@ -149,13 +159,12 @@ class _Stack:
             stats = self.stats.columns(j, stop, inverse_diagonal=self.pivots[:, j:stop].square())
             weight = self.columns[:, j:stop, span].transpose(1, 2)
             self.keep[:, j:stop, span] = problem.select(weight, stats, j, stop).transpose(1, 2)
-            chosen = True
-        return chosen
 
     def _snap(self, column: Tensor, j: int) -> Tensor:
+        """``column [batch 1 rows]`` on the Problems' grids."""
         for problem, span in zip(self.problems, self.spans, strict=True):
             if problem.grid is not None:
-                column[:, span] = problem.grid.snap(column[:, span], j)
+                column[..., span] = problem.grid.snap(column[..., span], j)
         return column
 
     def results(self) -> list[tuple[Problem, Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
 from .heap import reused_memory
-from .solve_block import solve_block
+from .solve_block import Kind, solve_block
 from .sources import CheckpointSource, Source
 from .survey import is_table
 from .trunk import Trunk
@@ -40,6 +40,7 @@ class PruneLoop:
     gram_budget: int = 4 << 30
     stages: Sequence[BlockStage] = ()
     progress: Progress = field(default_factory=Silent)
+    _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""
@@ -93,7 +94,14 @@ class PruneLoop:
         block, steps = self.source.load(index), self._steps(index)
         forward = partial(trunk.runs, block, index) if trunk is not None else None
         solutions = solve_block(
-            block, self.source.prefix(index), steps, self.plan.method, self.source.matrix, forward, self.gram_budget
+            block,
+            self.source.prefix(index),
+            steps,
+            self.plan.method,
+            self.source.matrix,
+            forward,
+            self.gram_budget,
+            self._calls,
         )
         for stage in self.stages:
             solutions = dict(stage.apply(block, solutions))

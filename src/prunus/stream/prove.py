@@ -42,12 +42,12 @@ class Proof:
 
 
 def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, Any]], progress: Progress,
-          trust_remote_code: bool = False) -> Proof:  # fmt: skip
+          budget: int, trust_remote_code: bool = False) -> Proof:  # fmt: skip
     """Check the written checkpoint against its source and its plan.
 
     Same tensors, shapes and dtypes; no NaN or Inf; each Site's pattern and at least its sparsity; every other tensor
-    bit for bit as it was (tied weights thereby still tied); and, where memory allows, a plain ``from_pretrained`` that
-    misses nothing and computes what the streamed model computes.
+    bit for bit as it was (tied weights thereby still tied); and, where ``budget`` bytes of memory allow, a plain
+    ``from_pretrained`` that misses nothing and computes what the streamed model computes.
 
     Raises:
         ProofError: naming the first check that failed.
@@ -75,7 +75,7 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
     zeros = sum(sparsity[step.site.name] * step.site.numel for step in plan.steps)
     return Proof(
         sparsity, zeros / weights if weights else 0.0, 1 - nonzeros / parameters, nonzeros, parameters,
-        _reload(output, written, reader, trust_remote_code),
+        _reload(output, written, reader, budget, trust_remote_code),
     )  # fmt: skip
 
 
@@ -109,11 +109,13 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, trust_remote_code: bool) -> str:
+def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget: int, trust_remote_code: bool) -> str:
     """Load the output as its user will: nothing missing, and the logits of the streamed model."""
     needed = 3 * written.nbytes
+    if needed > budget:
+        return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, --memory-budget is {budget / 2**30:.1f}"
     if needed > available_memory_bytes():
-        return f"not tried: it needs {needed / 1e9:.1f} GB of memory"
+        return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, less are free"
     model, info = load_whole(output, torch.float32, trust_remote_code)
     check_loading(output, info, reader.names.strangers)
     ids = torch.arange(1, 17).remainder(model.config.get_text_config().vocab_size).unsqueeze(0)

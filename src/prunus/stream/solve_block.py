@@ -20,13 +20,17 @@ from ..observe.waves import Wave, waves
 Pass = Callable[[], Iterable[Callable[[], object]]]
 """A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
 
+Kind = tuple[type[nn.Module], tuple[str, ...]]
+"""A block's class and the roles of the Sites observed in it."""
+
 
 def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
-                matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int) -> dict[str, Solution]:  # fmt: skip
+                matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int,
+                calls: dict[Kind, int] | None = None) -> dict[str, Solution]:  # fmt: skip
     """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
 
     ``prefix`` is the block's path, ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at
-    once. Without a ``forward`` no input is looked at.
+    once. Without a ``forward`` no input is looked at. ``calls`` is what :func:`observe` learns of one block for the next.
     """
     by_name = {step.site.name: step for step in steps}
     if forward is None:
@@ -37,7 +41,7 @@ def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Me
     needs = observed_needs(method)
     parts: dict[str, list[Solution]] = defaultdict(list)
     for wave in waves([step.site for step in steps], needs, budget):
-        for sites, stats, note in observe(block, prefix, wave, needs, forward()):
+        for sites, stats, note in observe(block, prefix, wave, needs, forward(), calls):
             weights = [_rows(matrix(site), wave) for site in sites]
             problems = [_problem(by_name[s.name], w, stats, method) for s, w in zip(sites, weights, strict=True)]
             for solution in method.solver.solve(problems):
@@ -50,13 +54,19 @@ def observed_needs(method: Method) -> Needs:
     return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
 
 
-def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]]) -> list[
-    tuple[list[Site], Stats, tuple[str, ...]]
-]:  # fmt: skip
-    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``runs``)."""
-    with Observer(block, prefix, wave.sites, needs, wave.experts) as observer:
+def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]],
+            calls: dict[Kind, int] | None = None) -> list[tuple[list[Site], Stats, tuple[str, ...]]]:  # fmt: skip
+    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``runs``).
+
+    How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.
+    """
+    known = calls if calls is not None else {}
+    kind = (type(block), tuple(site.role for site in wave.sites))
+    with Observer(block, prefix, wave.sites, needs, wave.experts, known.get(kind)) as observer:
         for run in runs:
             observer.watch(run)
+    if observer.calls is not None:
+        known[kind] = observer.calls
     return [(sites, *_weights_alone_where_unseen(stats, wave)) for sites, stats in observer.result()]
 
 

@@ -19,7 +19,7 @@ from ..core.stats import Needs
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
-from ..observe.windows import consecutive_windows, digest_of, random_windows
+from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
 from ..stream.profile import make_profile
@@ -94,16 +94,25 @@ def needs_windows(method: Method, recipe: Recipe) -> bool:
     return method.needs is not Needs.NOTHING or recipe.calibration is not None
 
 
-def calibration_windows(source: Source, tokenizer: object, recipe: Recipe) -> Tensor:
-    """Random windows ``[samples seqlen]`` of the calibration text."""
-    check_length(source, recipe.seqlen)
+def is_tokenised(recipe: Recipe) -> bool:
+    """Whether the calibration text is a file of token windows, which needs no tokenizer."""
+    return recipe.calibration is not None and recipe.calibration.endswith(".npy")
+
+
+def calibration_windows(source: Source, tokenizer: object | None, recipe: Recipe) -> Tensor:
+    """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored."""
     name = recipe.calibration or DEFAULT_CALIBRATION
+    if is_tokenised(recipe):
+        windows = stored_windows(Path(name).expanduser(), recipe.samples, vocabulary(source))
+        check_length(source, windows.shape[1])
+        return windows
+    check_length(source, recipe.seqlen)
     most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
     ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
     return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
 
 
-def evaluation_windows(source: Source, tokenizer: object, text: str, seqlen: int, most: int | None) -> Tensor:
+def evaluation_windows(source: Source, tokenizer: object | None, text: str, seqlen: int, most: int | None) -> Tensor:
     """Consecutive windows ``[windows seqlen]`` of a text."""
     check_length(source, seqlen)
     return consecutive_windows(tokenize(tokenizer, read_text(text), vocabulary(source)), seqlen, text, most)
@@ -151,12 +160,14 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
     source = open_model(model, recipe)
     windows = judged = None
     calibrated = needs_windows(recipe.build_method(), recipe)
-    if calibrated or recipe.eval_windows:
+    reads_text = calibrated and not is_tokenised(recipe)
+    tokenizer = None
+    if reads_text or recipe.eval_windows:
         tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
-        if calibrated:
-            windows = calibration_windows(source, tokenizer, recipe)
-        if recipe.eval_windows:
-            judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
+    if calibrated:
+        windows = calibration_windows(source, tokenizer, recipe)
+    if recipe.eval_windows:
+        judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
     return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
 
 

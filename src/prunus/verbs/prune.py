@@ -28,6 +28,7 @@ from .prepare import (
     Prepared,
     calibration_windows,
     choose_device,
+    is_tokenised,
     needs_windows,
     prepare,
     prepare_checkpoint,
@@ -100,7 +101,7 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
     model.eval()
     try:
         if needs_windows(recipe.build_method(), recipe):
-            if tokenizer is None:
+            if tokenizer is None and not is_tokenised(recipe):
                 raise RecipeError([f"method '{recipe.method}' looks at text: give the model's tokenizer=…"])
             windows = calibration_windows(source, tokenizer, recipe)
         prepared = prepare(source, type(model).__name__, recipe, windows, progress)
@@ -143,9 +144,14 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
         source.writer.copy_extras()
         source.writer.sync()
+        written = perf_counter()
         record = _prove_and_describe(prepared, source, journal.output, results, progress)
         before = sum(max((site["block_seconds"] for site in entry["sites"]), default=0.0) for entry in done)
-        record |= {"output": str(output), "seconds": round(before + perf_counter() - start, 3)}
+        record |= {
+            "output": str(output),
+            "seconds": round(before + perf_counter() - start, 3),
+            "seconds_to_written": round(before + written - start, 3),
+        }
         _write_record(record, journal.output)
         journal.finish(overwrite)
     except OSError as error:
@@ -164,7 +170,8 @@ def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: P
                         progress: Progress) -> dict[str, Any]:  # fmt: skip
     """Check the written checkpoint, judge it against the dense one, and put all of it into a record."""
     recipe = prepared.recipe
-    proof = prove(source.checkpoint, written, prepared.plan, results, progress, recipe.trust_remote_code)
+    budget = int(recipe.memory_budget * 2**30)
+    proof = prove(source.checkpoint, written, prepared.plan, results, progress, budget, recipe.trust_remote_code)
     evaluation = None
     if prepared.judged is not None:
         pruned = open_source(written, source.model.dtype, source.device, recipe.trust_remote_code)
