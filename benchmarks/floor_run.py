@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from prunus.checkpoint.safetensors_file import raw_bytes
 from prunus.checkpoint.source import Checkpoint
 from prunus.core.matmul import FastLinears, add_gram, linear, mirror
 from prunus.core.stats import Stats
 from prunus.measure.speed import matmul_flops
-from prunus.models.calls import Recorder
+from prunus.models.calls import BlockCall, Recorder
 from prunus.models.skeleton import find_blocks
 from prunus.solve.factor import inverse_factor
 from prunus.stream.heap import reused_memory
@@ -53,42 +54,35 @@ def main() -> None:
     }))  # fmt: skip
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds that ``work`` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def forward_passes(model: Any, blocks: Any, batches: list[torch.Tensor]) -> tuple[float, list[list[int]]]:
     """Seconds of two passes through all blocks, and the columns of the distinct inputs of each block's linears."""
     recorder, seconds = Recorder(list(blocks)), 0.0
-    inputs = [distinct_inputs(block) for block in blocks]
-    for number, batch in enumerate(batches):
-        hidden, calls = recorder.record(lambda batch=batch: model.base_model(input_ids=batch, use_cache=False))
+    columns: list[list[int]] = []
+    for batch in batches:
+        hidden, calls = recorder.record(partial(model.base_model, input_ids=batch, use_cache=False))
+        if not columns:
+            columns = [distinct_inputs(block, call, hidden) for block, call in zip(blocks, calls, strict=True)]
         for block, call in zip(blocks, calls, strict=True):
-            seconds += timed(lambda block=block, call=call: call.run(block, hidden))
-            if not number:
-                for hook in inputs[list(blocks).index(block)].hooks:
-                    hook.remove()
             start = time.perf_counter()
+            call.run(block, hidden)
             hidden = call.run(block, hidden)
             seconds += time.perf_counter() - start
-    return seconds, [list(seen.columns.values()) for seen in inputs]
+    return seconds, columns
 
 
-class distinct_inputs:
-    """Notes the inputs of a block's linears, one for each tensor, during its first pass."""
+def distinct_inputs(block: Any, call: BlockCall, hidden: torch.Tensor) -> list[int]:
+    """The columns of each tensor that linears of a block are handed."""
+    seen: list[torch.Tensor] = []
 
-    def __init__(self, block: Any) -> None:
-        self.columns: dict[int, int] = {}
-        self.held: list[torch.Tensor] = []
-        linears = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
-        self.hooks = [module.register_forward_pre_hook(self._note) for module in linears]
+    def note(module: Any, args: tuple[torch.Tensor]) -> None:
+        if not any(args[0] is tensor for tensor in seen):
+            seen.append(args[0])
 
-    def _note(self, module: Any, args: tuple[torch.Tensor]) -> None:
-        self.held.append(args[0])
-        self.columns[id(args[0])] = args[0].shape[-1]
+    hooks = [m.register_forward_pre_hook(note) for m in block.modules() if isinstance(m, torch.nn.Linear)]
+    call.run(block, hidden)
+    for hook in hooks:
+        hook.remove()
+    return [tensor.shape[-1] for tensor in seen]
 
 
 def gram_products(inputs: list[list[int]], batch_tokens: list[int]) -> tuple[float, float]:
@@ -103,7 +97,9 @@ def gram_products(inputs: list[list[int]], batch_tokens: list[int]) -> tuple[flo
         mirror(total)
         grams += time.perf_counter() - start
         stats = Stats.of(tokens=sum(batch_tokens), gram=total)
-        factors += timed(lambda stats=stats: inverse_factor(stats, 0.01, "floor"))
+        start = time.perf_counter()
+        inverse_factor(stats, 0.01, "floor")
+        factors += time.perf_counter() - start
     return grams, factors
 
 
@@ -116,7 +112,7 @@ def file_bytes(source: Path, target: Path) -> tuple[float, float]:
     start = time.perf_counter()
     with target.open("wb") as file:
         for tensor in tensors:
-            file.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+            file.write(raw_bytes(tensor))
         file.flush()
         os.fsync(file.fileno())
     write = time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +30,14 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> object:
         ) from error
 
 
-def tokenize(tokenizer: object | None, text: str, vocabulary: int) -> Tensor:
+def tokenize(tokenizer: Any, text: str, vocabulary: int) -> Tensor:
     """Token ids of a text ``[tokens]``, special tokens as the tokenizer adds them.
 
     Raises:
         CalibrationError: if an id is outside the model's ``vocabulary``.
     """
     with quiet_transformers():
-        ids = torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)  # type: ignore[operator]
+        ids = torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)
     if len(ids) and int(ids.max()) >= vocabulary:
         raise CalibrationError(
             f"the tokenizer gives id {int(ids.max())}, the model's vocabulary has {vocabulary} entries: "

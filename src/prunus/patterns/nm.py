@@ -68,7 +68,8 @@ class NM(Pattern):
         keep = groups >= highest[-1].unsqueeze(-1)
         if int(torch.count_nonzero(keep)) != highest[-1].numel() * self.n:  # equal scores at the threshold
             keep = keep_highest(groups, sparsity)
-        return keep.reshape(scores.shape)
+        chosen: Tensor = keep.flatten(-2)
+        return chosen
 
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero
