@@ -1,34 +1,105 @@
-"""Tiny random models of several families, the same every time."""
+"""Tiny random models of many families, the same every time."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 VOCABULARY = 512
+
+LLAMA_LIKE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "initializer_range": 0.2,
+}  # fmt: skip
+GPT2_LIKE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256,
+    "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2,
+}  # fmt: skip
+FALCON_LIKE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2,
+}  # fmt: skip
+LATENT: dict[str, Any] = {
+    **LLAMA_LIKE, "num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2,
+    "moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SLIDING = {"sliding_window": 32, "head_dim": 8}
+MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {**LLAMA_LIKE, "tie_word_embeddings": False}),
+    "mistral": ("MistralConfig", {**LLAMA_LIKE, "sliding_window": 32}),
+    "qwen2": ("Qwen2Config", LLAMA_LIKE),
+    "qwen3": ("Qwen3Config", {**LLAMA_LIKE, "head_dim": 8}),
+    "gemma2": ("Gemma2Config", {**LLAMA_LIKE, **SLIDING}),
+    "gemma3": ("Gemma3TextConfig", {**LLAMA_LIKE, **SLIDING, **MIXED}),
+    "phi3": ("Phi3Config", LLAMA_LIKE),
+    "opt": ("OPTConfig", {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 256, "word_embed_proj_dim": 16, "init_std": 0.2, "bos_token_id": 0, "eos_token_id": 1,
+    }),
+    "gpt2": ("GPT2Config", GPT2_LIKE),
+    "gpt_neox": ("GPTNeoXConfig", {**LLAMA_LIKE, "num_key_value_heads": 4}),
+    "falcon": ("FalconConfig", {**FALCON_LIKE, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    "falcon_multi_query": ("FalconConfig", {**FALCON_LIKE, "multi_query": True}),
+    "falcon_alibi": ("FalconConfig", {
+        **FALCON_LIKE, "multi_query": False, "alibi": True, "bias": True, "parallel_attn": False,
+    }),
+    "bloom": ("BloomConfig", {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1,
+        "initializer_range": 0.2,
+    }),
+    "mpt": ("MptConfig", {
+        "vocab_size": VOCABULARY, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 256, "initializer_range": 0.2,
+    }),
+    "gptj": ("GPTJConfig", {**GPT2_LIKE, "rotary_dim": 8}),
+    "codegen": ("CodeGenConfig", {**GPT2_LIKE, "rotary_dim": 8}),
+    "gpt_neo": ("GPTNeoConfig", {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 4, "attention_types": [[["global", "local"], 2]],
+        "num_heads": 4, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2,
+    }),
+    "gpt_bigcode": ("GPTBigCodeConfig", GPT2_LIKE),
+    "persimmon": ("PersimmonConfig", LLAMA_LIKE),
+    "olmo2": ("Olmo2Config", LLAMA_LIKE),
+    "stablelm": ("StableLmConfig", LLAMA_LIKE),
+    "cohere": ("CohereConfig", LLAMA_LIKE),
+    "glm4": ("Glm4Config", {**LLAMA_LIKE, "head_dim": 8}),
+    "mamba2": ("Mamba2Config", {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "num_heads": 8, "head_dim": 8,
+        "n_groups": 1,
+    }),
+    "deepseek_v3": ("DeepseekV3Config", LATENT),
+    "mixtral": ("MixtralConfig", {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": ("Qwen2MoeConfig", {**LLAMA_LIKE, **EXPERTS, "shared_expert_intermediate_size": 32}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**LLAMA_LIKE, **EXPERTS, "head_dim": 8}),
+    "gpt_oss": ("GptOssConfig", {**LLAMA_LIKE, **SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granitemoe": ("GraniteMoeConfig", {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_next": ("Qwen3NextConfig", {
+        **LLAMA_LIKE, **EXPERTS, "num_hidden_layers": 4, "head_dim": 8, "shared_expert_intermediate_size": 16,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    }),
+}  # fmt: skip
 
 
 def config_of(family: str):
     """A tiny config of a family."""
     import transformers
 
-    llama_like = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.2,
-    }  # fmt: skip
-    if family == "llama":
-        return transformers.LlamaConfig(**llama_like, tie_word_embeddings=False)
-    if family == "mixtral":
-        return transformers.MixtralConfig(**llama_like, num_local_experts=4, num_experts_per_tok=2)
-    return transformers.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=1,
-        initializer_range=0.2,
-    )  # fmt: skip
+    name, values = FAMILIES[family]
+    return getattr(transformers, name)(**values)
 
 
 def model_of(family: str, dtype: torch.dtype = torch.float32):
-    """A tiny random model of a family, the same every time."""
+    """A tiny random model of a family, the same every time, with weights large enough to matter."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(7)
-    return AutoModelForCausalLM.from_config(config_of(family)).to(dtype).eval()
+    model = AutoModelForCausalLM.from_config(config_of(family)).to(dtype).eval()
+    for parameter in model.parameters():  # families that ignore initializer_range leave theirs almost zero
+        if parameter.dim() >= 2 and float(parameter.detach().float().std()) < 0.05:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model

@@ -20,11 +20,15 @@ from ..core.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class BlockCall:
-    """The arguments of one block, its hidden states left out (they stand at ``args[0]`` or under ``keyword``)."""
+    """The arguments of one block, its hidden states left out (they stand at ``args[0]`` or under ``keyword``).
+
+    ``first_only``: the model's loop over its blocks takes the first of what a block returns and nothing else.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     keyword: str | None
+    first_only: bool = False
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's hidden states out of ``hidden [windows seqlen width]``.
@@ -38,7 +42,7 @@ class BlockCall:
             output = block(*self.args, **{**self.kwargs, self.keyword: hidden})
         if isinstance(output, Tensor):
             return output
-        if isinstance(output, tuple) and all(extra is None for extra in output[1:]):
+        if isinstance(output, tuple) and (self.first_only or all(extra is None for extra in output[1:])):
             return output[0]  # type: ignore[no-any-return]
         raise UnsupportedModelError(
             f"{type(block).__name__} returns {_shape_of(output)}: prunus does not know what else crosses its blocks."
@@ -75,7 +79,8 @@ class Recorder:
             if not isinstance(hidden, Tensor) or (entering and hidden.shape != entering[0].shape):
                 raise _MisreadError("its hidden states cannot be followed from block to block")
             entering.append(hidden)
-            calls.append(BlockCall(_checked(args[1:]), {k: _checked(v) for k, v in kwargs.items()}, keyword))
+            known = {key: _checked(value) for key, value in kwargs.items()}
+            calls.append(BlockCall(_checked(args[1:]), known, keyword, self.wraps))
             return (hidden,) if self.wraps else hidden
 
         with _replaced(self.blocks, replacement):
@@ -83,7 +88,7 @@ class Recorder:
                 run()
             except torch.OutOfMemoryError:
                 raise
-            except (TypeError, AttributeError, IndexError, RuntimeError) as error:
+            except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
                 if not entering:
                     raise
                 raise _MisreadError(f"the model's loop over its blocks cannot be followed ({error})") from error

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.site import Layout, Part, Site
+from .fused import fused_parts
 
 EXPERT_WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 
@@ -46,7 +47,7 @@ def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Call
         if _is_router(path, module, places):
             found.on_request[name] = (_matrix_site(module, name, path, index, stored_dtype), "router")
         elif isinstance(module, nn.Linear) or is_transposed_linear(module):
-            found.sites.append(_matrix_site(module, name, path, index, stored_dtype))
+            found.sites.append(_matrix_site(module, name, path, index, stored_dtype, block))
         elif is_stacked_experts(module):
             found.sites.extend(_expert_sites(module, name, path, index, stored_dtype))
         else:
@@ -98,11 +99,14 @@ def _is_router(path: str, module: nn.Module, places: dict[str, int]) -> bool:
     return experts is not None and isinstance(weight, nn.Parameter) and weight.dim() == 2 and len(weight) in (1, experts)
 
 
-def _matrix_site(module: Any, name: str, role: str, index: int | None, stored_dtype: Callable[[str], torch.dtype]) -> Site:
-    layout = Layout(transposed=is_transposed_linear(module))
-    rows, cols = module.weight.shape[::-1] if layout.transposed else module.weight.shape
+def _matrix_site(module: Any, name: str, role: str, index: int | None, stored_dtype: Callable[[str], torch.dtype],
+                 block: nn.Module | None = None) -> Site:  # fmt: skip
+    transposed = is_transposed_linear(module)
+    rows, cols = module.weight.shape[::-1] if transposed else module.weight.shape
+    owner, _, attribute = role.rpartition(".")
+    parts = fused_parts(block.get_submodule(owner), attribute, rows) if block is not None else ()
     parameter = f"{name}.weight"
-    return Site(name, parameter, (1, rows, cols), stored_dtype(parameter), index, role, layout)
+    return Site(name, parameter, (1, rows, cols), stored_dtype(parameter), index, role, Layout(False, transposed, parts))
 
 
 def _expert_sites(

@@ -1,0 +1,139 @@
+"""Every family: pruned on disk, loaded again with nothing missing, errors as measured, fused projections where they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.core.site import Site
+from prunus.models.skeleton import find_blocks
+from prunus.observe.windows import random_windows
+from prunus.stream.sources import MemorySource
+from tiny import FAMILIES, model_of
+
+
+def inputs_of(model: nn.Module, block: nn.Module, windows: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Inputs ``[tokens cols]`` of a block's linears (expert 0) and of each of its experts, caught by plain hooks."""
+    caught: dict[tuple[str, int], list[Tensor]] = {}
+
+    def keep(path: str):
+        return lambda _module, args: caught.setdefault((path, 0), []).append(args[0].reshape(-1, args[0].shape[-1]))
+
+    def keep_experts(path: str):
+        def hook(module, args) -> None:
+            hidden, index = args[0], args[1]
+            for expert in range(len(module.down_proj)):
+                tokens = hidden[(index == expert).any(-1)]
+                first = module.gate_up_proj[expert] if module.is_transposed else module.gate_up_proj[expert].T
+                bias = module.gate_up_proj_bias[expert] if module.has_bias else 0
+                caught.setdefault((f"{path}.gate_up_proj", expert), []).append(tokens)
+                caught.setdefault((f"{path}.down_proj", expert), []).append(module._apply_gate(tokens @ first + bias))
+
+        return hook
+
+    handles = []
+    for path, module in block.named_modules():
+        if hasattr(module, "has_gate"):
+            handles.append(module.register_forward_pre_hook(keep_experts(path)))
+        elif isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.dim() == 2:
+            handles.append(module.register_forward_pre_hook(keep(path)))
+    with torch.no_grad():
+        for window in windows:
+            model(input_ids=window[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {place: torch.cat(parts) for place, parts in caught.items()}
+
+
+@torch.no_grad()
+def measured(site: Site, dense: nn.Module, pruned: nn.Module, inputs: dict[tuple[str, int], Tensor]) -> float:
+    """‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² of one Site, by running both."""
+    before, after = (site.layout.to_matrix(model.get_parameter(site.parameter)).double() for model in (dense, pruned))
+    lost = total = 0.0
+    for expert in range(site.batch):
+        x = inputs[site.role, expert].double()
+        total += float((x @ before[expert].T).square().sum())
+        lost += float((x @ (before[expert] - after[expert]).T).square().sum())
+    return lost / total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_saved_loaded_and_the_error_as_predicted(family, tokenizer, text_file, quick, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dense = model_of(family)
+    dense.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    settings = {**quick, "samples": 6, "seqlen": 48, "method": "sparsegpt", "sparsity": "2:4"}
+    result = prunus.prune(tmp_path / "dense", tmp_path / "out", **settings)
+    pruned, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+    assert result.record["proof"]["reload"].startswith("from_pretrained: nothing missing")
+    assert result.sparsity == pytest.approx(0.5, abs=1e-6)
+    own = AutoTokenizer.from_pretrained(tmp_path / "out")  # some families tokenise with a class of their own
+    windows = random_windows(torch.tensor(own(text_file.read_text())["input_ids"]), 6, 48, 0, "text")
+    found = MemorySource(dense, torch.device("cpu")).found
+    errors = {record["name"]: record["rel_error"] for record in result.sites}
+    for index in (0, len(found) - 1):
+        mixed = copy.deepcopy(pruned).eval()  # this block dense, all before it pruned: what the solver saw
+        block = find_blocks(mixed)[1][index]
+        block.load_state_dict(find_blocks(dense)[1][index].state_dict())
+        inputs = inputs_of(mixed, block, windows)
+        assert found[index].sites
+        for site in found[index].sites:
+            assert errors[site.name] == pytest.approx(measured(site, dense, pruned, inputs), rel=5e-3), site.name
+
+
+FUSED = {
+    "bloom": "dense", "codegen": "out_proj", "falcon": "dense", "falcon_alibi": "dense", "falcon_multi_query": "dense",
+    "gpt2": "c_proj", "gpt_bigcode": "c_proj", "gpt_neox": "dense", "mpt": "out_proj", "persimmon": "dense", "phi3": "o_proj",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_fused_projections_lie_where_they_are_declared(family) -> None:
+    """Without values attention gives zeros; without queries or without keys it weighs all tokens alike."""
+    ids = torch.arange(40).view(2, 20)
+    site = next(site for site in MemorySource(model_of(family), torch.device("cpu")).found[0].sites if site.layout.parts)
+    given = {part.name: attention_output(family, site, part.rows(site.rows), ids) for part in site.layout.parts}
+    whole = attention_output(family, site, torch.tensor([], dtype=torch.int64), ids)
+    assert not given["v"].any()
+    torch.testing.assert_close(given["q"], given["k"], rtol=1e-4, atol=1e-5)
+    assert float((given["q"] - whole).abs().max()) > 0.01
+    rows = torch.cat([part.rows(site.rows) for part in site.layout.parts])
+    assert rows.sort().values.tolist() == list(range(site.rows))
+
+
+@torch.no_grad()
+def attention_output(family: str, site: Site, without: Tensor, ids: Tensor) -> Tensor:
+    """What the first block's output projection is handed, with some rows of the fused matrix (and its bias) zero."""
+    model, caught = model_of(family), []
+    fused = model.get_submodule(site.name)
+    site.layout.to_matrix(fused.weight)[:, without] = 0
+    if fused.bias is not None:
+        fused.bias[without] = 0
+    holder = model.get_submodule(site.name.rpartition(".")[0])
+    getattr(holder, FUSED[family]).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    model(input_ids=ids, use_cache=False)
+    return caught[0]
+
+
+@pytest.mark.parametrize(("family", "attribute"), [("phi3", "gate_up_proj"), ("glm4", "gate_up_proj")])
+def test_fused_gate_and_up(family, attribute) -> None:
+    """Without the gate, or without up, nothing reaches the down projection."""
+    site = next(
+        site for site in MemorySource(model_of(family), torch.device("cpu")).found[0].sites if attribute in site.role
+    )
+    assert [part.name for part in site.layout.parts] == ["gate", "up"]
+    for part in site.layout.parts:
+        model, caught = model_of(family), []
+        with torch.no_grad():
+            model.get_submodule(site.name).weight[part.rows(site.rows)] = 0
+        holder = model.get_submodule(site.name.rpartition(".")[0])
+        holder.down_proj.register_forward_pre_hook(lambda _module, args, caught=caught: caught.append(args[0]))
+        model(input_ids=torch.arange(20).view(1, 20), use_cache=False)
+        assert not caught[0].any()
