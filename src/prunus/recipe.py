@@ -38,6 +38,7 @@ class Recipe:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
+    skip_unsupported: bool = False
     calibration: str | None = None
     samples: int = 128
     seqlen: int = 512
@@ -128,8 +129,9 @@ class Recipe:
         for name in ("include", "exclude", "set"):
             if not all(isinstance(item, str) for item in getattr(self, name)):
                 faults.append(f"{name} {list(getattr(self, name))!r} must be a list of texts")
-        if not isinstance(self.trust_remote_code, bool):
-            faults.append(f"trust_remote_code {self.trust_remote_code!r} must be true or false")
+        for name in ("skip_unsupported", "trust_remote_code"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append(f"{name} {getattr(self, name)!r} must be true or false")
         return faults
 
     def build_method(self) -> Method:

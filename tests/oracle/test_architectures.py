@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import prunus
+from prunus.core.errors import UnsupportedModelError
 from prunus.core.site import Site
 from prunus.models.skeleton import find_blocks
 from prunus.observe.windows import random_windows
@@ -88,9 +90,64 @@ def test_pruned_saved_loaded_and_the_error_as_predicted(family, tokenizer, text_
             assert errors[site.name] == pytest.approx(measured(site, dense, pruned, inputs), rel=5e-3), site.name
 
 
+@pytest.fixture
+def odd(tokenizer, tmp_path):
+    """Writes the checkpoint of an odd family."""
+
+    def make(family: str):
+        model = model_of(family)
+        model.config.pad_token_id = model.generation_config.pad_token_id = None
+        model.save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make
+
+
+REFUSED = {
+    "mamba": r"MambaBlock, as in backbone.layers.0.mixer.A_log: MambaMixer holds a matrix that is no linear layer",
+    "jamba": r"JambaMambaDecoderLayer, as in model.layers.0.mamba.A_log",
+    "llama4": r"Llama4TextDecoderLayer, as in model.layers.0.feed_forward.experts.gate_up_proj",
+    "recurrent_gemma": r"RecurrentGemmaDecoderLayer, as in .*rg_lru",
+    "bart": r"BartDecoderLayer, as in model.decoder.layers.0.encoder_attn.k_proj: its layer never runs",
+    "rwkv": r"RwkvBlock: the model's loop over its blocks cannot be followed",
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_pruned_is_refused_in_words(family, odd, quick, tmp_path) -> None:
+    source = odd(family)
+    with pytest.raises(UnsupportedModelError, match=REFUSED[family]):
+        prunus.prune(source, tmp_path / "out", method="sparsegpt", **quick)
+    assert [path.name for path in tmp_path.iterdir()] == [family]
+
+
+@pytest.mark.parametrize("family", ["mamba", "jamba", "llama4", "recurrent_gemma", "bart"])
+def test_or_left_dense_on_request(family, odd, quick, tmp_path) -> None:
+    source = odd(family)
+    result = prunus.prune(source, tmp_path / "out", method="sparsegpt", skip_unsupported=True, **quick)
+    left = {name for name, reason in result.record["plan"]["untouched"].items() if "--skip-unsupported" in reason}
+    assert left
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "out"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name in left or f"{name[:-7]}" in left)
+    assert result.record["proof"]["reload"].startswith("from_pretrained: nothing missing")
+    assert not any("router" in site["name"] for site in result.sites)
+
+
+def test_a_model_that_cannot_be_followed_is_still_pruned_by_weights_alone(odd, quick, tmp_path) -> None:
+    source = odd("rwkv")
+    settings = {"method": "magnitude", "samples": 4, "seqlen": 32, "eval_text": quick["eval_text"]}
+    with pytest.raises(UnsupportedModelError, match="with --eval-windows 0"):
+        prunus.prune(source, tmp_path / "out", **settings)
+    result = prunus.prune(source, tmp_path / "out", eval_windows=0, **settings)
+    assert "logits not compared" in result.record["proof"]["reload"]
+    assert result.sparsity == pytest.approx(0.5, abs=0.01)
+
+
 FUSED = {
     "bloom": "dense", "codegen": "out_proj", "falcon": "dense", "falcon_alibi": "dense", "falcon_multi_query": "dense",
-    "gpt2": "c_proj", "gpt_bigcode": "c_proj", "gpt_neox": "dense", "mpt": "out_proj", "persimmon": "dense", "phi3": "o_proj",
+    "gpt2": "c_proj", "gpt_bigcode": "c_proj", "gpt_neox": "dense", "mpt": "out_proj", "persimmon": "dense",
+    "phi3": "o_proj",
 }  # fmt: skip
 
 

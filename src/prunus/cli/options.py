@@ -38,6 +38,11 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Layers",
         "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins).",
     ),
+    "skip_unsupported": (
+        "--skip-unsupported/--no-skip-unsupported",
+        "Layers",
+        "Leave what cannot be pruned (state-space parts, say) dense instead of refusing the model.",
+    ),
     "calibration": (
         "--calibration,-c",
         "Text",
@@ -60,7 +65,11 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Machine",
         "GiB for Grams, for hidden states before they go to disk, and for loading the result as a check. Default 4.",
     ),
-    "trust_remote_code": ("--trust-remote-code", "Machine", "Allow the checkpoint's own Python code to run."),
+    "trust_remote_code": (
+        "--trust-remote-code/--no-trust-remote-code",
+        "Machine",
+        "Allow the checkpoint's own Python code to run.",
+    ),
 }
 
 
@@ -105,12 +114,9 @@ def _option(name: str) -> inspect.Parameter:
     kinds: dict[str, Any] = {
         "samples": int | None, "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
-        "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
+        "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
     }  # fmt: skip
-    words = flags.split(",")
-    if name == "trust_remote_code":
-        words = ["--trust-remote-code/--no-trust-remote-code"]
-    option = typer.Option(*words, help=text, rich_help_panel=panel, show_default=False)
+    option = typer.Option(*flags.split(","), help=text, rich_help_panel=panel, show_default=False)
     kind = kinds.get(name, str | None)
     annotation = Annotated[kind, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

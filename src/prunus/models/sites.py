@@ -12,16 +12,21 @@ from torch import nn
 from ..core.site import Layout, Part, Site
 from .fused import fused_parts
 
+_LEFT_DENSE = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm)
 EXPERT_WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 
 
 @dataclass
 class Found:
-    """Sites in the order of the modules; those that are pruned only when named, with the reason; what is no Site."""
+    """Sites in the order of the modules; those that are pruned only when named, with the reason; what is no Site.
+
+    ``unsupported`` are matrices that prunus does not know how to prune, by name, with the class that holds them.
+    """
 
     sites: list[Site] = field(default_factory=list)
     on_request: dict[str, tuple[Site, str]] = field(default_factory=dict)
     untouched: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
@@ -52,8 +57,12 @@ def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Call
             found.sites.extend(_expert_sites(module, name, path, index, stored_dtype))
         else:
             for key, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() >= 2:
-                    found.untouched[f"{name}.{key}"] = "no linear map that prunus knows"
+                if sum(extent > 1 for extent in parameter.shape) < 2:
+                    continue
+                if isinstance(module, _LEFT_DENSE):
+                    found.untouched[f"{name}.{key}"] = f"{type(module).__name__} inside a block"
+                else:
+                    found.unsupported[f"{name}.{key}"] = type(module).__name__
     return found
 
 
@@ -84,11 +93,12 @@ def sites_outside(model: Any, inside: str, stored_dtype: Callable[[str], torch.d
 
 
 def _router_places(block: nn.Module) -> dict[str, int]:
-    """Paths of the modules that hold experts as a child, with the number of experts."""
+    """Paths of the modules that hold experts (a child with stacked matrices), with the number of experts."""
     places = {}
     for path, module in block.named_modules():
-        if is_stacked_experts(module):
-            places[path.rpartition(".")[0]] = len(module.down_proj)
+        stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3 and not isinstance(module, nn.Conv1d)]
+        if stacked:
+            places[path.rpartition(".")[0]] = len(stacked[0])
     return places
 
 

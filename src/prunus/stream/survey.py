@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..allocate.manual import Manual, Pin
-from ..core.errors import RecipeError
+from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.roles import Pattern, Profile
@@ -18,6 +19,7 @@ from ..core.site import Site
 from ..core.sparsity import Target
 from ..core.stats import Needs
 from ..patterns.nm import NM
+from .probe import never_run
 from .sources import Source
 
 
@@ -44,14 +46,64 @@ class Selection:
     untouched: dict[str, str]
 
 
-def select_sites(source: Source, include: Sequence[str], exclude: Sequence[str]) -> Selection:
-    """Sites that a glob of ``include`` matches (all in the blocks without one) and none of ``exclude`` does.
+class Choice(NamedTuple):
+    """Globs of what is to be pruned and what is not, and whether what prunus cannot prune may stay dense."""
 
-    Routers, embeddings and head are chosen only by a glob whose last word has no wildcard, as in ``lm_head``.
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    skip_unsupported: bool = False
+
+    def takes(self, name: str) -> bool:
+        """Whether a glob of ``include`` matches (or there is none) and none of ``exclude`` does."""
+        wanted = not self.include or any(fnmatchcase(name, glob) for glob in self.include)
+        return wanted and not any(fnmatchcase(name, glob) for glob in self.exclude)
+
+
+def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) -> Selection:
+    """Sites that the choice takes (without ``include``: all in the blocks).
+
+    Routers, embeddings and head are chosen only by a glob whose last word has no wildcard, as in ``lm_head``. Where
+    ``windows`` will be run through the model, Sites whose layer would not run count as unsupported.
 
     Raises:
         RecipeError: if a glob matches nothing, or nothing is left to prune.
+        UnsupportedModelError: if a block holds matrices that prunus cannot prune, and they may not stay dense.
     """
+    selection = _by_globs(source, choice)
+    odd = {
+        name: f"{holder} holds a matrix that is no linear layer"
+        for found in source.found
+        for name, holder in found.unsupported.items()
+        if choice.takes(name)
+    }
+    if windows is not None:
+        odd |= dict.fromkeys(sorted(never_run(source, selection.sites, windows)), "its layer never runs")
+    if odd and not choice.skip_unsupported:
+        raise UnsupportedModelError(_refusal(source, odd))
+    untouched = {name: f"{reason} (--skip-unsupported)" for name, reason in odd.items()}
+    sites = [site for site in selection.sites if site.name not in odd]
+    if not sites:
+        raise RecipeError(["nothing is left to prune: all that was chosen is unsupported"])
+    return Selection(sites, {**selection.untouched, **untouched})
+
+
+def _refusal(source: Source, odd: Mapping[str, str]) -> str:
+    """What cannot be pruned, by the class of the block that holds it."""
+    lines = []
+    for index, block in enumerate(source.blocks):
+        inside = [name for name in odd if name.startswith(source.prefix(index) + ".")]
+        if inside:
+            lines.append((type(block).__name__, f"{inside[0]}: {odd[inside[0]]}"))
+    first = dict(reversed(lines))
+    listed = "\n".join(f"  - {kind}, as in {example}" for kind, example in first.items())
+    return (
+        f"{type(source.model).__name__}: {len(odd)} matrices in its blocks cannot be pruned.\n{listed}\n"
+        "Leave them dense with --skip-unsupported, or choose layers with --include."
+    )
+
+
+def _by_globs(source: Source, choice: Choice) -> Selection:
+    include, exclude = choice.include, choice.exclude
     places = [*source.found, source.outside]
     sites = [site for found in places for site in found.sites]
     untouched = {name: reason for found in places for name, reason in found.untouched.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.source import Checkpoint
-from ..core.errors import CalibrationError, RecipeError
+from ..core.errors import CalibrationError, RecipeError, UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Plan
 from ..core.progress import Progress
@@ -22,9 +22,10 @@ from ..observe.text import read_text, thin
 from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
+from ..stream.probe import never_run
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
-from ..stream.survey import Request, plan_steps, select_sites
+from ..stream.survey import Choice, Request, plan_steps, select_sites
 from ..stream.trunk import Limits
 
 DEFAULT_CALIBRATION = "factbook"
@@ -134,7 +135,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
             shares: Mapping[str, float] | None = None) -> Prepared:  # fmt: skip
     """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
     method = recipe.build_method()
-    selection = select_sites(source, recipe.include, recipe.exclude)
+    selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
     limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
     request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
     steps, more = plan_steps(
@@ -168,7 +169,18 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         windows = calibration_windows(source, tokenizer, recipe)
     if recipe.eval_windows:
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
+        _check_judgeable(source, judged)
     return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
+
+
+def _check_judgeable(source: Source, windows: Tensor) -> None:
+    """Raise UnsupportedModelError now rather than after the pruning if the model cannot be judged block by block."""
+    try:
+        never_run(source, (), windows)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            f"{error} Methods that look at weights alone can prune it with --eval-windows 0."
+        ) from error
 
 
 def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[str, Any]:
