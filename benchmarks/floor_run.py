@@ -24,7 +24,7 @@ from prunus.core.matmul import FastLinears, add_gram, linear, mirror
 from prunus.core.stats import Stats
 from prunus.measure.speed import matmul_flops
 from prunus.models.calls import BlockCall, Recorder
-from prunus.models.skeleton import find_blocks
+from prunus.models.skeleton import find_stacks
 from prunus.solve.factor import inverse_factor
 from prunus.stream.heap import reused_memory
 
@@ -35,7 +35,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32).eval()
-    blocks = find_blocks(model)[1]
+    blocks = find_stacks(model)[0].blocks
     windows = torch.from_numpy(np.load(options["windows"]))
     batches = list(windows.split(options["batch"]))
     with reused_memory(), FastLinears():
@@ -65,7 +65,7 @@ def forward_passes(model: Any, blocks: Any, batches: list[torch.Tensor]) -> tupl
         for block, call in zip(blocks, calls, strict=True):
             start = time.perf_counter()
             call.run(block, hidden)
-            hidden = call.run(block, hidden)
+            hidden = call.run(block, hidden).hidden
             seconds += time.perf_counter() - start
     return seconds, columns
 

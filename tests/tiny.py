@@ -26,6 +26,7 @@ LATENT: dict[str, Any] = {
     "moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
     "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
 }  # fmt: skip
+RWKV_LIKE = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "rescale_every": 0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 SLIDING = {"sliding_window": 32, "head_dim": 8}
 MIXED = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
@@ -37,6 +38,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**LLAMA_LIKE, "head_dim": 8}),
     "gemma2": ("Gemma2Config", {**LLAMA_LIKE, **SLIDING}),
     "gemma3": ("Gemma3TextConfig", {**LLAMA_LIKE, **SLIDING, **MIXED}),
+    "gemma4": ("Gemma4TextConfig", {
+        **LLAMA_LIKE, **SLIDING, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY, "global_head_dim": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    }),
     "phi3": ("Phi3Config", LLAMA_LIKE),
     "opt": ("OPTConfig", {
         "vocab_size": VOCABULARY, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -73,6 +79,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "n_groups": 1,
     }),
     "deepseek_v3": ("DeepseekV3Config", LATENT),
+    "rwkv": ("RwkvConfig", RWKV_LIKE),
     "mixtral": ("MixtralConfig", {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2_moe": ("Qwen2MoeConfig", {**LLAMA_LIKE, **EXPERTS, "shared_expert_intermediate_size": 32}),
     "qwen3_moe": ("Qwen3MoeConfig", {**LLAMA_LIKE, **EXPERTS, "head_dim": 8}),
@@ -96,7 +103,7 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
         "vocab_size": VOCABULARY, "d_model": 32, "decoder_layers": 3, "encoder_layers": 0, "decoder_ffn_dim": 64,
         "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "encoder_attention_heads": 4, "init_std": 0.2,
     }),
-    "rwkv": ("RwkvConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3}),
+    "rwkv_rescaled": ("RwkvConfig", {**RWKV_LIKE, "num_hidden_layers": 7, "rescale_every": 3}),
 }  # fmt: skip
 """Families with parts that prunus refuses to prune, or that it cannot follow at all."""
 

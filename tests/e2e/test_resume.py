@@ -94,10 +94,13 @@ class StopAfter:
         pass
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])
 @pytest.mark.parametrize("saved", [True, False])
 def test_stopped_after_every_block(family, saved, checkpoint, quick, tmp_path, monkeypatch) -> None:
-    """With the state saved at every block nothing is replayed; without, finished blocks are, to the same bytes."""
+    """With the state saved at every block nothing is replayed; without, finished blocks are, to the same bytes.
+
+    Gemma 4's later blocks read keys and values of earlier ones, so that its blocks are always replayed.
+    """
     monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", -1.0 if saved else 1e9)
     include = ["*", "lm_head"] if family == "llama" else ["*"]
     settings = {**quick, "include": include}
@@ -111,7 +114,7 @@ def test_stopped_after_every_block(family, saved, checkpoint, quick, tmp_path, m
     assert len(Journal(tmp_path / "out").entries()) == 3
     prunus.prune(checkpoint(family), tmp_path / "out", resume=True, **settings)
     assert same(tmp_path / "whole", tmp_path / "out")
-    assert (replayed == 0) == saved
+    assert (replayed == 0) == (saved and family != "gemma4")
 
 
 def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.core.errors import UnsupportedModelError
 from prunus.core.site import Site
-from prunus.models.skeleton import find_blocks
+from prunus.models.skeleton import find_stacks
 from prunus.observe.windows import random_windows
 from prunus.stream.sources import MemorySource
 from tiny import FAMILIES, model_of
@@ -82,8 +82,8 @@ def test_pruned_saved_loaded_and_the_error_as_predicted(family, tokenizer, text_
     errors = {record["name"]: record["rel_error"] for record in result.sites}
     for index in (0, len(found) - 1):
         mixed = copy.deepcopy(pruned).eval()  # this block dense, all before it pruned: what the solver saw
-        block = find_blocks(mixed)[1][index]
-        block.load_state_dict(find_blocks(dense)[1][index].state_dict())
+        block = find_stacks(mixed)[0].blocks[index]
+        block.load_state_dict(find_stacks(dense)[0].blocks[index].state_dict())
         inputs = inputs_of(mixed, block, windows)
         assert found[index].sites
         for site in found[index].sites:
@@ -110,7 +110,7 @@ REFUSED = {
     "llama4": r"Llama4TextDecoderLayer, as in model.layers.0.feed_forward.experts.gate_up_proj",
     "recurrent_gemma": r"RecurrentGemmaDecoderLayer, as in .*rg_lru",
     "bart": r"BartDecoderLayer, as in model.decoder.layers.0.encoder_attn.k_proj: its layer never runs",
-    "rwkv": r"RwkvBlock: the model's loop over its blocks cannot be followed",
+    "rwkv_rescaled": r"RwkvBlock: the model changes hidden states between its blocks",
 }
 
 
@@ -135,7 +135,7 @@ def test_or_left_dense_on_request(family, odd, quick, tmp_path) -> None:
 
 
 def test_a_model_that_cannot_be_followed_is_still_pruned_by_weights_alone(odd, quick, tmp_path) -> None:
-    source = odd("rwkv")
+    source = odd("rwkv_rescaled")
     settings = {"method": "magnitude", "samples": 4, "seqlen": 32, "eval_text": quick["eval_text"]}
     with pytest.raises(UnsupportedModelError, match="with --eval-windows 0"):
         prunus.prune(source, tmp_path / "out", **settings)

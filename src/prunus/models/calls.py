@@ -8,21 +8,39 @@ that the model's own final norm and head finish the work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModelError
 
+_MOST_OUTPUTS = 4
+"""Values that a model's loop may unpack from a block's output."""
+
+
+class Output(NamedTuple):
+    """What a block gives: hidden states ``[windows seqlen width]``, and what else it returned."""
+
+    hidden: Tensor
+    extras: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Stands in a recorded call for the extra output ``index`` (from 1) of the block before: T5's position bias."""
+
+    index: int
+
 
 @dataclass(frozen=True)
 class BlockCall:
     """The arguments of one block, its hidden states left out (they stand at ``args[0]`` or under ``keyword``).
 
-    ``first_only``: the model's loop over its blocks takes the first of what a block returns and nothing else.
+    ``first_only``: the model's loop over its blocks takes the first of what a block returns, and of the rest only what
+    stands as a :class:`Crossing` in the next call.
     """
 
     args: tuple[Any, ...]
@@ -30,85 +48,146 @@ class BlockCall:
     keyword: str | None
     first_only: bool = False
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The block's hidden states out of ``hidden [windows seqlen width]``.
+    def run(self, block: nn.Module, hidden: Tensor, extras: tuple[Any, ...] = ()) -> Output:
+        """The block on ``hidden [windows seqlen width]``, with the ``extras`` of the block before.
 
         Raises:
-            UnsupportedModelError: if the block hands more than hidden states to the next one.
+            UnsupportedModelError: if the block hands more than that to the next one.
         """
+        name = type(block).__name__
+        args = tuple(_filled(value, extras, name) for value in self.args)
+        kwargs = {key: _filled(value, extras, name) for key, value in self.kwargs.items()}
         if self.keyword is None:
-            output = block(hidden, *self.args, **self.kwargs)
+            output = block(hidden, *args, **kwargs)
         else:
-            output = block(*self.args, **{**self.kwargs, self.keyword: hidden})
+            output = block(*args, **{**kwargs, self.keyword: hidden})
         if isinstance(output, Tensor):
-            return output
+            return Output(output)
         if isinstance(output, tuple) and (self.first_only or all(extra is None for extra in output[1:])):
-            return output[0]  # type: ignore[no-any-return]
+            return Output(output[0], tuple(output[1:]))
         raise UnsupportedModelError(
             f"{type(block).__name__} returns {_shape_of(output)}: prunus does not know what else crosses its blocks."
         )
 
+    @property
+    def takes_extras(self) -> bool:
+        """Whether the block is handed extra outputs of the one before."""
+        return any(isinstance(value, Crossing) for value in (*self.args, *self.kwargs.values()))
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether more than hidden states comes from the blocks before: then they all have to be run, in their order."""
+        return self.takes_extras or any(is_shared_state(value) for value in (*self.args, *self.kwargs.values()))
+
 
 class Recorder:
-    """Records every block's call during a skeleton pass over ``blocks``."""
+    """Records every block's call during a skeleton pass over one stack of ``blocks``.
 
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+    ``before`` is that of the stack that runs earlier (a decoder's encoder), of which ``record`` is told the result.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], before: Recorder | None = None) -> None:
         self.blocks = blocks
-        self.wraps = False
-        """Whether the model unpacks a block's output as a tuple; found by trying."""
+        self.before = before
+        self.width = 0
+        """How many values the model unpacks from a block's output; 0 where it takes a tensor. Found by trying."""
 
     @torch.no_grad()
-    def record(self, run: Callable[[], Any]) -> tuple[Tensor, list[BlockCall]]:
-        """Hidden states entering the first block and every block's call, from ``run()`` of the model's trunk."""
-        try:
-            return self._attempt(run)
-        except _MisreadError:
-            self.wraps = not self.wraps
-        try:
-            return self._attempt(run)
-        except _MisreadError as error:
-            raise UnsupportedModelError(f"{type(self.blocks[0]).__name__}: {error}") from error
+    def record(self, run: Callable[[], Any], before: Tensor | None = None) -> tuple[Tensor, list[BlockCall]]:
+        """Hidden states entering the first block and every block's call, from ``run()`` of the model's trunk.
 
-    def _attempt(self, run: Callable[[], Any]) -> tuple[Tensor, list[BlockCall]]:
+        ``before`` are the hidden states behind the stack that runs earlier.
+        """
+        failures = []
+        for width in (self.width, *(other for other in range(_MOST_OUTPUTS + 1) if other != self.width)):
+            self.width = width
+            try:
+                return self._attempt(run, before)
+            except _MisreadError as error:
+                failures.append(error)
+        furthest = max(failures, key=lambda failure: failure.reached)
+        raise UnsupportedModelError(f"{type(self.blocks[0]).__name__}: {furthest}") from furthest
+
+    def _attempt(self, run: Callable[[], Any], before: Tensor | None) -> tuple[Tensor, list[BlockCall]]:
         entering: list[Tensor] = []
+        memory: list[tuple[Any, ...]] = []
         calls: list[BlockCall] = []
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
             keyword = None if args else "hidden_states"
             hidden = args[0] if args else kwargs.pop("hidden_states", None)
-            if not isinstance(hidden, Tensor) or (entering and hidden.shape != entering[0].shape):
-                raise _MisreadError("its hidden states cannot be followed from block to block")
+            if not isinstance(hidden, Tensor):
+                raise _MisreadError("its hidden states cannot be followed from block to block", len(calls))
+            if entering and _memory(hidden) != memory[0]:
+                raise _MisreadError("the model changes hidden states between its blocks", len(calls))
             entering.append(hidden)
+            memory.append(_memory(hidden))
             known = {key: _checked(value) for key, value in kwargs.items()}
-            calls.append(BlockCall(_checked(args[1:]), known, keyword, self.wraps))
-            return (hidden,) if self.wraps else hidden
+            calls.append(BlockCall(_checked(args[1:]), known, keyword, self.width > 0))
+            if len(calls) == len(self.blocks):
+                raise _RecordedError
+            return self._output(hidden)
 
-        with _replaced(self.blocks, replacement):
+        with _replaced(self.blocks, replacement), self._finished_before(before):
             try:
                 run()
+            except _RecordedError:
+                return entering[0], calls
             except torch.OutOfMemoryError:
                 raise
             except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
                 if not entering:
                     raise
-                raise _MisreadError(f"the model's loop over its blocks cannot be followed ({error})") from error
-        if len(calls) != len(self.blocks):
-            raise _MisreadError(f"{len(calls)} of {len(self.blocks)} blocks were run, or some twice")
-        return entering[0], calls
+                why = f"the model's loop over its blocks cannot be followed ({error})"
+                raise _MisreadError(why, len(calls)) from error
+        raise _MisreadError(f"{len(calls)} of {len(self.blocks)} blocks were run", len(calls))
 
     @torch.no_grad()
     def finish(self, run: Callable[[], Any], hidden: Tensor) -> Any:
         """What ``run()`` of the whole model gives with ``hidden`` behind the last block."""
+        with self._finished_before(None), self.giving(hidden):
+            return run()
+
+    def _finished_before(self, hidden: Tensor | None) -> AbstractContextManager[None]:
+        return self.before.giving(hidden) if self.before is not None else nullcontext()
+
+    @contextmanager
+    def giving(self, hidden: Tensor | None) -> Iterator[None]:
+        """Within this context every block gives ``hidden``, or what it was handed."""
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
-            return (hidden,) if self.wraps else hidden
+            given = hidden if hidden is not None else args[0] if args else kwargs["hidden_states"]
+            return self._output(given)
 
         with _replaced(self.blocks, replacement):
-            return run()
+            yield
+
+    def _output(self, hidden: Tensor) -> Any:
+        """A block's output in the form that the model unpacks."""
+        if not self.width:
+            return hidden
+        return _Outputs((hidden, *(Crossing(k) for k in range(1, self.width))))
+
+
+class _Outputs(tuple[Any, ...]):
+    """What a block returns in a skeleton pass: hidden states, and a :class:`Crossing` for whatever else is asked for."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and index > 0:
+            return Crossing(index)
+        return super().__getitem__(index)
+
+
+class _RecordedError(Exception):
+    """The last block's call is recorded: what the model does with its output does not matter."""
 
 
 class _MisreadError(Exception):
-    """The guess how the model unpacks its blocks' outputs was wrong."""
+    """The guess how the model unpacks its blocks' outputs was wrong; it showed after ``reached`` blocks."""
+
+    def __init__(self, reason: str, reached: int) -> None:
+        super().__init__(reason)
+        self.reached = reached
 
 
 @contextmanager
@@ -128,12 +207,41 @@ def _replaced(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Itera
 
 
 def _checked(value: Any) -> Any:
-    """Arguments that are plain values or tensors; anything with a state of its own is not understood."""
-    if value is None or isinstance(value, (bool, int, float, str, Tensor, torch.dtype)):
+    """Arguments that are plain values, tensors or shared keys and values; no other state of its own is understood."""
+    plain = (bool, int, float, str, Tensor, torch.dtype, Crossing)
+    if value is None or isinstance(value, plain) or is_shared_state(value):
         return value
     if isinstance(value, tuple):
         return tuple(_checked(item) for item in value)
+    if type(value) is dict and value:  # an empty one may be there to be filled by a block
+        return {key: _checked(item) for key, item in value.items()}
     raise UnsupportedModelError(f"blocks are handed a {type(value).__name__}: prunus does not know what it carries.")
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """What two tensors have in common that are the same memory, not written to in between."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version
+
+
+def _filled(value: Any, extras: tuple[Any, ...], name: str) -> Any:
+    if not isinstance(value, Crossing):
+        return value
+    if value.index > len(extras):
+        raise UnsupportedModelError(
+            f"{name} is handed output {value.index + 1} of the block before, which gives {len(extras) + 1}: "
+            "prunus cannot follow what crosses its blocks."
+        )
+    return extras[value.index - 1]
+
+
+def is_shared_state(value: Any) -> bool:
+    """Whether this is the store through which blocks hand keys and values to later blocks (Gemma 4).
+
+    It stays with the batch that it belongs to: every block that runs finds there what the blocks before it left.
+    """
+    from transformers import cache_utils
+
+    return isinstance(value, getattr(cache_utils, "KVSharingDict", ()))
 
 
 def same_call(one: BlockCall, other: BlockCall) -> bool:
@@ -142,8 +250,8 @@ def same_call(one: BlockCall, other: BlockCall) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if type(one) is not type(other):
-        return False
+    if type(one) is not type(other) or is_shared_state(one):
+        return one is other
     if isinstance(one, Tensor):
         return one is other or (one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other)))
     if isinstance(one, tuple):

@@ -119,7 +119,6 @@ _gate_up = _halves("gate", "up")
 _FUSED: dict[tuple[str, str], Declared] = {
     ("BloomAttention", "query_key_value"): _by_head("num_heads"),
     ("CodeGenAttention", "qkv_proj"): _codegen,
-    ("DbrxAttention", "Wqkv"): _queries_first,
     ("FalconAttention", "query_key_value"): _falcon,
     ("GPT2Attention", "c_attn"): _conv1d,
     ("GPTBigCodeAttention", "c_attn"): _bigcode,
@@ -127,6 +126,8 @@ _FUSED: dict[tuple[str, str], Declared] = {
     ("Glm4MLP", "gate_up_proj"): _gate_up,
     ("GlmMLP", "gate_up_proj"): _gate_up,
     ("MiniMaxLightningAttention", "qkv_proj"): _by_head("num_attention_heads"),
+    ("ModernBertAttention", "Wqkv"): _thirds,
+    ("ModernBertMLP", "Wi"): _halves("up", "gate"),
     ("MptAttention", "Wqkv"): _thirds,
     ("PersimmonAttention", "query_key_value"): _by_head("num_heads"),
     ("Phi3Attention", "qkv_proj"): _queries_first,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,15 +66,15 @@ def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Call
     return found
 
 
-def sites_outside(model: Any, inside: str, stored_dtype: Callable[[str], torch.dtype]) -> Found:
-    """Embeddings and head: pruned only when named. ``inside`` is the path of the blocks.
+def sites_outside(model: Any, inside: Sequence[str], stored_dtype: Callable[[str], torch.dtype]) -> Found:
+    """Embeddings and head: pruned only when named. ``inside`` are the paths of the stacks of blocks.
 
     A head that shares its tensor with the embedding is no Site: pruning it would prune both.
     """
     found = Found()
     head, ties = model.get_output_embeddings(), model.all_tied_weights_keys
     for name, module in model.named_modules():
-        if f"{name}.".startswith(f"{inside}."):
+        if f"{name}.".startswith(tuple(f"{path}." for path in inside)):
             continue
         tied = f"{name}.weight" in {*ties, *ties.values()}
         if module is head and isinstance(module, nn.Linear):

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, UnsupportedModelError
 
@@ -79,18 +79,46 @@ def build_skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
     return model  # type: ignore[no-any-return]
 
 
-def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The path and list of the decoder's blocks: of all outermost ModuleLists the one with the most parameters.
+class Stack(NamedTuple):
+    """A list of blocks that run one after another: ``path`` is where the model has it."""
+
+    path: str
+    blocks: nn.ModuleList
+
+
+def find_stacks(model: Any) -> list[Stack]:
+    """The model's stacks in the order they run: a decoder's or an encoder's only one, or an encoder's and a decoder's.
+
+    Of all lists of modules (ModuleList) in it, the one with the most parameters.
 
     Raises:
-        UnsupportedModelError: if the model has none.
+        UnsupportedModelError: if there is none.
     """
-    best: tuple[int, str, nn.ModuleList] | None = None
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module):
-            size = sum(parameter.numel() for parameter in module.parameters())
+    if getattr(model.config, "is_encoder_decoder", False):
+        halves = (model.get_encoder(), model.get_decoder())
+        paths = [next(path for path, module in model.named_modules() if module is half) for half in halves]
+        return [_largest_stack(half, path) for half, path in zip(halves, paths, strict=True)]
+    return [_largest_stack(model, "")]
+
+
+def _largest_stack(module: nn.Module, prefix: str) -> Stack:
+    best: tuple[int, Stack] | None = None
+    for path, inner in module.named_modules(prefix=prefix):
+        if isinstance(inner, nn.ModuleList) and len(inner):
+            size = sum(parameter.numel() for parameter in inner.parameters())
             if size and (best is None or size > best[0]):
-                best = (size, name, module)
+                best = (size, Stack(path, inner))
     if best is None:
-        raise UnsupportedModelError(f"{type(model).__name__}: no list of blocks (nn.ModuleList) was found in it.")
-    return best[1], best[2]
+        raise UnsupportedModelError(f"{type(module).__name__}: no list of blocks (nn.ModuleList) was found in it.")
+    return best[1]
+
+
+def model_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
+    """What the model is called with for windows ``ids [windows seqlen]``.
+
+    An encoder-decoder reads the first half of each window and goes on with the second.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        half = ids.shape[1] // 2
+        return {"input_ids": ids[:, :half], "decoder_input_ids": ids[:, half:], "use_cache": False}
+    return {"input_ids": ids, "use_cache": False}

@@ -55,7 +55,9 @@ def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tens
             limits: Limits, block: int) -> int:  # fmt: skip
     batch_tokens, budget = limits
     width = source.model.dtype.itemsize
-    outside = sum(p.numel() for p in source.model.parameters()) - sum(p.numel() for p in source.blocks.parameters())
+    outside = sum(p.numel() for p in source.model.parameters()) - sum(
+        p.numel() for block in source.blocks for p in block.parameters()
+    )
     hidden = source.model.config.get_text_config().hidden_size
     state = min(budget, 2 * hidden_bytes(source.model, windows)) if windows is not None else 0
     moments = 0

@@ -139,7 +139,7 @@ class PruneLoop:
         trunk.embed()
         saved = [index for index in range(len(done)) if folder is not None and (folder / _state_name(index)).is_file()]
         first = 0
-        if saved and folder is not None:
+        if saved and folder is not None and not trunk.shares_state:
             first = saved[-1] + 1
             trunk.state.restore(folder / _state_name(saved[-1]))
         if first < len(done):
@@ -168,7 +168,7 @@ class PruneLoop:
 
     def _save_state(self, index: int, trunk: Trunk) -> None:
         """What a resumed run starts from, once this block is marked."""
-        if self.journal is None:
+        if self.journal is None or trunk.shares_state:
             return
         trunk.state.save(self.journal.folder / _state_name(index))
         for old in self.journal.folder.glob("state-*.bin"):

@@ -67,7 +67,7 @@ def _is_expert(source: Source, index: int, role: str) -> bool:
 def _missed(source: Source, trunk: Trunk, index: int, roles: Sequence[str]) -> set[str]:
     """Which of these layers of one block do not run."""
     reached: set[str] = set()
-    block = source.load(index)
+    block = source.blocks[index]
     try:
         with ExitStack() as hooks:
             for role in roles:
@@ -75,8 +75,8 @@ def _missed(source: Source, trunk: Trunk, index: int, roles: Sequence[str]) -> s
                     lambda module, args, role=role: reached.add(role)
                 )
                 hooks.callback(handle.remove)
-            for run in trunk.runs(block, index):
-                run()
+            extras = _extras_before(source, trunk, index)
+            trunk.call(index).run(source.load(index), trunk.state.read(slice(0, 1), source.device), extras)
     except PrunusError:
         raise
     except (RuntimeError, LookupError):  # a block that cannot run alone is not judged here: the run itself will tell
@@ -84,3 +84,14 @@ def _missed(source: Source, trunk: Trunk, index: int, roles: Sequence[str]) -> s
     finally:
         source.release(index)
     return set(roles) - reached
+
+
+def _extras_before(source: Source, trunk: Trunk, index: int) -> tuple[Any, ...]:
+    """What the block before hands to this one beside hidden states, where it takes any."""
+    if not index or not trunk.call(index).takes_extras:
+        return ()
+    before = source.load(index - 1)
+    hidden = trunk.state.read(slice(0, 1), source.device)
+    extras = trunk.call(index - 1).run(before, hidden, _extras_before(source, trunk, index - 1)).extras
+    source.release(index - 1)
+    return extras

@@ -18,7 +18,7 @@ from ..core.finite import all_finite
 from ..core.site import Site
 from ..models.names import NameMap, release, release_parameter
 from ..models.sites import Found, sites_of_block, sites_outside
-from ..models.skeleton import build_skeleton, find_blocks, load_config
+from ..models.skeleton import Stack, build_skeleton, find_stacks, load_config
 
 
 class Source(ABC):
@@ -28,17 +28,26 @@ class Source(ABC):
     device: torch.device
 
     @cached_property
-    def _blocks(self) -> tuple[str, nn.ModuleList]:
-        return find_blocks(self.model)
+    def stacks(self) -> list[Stack]:
+        """The stacks of blocks in the order they run."""
+        return find_stacks(self.model)
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The decoder's blocks in order; their weights may be absent."""
-        return self._blocks[1]
+    @cached_property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of all stacks in order; their weights may be absent."""
+        return [block for stack in self.stacks for block in stack.blocks]
+
+    @cached_property
+    def _prefixes(self) -> list[str]:
+        return [f"{stack.path}.{k}" for stack in self.stacks for k in range(len(stack.blocks))]
 
     def prefix(self, index: int) -> str:
         """Path of one block in the model."""
-        return f"{self._blocks[0]}.{index}"
+        return self._prefixes[index]
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a module or parameter of this name belongs to a stack of blocks."""
+        return f"{name}.".startswith(tuple(f"{stack.path}." for stack in self.stacks))
 
     @cached_property
     def found(self) -> list[Found]:
@@ -48,7 +57,7 @@ class Source(ABC):
     @cached_property
     def outside(self) -> Found:
         """Embeddings and head, which are pruned only when named."""
-        return sites_outside(self.model, self._blocks[0], self.stored_dtype)
+        return sites_outside(self.model, [stack.path for stack in self.stacks], self.stored_dtype)
 
     @abstractmethod
     def stored_dtype(self, parameter: str) -> torch.dtype:
@@ -189,8 +198,7 @@ class CheckpointSource(Source):
         return [name for name in self.names.sources if name.startswith(prefix)]
 
     def _outside(self) -> list[str]:
-        prefix = self._blocks[0] + "."
-        return [name for name in self.names.sources if not name.startswith(prefix)]
+        return [name for name in self.names.sources if not self.is_inside(name)]
 
     def _load(self, parameters: list[str]) -> None:
         read = self._overlay or partial(self.background.read, read=self.checkpoint.read)
@@ -217,7 +225,7 @@ class MemorySource(Source):
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model
         self.device = device
-        self._home = next(self.blocks.parameters()).device
+        self._home = next(self.blocks[0].parameters()).device
 
     def stored_dtype(self, parameter: str) -> torch.dtype:
         return self.model.get_parameter(parameter).dtype  # type: ignore[no-any-return]
@@ -248,7 +256,7 @@ class MemorySource(Source):
 
     def _move_outside(self, device: torch.device) -> None:
         for name, module in self.model.named_modules():
-            if not f"{name}.".startswith(f"{self._blocks[0]}."):
+            if not self.is_inside(name):
                 for tensors in (module._parameters, module._buffers):
                     for tensor in tensors.values():
                         if tensor is not None:

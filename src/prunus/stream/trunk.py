@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..core.errors import NumericalError
 from ..core.finite import all_finite
 from ..core.matmul import FastLinears
-from ..models.calls import BlockCall, Recorder, same_call
+from ..models.calls import BlockCall, Output, Recorder, same_call
+from ..models.skeleton import model_inputs
 from .sources import Source
 from .state import State
 
@@ -34,22 +35,32 @@ class Trunk:
     def __init__(self, source: Source, windows: Tensor, batch_tokens: int, budget: int, folder: Path | None) -> None:
         self.source = source
         self.windows = windows
-        self.recorder = Recorder(list(source.blocks))
         size = max(1, batch_tokens // windows.shape[1])
         self.batches = [slice(k, min(k + size, len(windows))) for k in range(0, len(windows), size)]
         self.calls: list[list[BlockCall]] = []
+        self._extras: list[tuple[Any, ...]] = []
         self._budget = budget
         self._folder = folder
+        self._stack = 0
+        self._first = 0
+        self.recorder = Recorder(list(source.stacks[0].blocks))
         self.state: State
 
     @torch.no_grad()
     def embed(self) -> None:
         """Run the skeleton pass: embeddings into the state, every block's call recorded."""
+        self._enter(None)
+
+    def _enter(self, before: State | None) -> None:
+        """Begin the present stack; ``before`` is the state behind the stack that ran earlier."""
         self.source.load_outside(head=False)
-        trunk = self.source.model.base_model
+        model = self.source.model
+        trunk = model if before is not None or len(self.source.stacks) > 1 else model.base_model
+        self.calls, self._extras = [], [()] * len(self.batches)
         for number, batch in enumerate(self.batches):
-            ids = self.windows[batch].to(self.source.device)
-            hidden, calls = self.recorder.record(lambda ids=ids: trunk(input_ids=ids, use_cache=False))  # type: ignore[misc]
+            inputs = model_inputs(model, self.windows[batch].to(self.source.device))
+            encoded = before.read(batch, self.source.device) if before is not None else None
+            hidden, calls = self.recorder.record(partial(trunk, **inputs), encoded)
             if number == 0:
                 shape = (len(self.windows), *hidden.shape[1:])
                 self.state = State(shape, hidden.dtype, self._budget, self._folder)
@@ -60,30 +71,53 @@ class Trunk:
         self.state.advance()
         self.source.release_outside()
 
-    def runs(self, block: nn.Module, index: int) -> Iterator[Callable[[], Tensor]]:
-        """Calls that run the block on the present state, one for each batch of windows; they return its hidden states."""
+    def _next_stack(self) -> None:
+        """Go from behind one stack to the start of the next, which reads what the first gave."""
+        behind, stacks = self.state, self.source.stacks
+        self._first += len(stacks[self._stack].blocks)
+        self._stack += 1
+        self.recorder = Recorder(list(stacks[self._stack].blocks), self.recorder)
+        self._enter(behind)
+        behind.close()
+
+    @property
+    def shares_state(self) -> bool:
+        """Whether blocks hand each other more than hidden states."""
+        return any(call.shares_state for call in self.calls[0])
+
+    def call(self, index: int, number: int = 0) -> BlockCall:
+        """How a block of the present stack is called for a batch of windows."""
+        return self.calls[number][index - self._first]
+
+    def runs(self, block: nn.Module, index: int) -> Iterator[Callable[[], Output]]:
+        """Calls that run the block on the present state, one for each batch of windows."""
         return (partial(self._run, block, index, number) for number in range(len(self.batches)))
 
     @torch.no_grad()
-    def _run(self, block: nn.Module, index: int, number: int) -> Tensor:
+    def _run(self, block: nn.Module, index: int, number: int) -> Output:
         hidden = self.state.read(self.batches[number], self.source.device)
         with FastLinears():
-            return self.calls[number][index].run(block, hidden)
+            return self.call(index, number).run(block, hidden, self._extras[number])
 
     def advance(self, block: nn.Module, index: int) -> None:
-        """Take the state through a loaded block.
+        """Take the state through a loaded block, and on to the next stack where the block is the last of its own.
 
         Raises:
             NumericalError: if hidden states become NaN or Inf.
         """
-        for batch, run in zip(self.batches, self.runs(block, index), strict=True):
-            hidden = run()
-            if not all_finite(hidden):
+        following = index - self._first + 1
+        for number, run in enumerate(self.runs(block, index)):
+            output = run()
+            if not all_finite(output.hidden):
                 raise NumericalError(
                     f"{self.source.prefix(index)}: its hidden states became NaN or Inf. With float16 try --dtype float32."
                 )
-            self.state.write(batch, hidden)
+            self.state.write(self.batches[number], output.hidden)
+            wanted = following < len(self.calls[number]) and self.calls[number][following].takes_extras
+            self._extras[number] = output.extras if wanted else ()
         self.state.advance()
+        if following == len(self.recorder.blocks) and self._stack + 1 < len(self.source.stacks):
+            self._next_stack()
 
     def head_runs(self) -> Iterator[Callable[[], Tensor]]:
         """Calls that return logits ``[1 seqlen vocabulary]`` in fp32, one a window, once all blocks are behind."""
@@ -96,10 +130,10 @@ class Trunk:
 
     @torch.no_grad()
     def _head(self, window: slice) -> Tensor:
-        model, ids = self.source.model, self.windows[window].to(self.source.device)
+        inputs = model_inputs(self.source.model, self.windows[window].to(self.source.device))
         hidden = self.state.read(window, self.source.device)
         with FastLinears():
-            output = self.recorder.finish(lambda: model(input_ids=ids, use_cache=False), hidden)
+            output = self.recorder.finish(partial(self.source.model, **inputs), hidden)
         logits: Tensor = output.logits.float()
         return logits
 

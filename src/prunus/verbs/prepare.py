@@ -176,7 +176,7 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
 def _check_judgeable(source: Source, windows: Tensor) -> None:
     """Raise UnsupportedModelError now rather than after the pruning if the model cannot be judged block by block."""
     try:
-        never_run(source, (), windows)
+        never_run(source, [site for found in source.found for site in found.sites], windows)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"{error} Methods that look at weights alone can prune it with --eval-windows 0."

