@@ -19,10 +19,13 @@ from .core.roles import Pattern
 from .core.sparsity import Target, parse_sparsity
 from .patterns.nm import NM
 from .presets import PRESETS
+from .stream.coverage import POLICIES
 
 Role = TypeVar("Role")
 Result = TypeVar("Result")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed": 0, "min_expert_tokens": 0}
+"""Whole numbers and the least that each may be."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     skip_unsupported: bool = False
+    starved_experts: str = "shared"
+    min_expert_tokens: int = 64
     calibration: str | None = None
     samples: int = 128
     seqlen: int = 512
@@ -103,7 +108,7 @@ class Recipe:
             self._method(faults)
             self._target(faults)
             self._pins(faults)
-        for name, least in (("samples", 1), ("seqlen", 2), ("batch_tokens", 1), ("eval_windows", 0), ("seed", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 faults.append(f"{name} {value!r} must be a whole number of at least {least}")
@@ -113,6 +118,8 @@ class Recipe:
             or self.memory_budget <= 0
         ):
             faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
+        if self.starved_experts not in POLICIES:
+            faults.append(f"starved_experts '{self.starved_experts}' is none of {', '.join(POLICIES)}")
         if self.dtype not in DTYPES:
             faults.append(f"dtype '{self.dtype}' is none of {', '.join(DTYPES)}")
         if faults:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.checkpoint.journal import Journal
-from prunus.core.errors import OutputError, RecipeError
+from prunus.core.errors import OutputError, RecipeError, ResourceError
 from tiny import model_of
 
 
@@ -154,32 +154,11 @@ def test_an_embedding_is_pruned_by_its_weights_alone(checkpoint, quick, tmp_path
     assert kinds == {"model.embed_tokens": "weight", "lm_head": "sample"}
 
 
-def test_experts_that_no_token_reaches_are_pruned_by_weight_and_named(tokenizer, quick) -> None:
-    """Whatever the budget: in one wave, or an expert at a time."""
-    from test_stream import run
-
-    found = []
-    for budget in (1 << 30, 1):
-        model = model_of("mixtral")
-        route_around(model, 2)
-        state = run(model, tokenizer, quick, gram_budget=budget)
-        found.append(state)
-    name = "model.layers.1.mlp.experts.down_proj"
-    torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
-    assert float((found[0][name][2] == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
-
-
-def route_around(model, expert: int) -> None:
-    """Make every router pass over one expert."""
-    for block in model.model.layers:
-        gate = block.mlp.gate
-        plain = gate.forward
-
-        def forward(hidden, plain=plain):
-            logits, scores, index = plain(hidden)
-            return logits, scores, torch.where(index == expert, (index + 1) % 4, index)
-
-        gate.forward = forward
+def test_too_little_memory_is_foreseen(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.prepare.available_memory_bytes", lambda device: 1 << 20)
+    with pytest.raises(ResourceError, match=r"needs about .* GiB more memory, 0\.0 GiB are free on cpu.*--memory-budget"):
+        prunus.prune(checkpoint("llama"), tmp_path / "out", **quick)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_fails_on_the_way_is_an_error_that_can_be_resumed(checkpoint, quick, tmp_path, monkeypatch) -> None:

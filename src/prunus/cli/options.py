@@ -43,6 +43,13 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Layers",
         "Leave what cannot be pruned (state-space parts, say) dense instead of refusing the model.",
     ),
+    "starved_experts": (
+        "--starved-experts",
+        "Layers",
+        "What becomes of experts that too few tokens reach: shared (default: the statistics of all tokens of their layer), "
+        "magnitude or dense.",
+    ),
+    "min_expert_tokens": ("--min-expert-tokens", "Layers", "Fewer tokens than this are too few. Default 64."),
     "calibration": (
         "--calibration,-c",
         "Text",
@@ -112,7 +119,7 @@ def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., N
 def _option(name: str) -> inspect.Parameter:
     flags, panel, text = HELP[name]
     kinds: dict[str, Any] = {
-        "samples": int | None, "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
+        "samples": int | None, "min_expert_tokens": int | None, "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
     }  # fmt: skip

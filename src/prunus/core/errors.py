@@ -58,6 +58,12 @@ class OutputError(PrunusError):
     exit_code = 7
 
 
+class ResourceError(PrunusError):
+    """The machine has not the memory that the run will need."""
+
+    exit_code = 9
+
+
 class ProofError(PrunusError):
     """The finished run failed one of its own checks; nothing was given its final name."""
 

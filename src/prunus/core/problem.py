@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,10 +112,12 @@ class Solution:
         """Solutions for consecutive entries of one Site's batch as one."""
         if len(parts) == 1:
             return parts[0]
+        starts = itertools.accumulate((len(part.weight) for part in parts), initial=0)
+        dense = tuple(start + entry for start, part in zip(starts, parts, strict=False) for entry in part.mask.dense)
         return cls(
             parts[0].site,
             torch.cat([part.weight for part in parts]),
-            Mask(torch.cat([part.mask.keep for part in parts]), parts[0].mask.pattern),
+            Mask(torch.cat([part.mask.keep for part in parts]), parts[0].mask.pattern, dense),
             sum(part.lost for part in parts),
             sum(part.total for part in parts),
             parts[0].error_of,

@@ -18,6 +18,11 @@ def peak_memory_bytes() -> int:
     return resident + sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
+def resident_bytes() -> int:
+    """Resident size of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def available_memory_bytes(device: torch.device | None = None) -> int:
     """Memory that can be taken now without swapping, within the container's limit; a GPU's own for a GPU."""
     if device is not None and device.type == "cuda":

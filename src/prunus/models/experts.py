@@ -6,9 +6,9 @@ what its eager loop computes and shows every expert's inputs to an observer on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,14 @@ ExpertObserver = Callable[[str, int, Tensor], None]
 
 
 @contextmanager
-def observed_experts(block: nn.Module, observer: Callable[[nn.Module], ExpertObserver | None]) -> Iterator[None]:
-    """Within this context the block's experts run one by one and show their inputs to ``observer(module)``."""
+def observed_experts(
+    block: nn.Module, observer: Callable[[nn.Module], ExpertObserver | None], everyone: Collection[int] = ()
+) -> Iterator[None]:
+    """Within this context the block's experts run one by one and show their inputs to ``observer(module)``.
+
+    The experts in ``everyone`` show all tokens of their layer, as if the router had chosen them for each; what the block
+    computes is the same.
+    """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _forward)
@@ -30,7 +36,7 @@ def observed_experts(block: nn.Module, observer: Callable[[nn.Module], ExpertObs
     for module in block.modules():
         watch = observer(module) if is_stacked_experts(module) else None
         if watch is not None:
-            module._prunus_observer = watch  # type: ignore[assignment]
+            module._prunus_observer = _Watch(watch, frozenset(everyone))  # type: ignore[assignment]
             changed.append((module, module.config._experts_implementation))  # type: ignore[union-attr]
     for module, _ in changed:
         module.config._experts_implementation_internal = IMPLEMENTATION
@@ -42,25 +48,43 @@ def observed_experts(block: nn.Module, observer: Callable[[nn.Module], ExpertObs
             module.config._experts_implementation_internal = implementation
 
 
+class _Watch(NamedTuple):
+    """Who is shown the inputs, and which experts show all tokens."""
+
+    show: ExpertObserver
+    everyone: frozenset[int]
+
+
+def _unwatched(role: str, expert: int, inputs: Tensor) -> None:
+    """Nobody looks."""
+
+
 def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Experts on ``hidden_states [tokens width]``, routed by ``top_k_index`` and ``top_k_weights [tokens k]``."""
-    observer = getattr(self, "_prunus_observer", None) or (lambda role, expert, inputs: None)
+    show, everyone = getattr(self, "_prunus_observer", _Watch(_unwatched, frozenset()))
     result = torch.zeros_like(hidden_states)
-    first = "gate_up_proj" if self.has_gate else "up_proj"
     for expert in range(self.down_proj.shape[0]):
+        if expert in everyone:
+            _middle(self, expert, hidden_states, show)
         token, choice = torch.where(top_k_index == expert)
         if not len(token):
             continue
-        inputs = hidden_states[token]
-        observer(first, expert, inputs)
-        middle = _linear(self, first, expert, inputs)
-        middle = self._apply_gate(middle) if self.has_gate else self.act_fn(middle)
-        observer("down_proj", expert, middle)
+        middle = _middle(self, expert, hidden_states[token], _unwatched if expert in everyone else show)
         output = _linear(self, "down_proj", expert, middle)
         if self.has_post_expert_norm:
             output = self.post_expert_norm(output)
         result.index_add_(0, token, (output * top_k_weights[token, choice, None]).to(result.dtype))
     return result
+
+
+def _middle(self: Any, expert: int, inputs: Tensor, show: ExpertObserver) -> Tensor:
+    """What an expert's second matrix is handed for ``inputs [tokens width]``; both matrices' inputs are shown."""
+    first = "gate_up_proj" if self.has_gate else "up_proj"
+    show(first, expert, inputs)
+    raw = _linear(self, first, expert, inputs)
+    middle: Tensor = self._apply_gate(raw) if self.has_gate else self.act_fn(raw)
+    show("down_proj", expert, middle)
+    return middle
 
 
 def _linear(self: Any, role: str, expert: int, inputs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,6 +17,7 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
 from .moments import MOMENTS, SAMPLE_ROWS
+from .waves import Wave
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -99,18 +100,17 @@ class Tally:
 class Observer:
     """Within its context, forward passes of ``block`` fill one Tally for each distinct input that Sites read.
 
-    Sites that are handed the same tensor share a Tally. ``experts`` limits a stacked Site to a range of its experts.
+    Sites that are handed the same tensor share a Tally. The wave's experts narrow its stacked Sites to some of theirs.
     ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them. It is
     found by the first pass otherwise.
     """
 
-    def __init__(self, block: nn.Module, prefix: str, sites: Sequence[Site], needs: Needs,
-                 experts: range | None = None, calls: int | None = None) -> None:  # fmt: skip
+    def __init__(self, block: nn.Module, prefix: str, wave: Wave, needs: Needs, calls: int | None = None) -> None:
         self.block = block
         self.prefix = prefix
-        self.sites = {site.name: site for site in sites}
+        self.wave = wave
+        self.sites = {site.name: site for site in wave.sites}
         self.needs = needs
-        self.experts = experts
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
@@ -124,7 +124,8 @@ class Observer:
             if path in modules:
                 self._stack.callback(module.register_forward_pre_hook(self._hook(modules[path])).remove)
         if any(site.layout.stacked for site in self.sites.values()):
-            self._stack.enter_context(observed_experts(self.block, self._expert_observer))
+            everyone = (self.wave.experts or ()) if self.wave.everyone else ()
+            self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -175,7 +176,8 @@ class Observer:
         return hook
 
     def _new(self, site: Site, inputs: Tensor) -> Tally:
-        batch = len(self.experts) if self.experts is not None and site.layout.stacked else site.batch
+        narrowed = self.wave.experts is not None and site.layout.stacked
+        batch = len(self.wave.experts or ()) if narrowed else site.batch
         tally = Tally(batch, site.cols, self.needs, inputs.device)
         self.tallies.append(tally)
         return tally
@@ -183,6 +185,8 @@ class Observer:
     def _expert_observer(self, module: nn.Module) -> ExpertObserver | None:
         path = next(name for name, inner in self.block.named_modules() if inner is module)
         inside = [site for site in self.sites.values() if self._path(site) == path and site.layout.stacked]
+        experts = self.wave.experts if self.wave.experts is not None else range(len(module.down_proj))  # type: ignore[arg-type]
+        places = {expert: place for place, expert in enumerate(experts)}
         by_role = {site.role.rpartition(".")[2]: site for site in inside}
         if not by_role:
             return None
@@ -191,13 +195,12 @@ class Observer:
             site = by_role.get(role)
             if site is None:
                 return
-            span = self.experts if self.experts is not None else range(site.batch)
             tally = self._owner.get(site.name)
             if tally is None:
                 tally = self._owner[site.name] = self._new(site, inputs)
                 tally.sites.append(site)
-            if expert in span:
-                tally.add(expert - span.start, inputs)
+            if expert in places:
+                tally.add(places[expert], inputs)
 
         return observe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable
 from importlib.resources import files
@@ -80,6 +81,7 @@ def _read_table(path: Path) -> str:
     from datasets.exceptions import DatasetGenerationError
 
     kind = "parquet" if path.suffix == ".parquet" else "json"
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs with a traceback is told below in a line
     try:
         rows = load_dataset(kind, data_files=str(path), split="train", streaming=True)
         return JOIN.join(_texts(rows, str(path)))

@@ -12,10 +12,14 @@ from .moments import nbytes
 
 @dataclass(frozen=True)
 class Wave:
-    """Sites observed in one pass; ``experts`` narrows a single stacked Site to some of its experts."""
+    """Sites observed in one pass; ``experts`` narrows stacked Sites to some of their experts.
+
+    With ``everyone`` these experts see all tokens of their layer, whatever the router chose.
+    """
 
     sites: tuple[Site, ...]
-    experts: range | None = None
+    experts: tuple[int, ...] | None = None
+    everyone: bool = False
 
 
 def waves(sites: Sequence[Site], needs: Needs, budget: int) -> list[Wave]:
@@ -34,7 +38,7 @@ def waves(sites: Sequence[Site], needs: Needs, budget: int) -> list[Wave]:
             pending, used = [], 0
         if size > budget and site.batch > 1:
             step = max(1, budget // nbytes(needs, 1, site.cols))
-            found += [Wave((site,), range(k, min(k + step, site.batch))) for k in range(0, site.batch, step)]
+            found += [Wave((site,), tuple(range(k, min(k + step, site.batch)))) for k in range(0, site.batch, step)]
             continue
         pending.append(site)
         used += size

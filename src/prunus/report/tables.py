@@ -33,12 +33,29 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
             "-" if worst["block"] is None else str(worst["block"]),
         )  # fmt: skip
     notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
-    lines: list[RenderableType] = [layers, _before_after(record)]
+    lines: list[RenderableType] = [layers, _before_after(record), *_coverage(record)]
     lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
     if len(notes) > 10:
         lines.append(Text(f"and {len(notes) - 10} more notes, see prunus.json", style="yellow"))
     lines.append(Text(f"error is the mean of ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
     return Group(*lines)
+
+
+def _coverage(record: Mapping[str, Any]) -> list[RenderableType]:
+    """How many tokens reached each expert, where there are any."""
+    sites = [site for site in record["sites"] if "experts" in site]
+    if not sites:
+        return []
+    tokens = [count for site in sites for count in site["experts"]["tokens"]]
+    starved = sum(len(site["experts"]["starved"]) for site in sites)
+    recipe = record["recipe"]
+    line = f"experts: {min(tokens)} to {max(tokens)} tokens each"
+    if starved:
+        line += (
+            f"; {starved} of {len(tokens)} expert matrices saw fewer than {recipe['min_expert_tokens']} "
+            f"(--starved-experts {recipe['starved_experts']}), see prunus.json"
+        )
+    return [Text(line, style="yellow" if starved else "dim")]
 
 
 def _error_of(record: Mapping[str, Any]) -> str:

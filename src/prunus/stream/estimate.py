@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
 from torch import Tensor
 
 from ..core.method import Method
 from ..core.plan import Estimate, Step
 from ..core.stats import Needs
+from ..measure.memory import resident_bytes
 from ..measure.speed import matmul_flops
 from ..observe.moments import nbytes
 from ..observe.waves import waves
@@ -69,5 +69,4 @@ def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tens
                 moments = max(moments, used)
     widest = max((step.site.rows for step in steps), default=0)
     activations = 8 * batch_tokens * max(hidden, widest) * width if windows is not None else 0
-    imports = psutil.Process().memory_info().rss
-    return int(imports + outside * width + 2 * block * width + 3 * moments + state + activations)
+    return int(resident_bytes() + outside * width + 2 * block * width + 3 * moments + state + activations)

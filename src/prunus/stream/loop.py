@@ -17,6 +17,7 @@ from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
+from .coverage import Coverage
 from .heap import reused_memory
 from .solve_block import Kind, solve_block
 from .sources import CheckpointSource, Source
@@ -38,6 +39,7 @@ class PruneLoop:
     batch_tokens: int = 4096
     state_budget: int = 2 << 30
     gram_budget: int = 4 << 30
+    coverage: Coverage = Coverage()
     stages: Sequence[BlockStage] = ()
     progress: Progress = field(default_factory=Silent)
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
@@ -102,6 +104,7 @@ class PruneLoop:
             forward,
             self.gram_budget,
             self._calls,
+            self.coverage,
         )
         for stage in self.stages:
             solutions = dict(stage.apply(block, solutions))
@@ -181,7 +184,7 @@ def _state_name(index: int) -> str:
 
 
 def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
-    return {
+    record: dict[str, Any] = {
         "name": solution.site.name,
         "block": solution.site.block,
         "layer": solution.site.role,
@@ -195,6 +198,13 @@ def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
         "block_seconds": round(block_seconds, 4),
         "notes": list(solution.notes),
     }
+    if "tokens" in solution.extra:
+        record["experts"] = {
+            "tokens": solution.extra["tokens"].tolist(),
+            "starved": solution.extra["starved"].nonzero().flatten().tolist(),
+            "dense": list(solution.mask.dense),
+        }
+    return record
 
 
 def _note(records: list[dict[str, Any]]) -> str:

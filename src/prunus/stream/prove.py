@@ -12,6 +12,7 @@ import torch
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError, UnsupportedModelError
 from ..core.finite import all_finite
+from ..core.mask import without
 from ..core.plan import Plan
 from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
@@ -82,20 +83,22 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
 def _check_sites(
     reader: CheckpointSource, plan: Plan, results: list[dict[str, Any]], progress: Progress
 ) -> dict[str, float]:
-    solved = {record["name"]: record["nonzeros"] for record in results}
+    solved = {record["name"]: record for record in results}
     found = {}
     progress.start("Checking patterns", len(plan.steps))
     for step in plan.steps:
         weight = reader.matrix(step.site)
-        cover = step.pattern.cover(weight != 0)
-        broken = step.pattern.violation(cover)
+        dense = solved[step.site.name].get("experts", {}).get("dense", ())
+        bound = without(weight, dense)
+        cover = step.pattern.cover(bound != 0)
+        broken = step.pattern.violation(cover) if len(bound) else None
         if broken:
             raise ProofError(f"{step.site.name}: the written weights break {step.pattern}: {broken}.")
         nonzeros = int(torch.count_nonzero(weight))
-        left = solved[step.site.name]
+        left = solved[step.site.name]["nonzeros"]
         if nonzeros != left:
             raise ProofError(f"{step.site.name}: {nonzeros} written weights are not zero, the solver left {left}.")
-        found[step.site.name] = 1 - int(cover.sum()) / step.site.numel
+        found[step.site.name] = int((~cover).sum()) / step.site.numel
         progress.step()
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.observer import Observer
 from ..observe.waves import Wave, waves
+from .coverage import Coverage
 
 Pass = Callable[[], Iterable[Callable[[], object]]]
 """A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
@@ -26,11 +28,12 @@ Kind = tuple[type[nn.Module], tuple[str, ...]]
 
 def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
                 matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int,
-                calls: dict[Kind, int] | None = None) -> dict[str, Solution]:  # fmt: skip
+                calls: dict[Kind, int] | None = None, coverage: Coverage = Coverage()) -> dict[str, Solution]:  # fmt: skip
     """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
 
     ``prefix`` is the block's path, ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at
-    once. Without a ``forward`` no input is looked at. ``calls`` is what :func:`observe` learns of one block for the next.
+    once. Without a ``forward`` no input is looked at. ``calls`` is what :func:`observe` learns of one block for the next;
+    ``coverage`` says what becomes of experts that too few tokens reach.
     """
     by_name = {step.site.name: step for step in steps}
     if forward is None:
@@ -41,12 +44,36 @@ def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Me
     needs = observed_needs(method)
     parts: dict[str, list[Solution]] = defaultdict(list)
     for wave in waves([step.site for step in steps], needs, budget):
-        for sites, stats, note in observe(block, prefix, wave, needs, forward(), calls):
+        for sites, stats in observe(block, prefix, wave, needs, forward(), calls):
+            starved = coverage.starved(stats) if sites[0].layout.stacked else []
+            again = partial(_on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward)
+            settled = coverage.settle(stats, starved, again)
             weights = [_rows(matrix(site), wave) for site in sites]
-            problems = [_problem(by_name[s.name], w, stats, method) for s, w in zip(sites, weights, strict=True)]
-            for solution in method.solver.solve(problems):
-                parts[solution.site.name].append(replace(solution, notes=(*solution.notes, *note)))
+            problems = [_problem(by_name[s.name], w, settled, method) for s, w in zip(sites, weights, strict=True)]
+            for problem, solution in zip(problems, method.solver.solve(problems), strict=True):
+                left = coverage.leave(problem, solution, starved)
+                parts[problem.site.name].append(_with_tokens(left, stats, starved))
     return {name: Solution.joined(found) for name, found in parts.items()}
+
+
+def _ids(wave: Wave, entries: Sequence[int]) -> tuple[int, ...]:
+    """The experts that these batch entries of a wave are."""
+    return tuple(entries) if wave.experts is None else tuple(wave.experts[entry] for entry in entries)
+
+
+def _on_all_tokens(block: nn.Module, prefix: str, wave: Wave, needs: Needs, forward: Pass) -> Stats:
+    """Stats of starved experts as if the router had chosen them for every token."""
+    ((_, stats),) = observe(block, prefix, wave, needs, forward())
+    return stats
+
+
+def _with_tokens(solution: Solution, stats: Stats, starved: Sequence[int]) -> Solution:
+    """The Solution of stacked experts with the tokens routed to each, and which were too few."""
+    if not solution.site.layout.stacked:
+        return solution
+    few = torch.zeros(len(stats.tokens), dtype=torch.bool)
+    few[list(starved)] = True
+    return replace(solution, extra={**solution.extra, "tokens": stats.tokens, "starved": few})
 
 
 def observed_needs(method: Method) -> Needs:
@@ -55,39 +82,23 @@ def observed_needs(method: Method) -> Needs:
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]],
-            calls: dict[Kind, int] | None = None) -> list[tuple[list[Site], Stats, tuple[str, ...]]]:  # fmt: skip
-    """Sites that share an input, their Stats and notes on them, from one pass over the windows (``runs``).
+            calls: dict[Kind, int] | None = None) -> list[tuple[list[Site], Stats]]:  # fmt: skip
+    """Sites that share an input and their Stats, from one pass over the windows (``runs``).
 
     How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.
     """
     known = calls if calls is not None else {}
     kind = (type(block), tuple(site.role for site in wave.sites))
-    with Observer(block, prefix, wave.sites, needs, wave.experts, known.get(kind)) as observer:
+    with Observer(block, prefix, wave, needs, known.get(kind)) as observer:
         for run in runs:
             observer.watch(run)
     if observer.calls is not None:
         known[kind] = observer.calls
-    return [(sites, *_weights_alone_where_unseen(stats, wave)) for sites, stats in observer.result()]
-
-
-def _weights_alone_where_unseen(stats: Stats, wave: Wave) -> tuple[Stats, tuple[str, ...]]:
-    """Experts that no token reached are pruned as if X = I, by their weights alone, and the note names them."""
-    unseen = stats.tokens == 0
-    if not unseen.any():
-        return stats, ()
-    moments = dict(stats.moments)
-    for name, moment in stats.moments.items():
-        if name != "sample":
-            blank = torch.eye(moment.shape[-1]) if name == "gram" else torch.ones(moment.shape[-1])
-            moments[name] = moment.clone()
-            moments[name][unseen.to(moment.device)] = blank.to(moment)
-    first = wave.experts.start if wave.experts is not None else 0
-    numbers = ", ".join(str(first + k) for k in unseen.nonzero().flatten().tolist())
-    return Stats(stats.tokens, moments), (f"no token reached experts {numbers}: pruned by their weights alone",)
+    return observer.result()
 
 
 def _rows(matrix: Tensor, wave: Wave) -> Tensor:
-    return matrix if wave.experts is None else matrix[wave.experts.start : wave.experts.stop]
+    return matrix if wave.experts is None else matrix[list(wave.experts)]
 
 
 def _problem(step: Step, weight: Tensor, stats: Stats, method: Method) -> Problem:

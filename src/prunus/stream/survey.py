@@ -158,7 +158,8 @@ def plan_steps(
     manual = Manual(tuple(request.pins))
     _check_request(selection, request, manual)
     shares = dict(request.shares) if request.shares is not None else _split(selection, request, manual, survey)
-    steps, untouched, faults = [], {}, []
+    steps, untouched = [], {}
+    faults: dict[str, list[str]] = {}
     for site in selection.sites:
         pin = manual.pin(site)
         by_hand = pin is not None or isinstance(request.method.allocator, Manual)
@@ -168,10 +169,16 @@ def plan_steps(
         pattern = request.method.pattern if pin is None else NM.of(pin.target) or request.loose
         fault = _misfit(pattern, site) or _unobservable(source, site, request.method)
         if fault:
-            faults.append(f"{site.name}: {fault}; leave it out with --exclude, or choose another pattern")
+            faults.setdefault(fault, []).append(site.name)
         steps.append(Step(site, shares.get(site.name, 0.0), pattern))
     if faults:
-        raise RecipeError(faults)
+        raise RecipeError(
+            [
+                f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {fault}; "
+                "leave out with --exclude, or choose another pattern"
+                for fault, names in faults.items()
+            ]
+        )
     if not steps:
         raise RecipeError(["nothing is left to prune: --set leaves every layer dense"])
     return steps, untouched

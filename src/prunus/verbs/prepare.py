@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.source import Checkpoint
-from ..core.errors import CalibrationError, RecipeError, UnsupportedModelError
+from ..core.errors import CalibrationError, RecipeError, ResourceError, UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Plan
 from ..core.progress import Progress
 from ..core.stats import Needs
+from ..measure.memory import available_memory_bytes, resident_bytes
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -173,6 +174,21 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
     return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
 
 
+def check_memory(prepared: Prepared) -> None:
+    """Raise ResourceError if the run would need more memory than is free; what is resident already is not counted."""
+    estimate, device = prepared.plan.estimate, prepared.source.device
+    if estimate is None:
+        return
+    needed, free = estimate.memory_bytes - resident_bytes(), available_memory_bytes(device)
+    if needed > free:
+        recipe = prepared.recipe
+        raise ResourceError(
+            f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB are free "
+            f"on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
+            f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
+        )
+
+
 def _check_judgeable(source: Source, windows: Tensor) -> None:
     """Raise UnsupportedModelError now rather than after the pruning if the model cannot be judged block by block."""
     try:
@@ -193,6 +209,8 @@ def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[st
         "dtype": str(source.model.dtype).removeprefix("torch."),
         "batch_tokens": recipe.batch_tokens,
     }
+    if any(site.layout.stacked for found in source.found for site in found.sites):
+        settings |= {"starved_experts": recipe.starved_experts, "min_expert_tokens": recipe.min_expert_tokens}
     if windows is not None:
         settings["calibration"] = {
             "text": recipe.calibration or DEFAULT_CALIBRATION,

@@ -19,6 +19,7 @@ from ..core.progress import Progress, Silent
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
+from ..stream.coverage import Coverage
 from ..stream.evaluate import open_source, perplexity
 from ..stream.loop import PruneLoop
 from ..stream.prove import prove
@@ -27,6 +28,7 @@ from ..stream.state import hidden_bytes
 from .prepare import (
     Prepared,
     calibration_windows,
+    check_memory,
     choose_device,
     is_tokenised,
     needs_windows,
@@ -133,6 +135,7 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         raise TypeError("a run from disk to disk needs a checkpoint")
     if output.resolve() == source.checkpoint.folder.resolve():
         raise OutputError(f"{output} is the model itself. Give another -o: the source is never written to.")
+    check_memory(prepared)
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:
         return _finished(output, digest)
@@ -201,6 +204,7 @@ def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> Pr
     return PruneLoop(
         prepared.source, prepared.plan, prepared.windows, journal,
         batch_tokens=prepared.recipe.batch_tokens, state_budget=budget, gram_budget=budget, progress=progress,
+        coverage=Coverage(prepared.recipe.starved_experts, prepared.recipe.min_expert_tokens),
     )  # fmt: skip
 
 

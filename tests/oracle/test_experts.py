@@ -1,0 +1,122 @@
+"""Experts that too few tokens reach: solved on all tokens of their layer, by their weights alone, or left dense."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import prunus
+from prunus.core.problem import Problem
+from prunus.core.stats import Stats
+from prunus.criteria.obs import Obs
+from prunus.observe.windows import random_windows
+from prunus.patterns.lowest import keep_highest
+from prunus.patterns.unstructured import Unstructured
+from prunus.solve.sparsegpt import SparseGPT
+from prunus.stream.sources import MemorySource
+from tiny import model_of
+
+STARVED = 2
+
+
+def route_around(model: nn.Module, expert: int) -> None:
+    """Make every router pass over one expert."""
+    for block in model.model.layers:
+        plain = block.mlp.gate.forward
+
+        def forward(hidden, plain=plain):
+            logits, scores, index = plain(hidden)
+            return logits, scores, torch.where(index == expert, (index + 1) % 4, index)
+
+        block.mlp.gate.forward = forward
+
+
+def pruned(tokenizer, quick, **settings) -> tuple[nn.Module, prunus.PruneResult]:
+    model = model_of("mixtral")
+    route_around(model, STARVED)
+    result = prunus.prune(model, tokenizer=tokenizer, **{**quick, "samples": 6, "seqlen": 48, **settings})
+    return model, result
+
+
+def expert_inputs(tokenizer, text_file) -> dict[str, Tensor]:
+    """What the starved expert of the first block would be handed if every token were sent to it."""
+    model, caught = model_of("mixtral"), []
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    experts = model.model.layers[0].mlp.experts
+    experts.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=random_windows(ids, 6, 48, 0, "text"))
+        hidden = torch.cat(caught)
+        gate, up = (hidden @ experts.gate_up_proj[STARVED].T).chunk(2, -1)
+        return {"gate_up_proj": hidden, "down_proj": experts.act_fn(gate) * up}
+
+
+@pytest.mark.parametrize("memory_budget", [4.0, 1e-9])
+def test_shared_statistics_are_those_of_all_tokens(memory_budget, tokenizer, text_file, quick) -> None:
+    """Also where every expert is observed in a pass of its own."""
+    model, result = pruned(tokenizer, quick, memory_budget=memory_budget)
+    dense, inputs = model_of("mixtral"), expert_inputs(tokenizer, text_file)
+    sites = {site.name: site for site in MemorySource(dense, torch.device("cpu")).found[0].sites if site.layout.stacked}
+    for name, site in sites.items():
+        x = inputs[name.rpartition(".")[2]]
+        weight = dense.get_parameter(site.parameter)[STARVED : STARVED + 1].detach()
+        alone = replace(site, shape=(1, *site.shape[1:]))
+        problem = Problem(alone, weight, Stats.of(tokens=len(x), gram=x.T @ x), 0.5, Unstructured(), Obs())
+        (expected,) = SparseGPT().solve([problem])
+        torch.testing.assert_close(model.get_parameter(site.parameter)[STARVED], expected.weight[0], rtol=1e-3, atol=1e-4)
+    told = [site["experts"] for site in result.sites if "experts" in site]
+    assert len(told) == 6
+    assert all(expert["tokens"][STARVED] == 0 and STARVED in expert["starved"] and not expert["dense"] for expert in told)
+    assert all(sum(expert["tokens"]) == 2 * 6 * 48 for expert in told)
+
+
+def test_magnitude_looks_at_weights_alone(tokenizer, quick) -> None:
+    model, _ = pruned(tokenizer, quick, starved_experts="magnitude")
+    dense = model_of("mixtral")
+    name = "model.layers.1.mlp.experts.down_proj"
+    before, after = (one.get_parameter(name)[STARVED].detach() for one in (dense, model))
+    blocks = [keep_highest(part.abs().flatten(), 0.5).view(part.shape) for part in before.split(128, 1)]
+    assert torch.equal(after, before * torch.cat(blocks, 1))
+
+
+@pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
+def test_dense_leaves_them_as_they_are(sparsity, tokenizer, quick) -> None:
+    model, result = pruned(tokenizer, quick, starved_experts="dense", sparsity=sparsity)
+    dense = model_of("mixtral")
+    for site in result.sites:
+        if "experts" in site:
+            before, after = (one.get_parameter(site["name"]).detach() for one in (dense, model))
+            assert torch.equal(before[STARVED], after[STARVED])
+            assert (after[0] == 0).float().mean() == pytest.approx(0.5, abs=0.02)
+            assert site["experts"]["dense"] == [STARVED]
+            assert site["sparsity"] == pytest.approx(0.375, abs=0.01)
+
+
+def test_what_was_left_dense_passes_the_proof(checkpoint, quick, tmp_path) -> None:
+    """With more tokens asked for than there are every expert is left dense: on disk, under 2:4, with its record."""
+    settings = {**quick, "sparsity": "2:4", "starved_experts": "dense", "min_expert_tokens": 10**6}
+    result = prunus.prune(checkpoint("mixtral"), tmp_path / "out", **settings)
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint("mixtral"), tmp_path / "out"))
+    assert all(torch.equal(before[name], after[name]) for name in before if ".experts." in name)
+    assert {site["sparsity"] for site in result.sites if "experts" in site} == {0.0}
+    record = json.loads((tmp_path / "out" / "prunus.json").read_text())
+    (first, *_) = [site for site in record["sites"] if "experts" in site]
+    assert first["experts"]["dense"] == first["experts"]["starved"] == [0, 1, 2, 3]
+
+
+def test_coverage_is_told(checkpoint, quick, tmp_path, capsys) -> None:
+    from rich.console import Console
+
+    from prunus.report.tables import prune_table
+
+    result = prunus.prune(checkpoint("mixtral"), tmp_path / "out", min_expert_tokens=200, **quick)
+    Console(width=140).print(prune_table(result.record))
+    printed = capsys.readouterr().out
+    tokens = [count for site in result.sites if "experts" in site for count in site["experts"]["tokens"]]
+    assert f"experts: {min(tokens)} to {max(tokens)} tokens each" in printed
+    assert "saw fewer than 200 (--starved-experts shared)" in printed
