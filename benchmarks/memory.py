@@ -88,7 +88,8 @@ def random_llama(folder: Path, blocks: int) -> int:
     )  # fmt: skip
     config.save_pretrained(folder)
     outside = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,),
+        "model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
     }  # fmt: skip
     inside = [{f"model.layers.{k}.{name}": shape for name, shape in block_shapes().items()} for k in range(blocks)]
     generator, count = torch.Generator().manual_seed(0), 0

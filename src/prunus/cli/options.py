@@ -46,8 +46,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "starved_experts": (
         "--starved-experts",
         "Layers",
-        "What becomes of experts that too few tokens reach: shared (default: the statistics of all tokens of their layer), "
-        "magnitude or dense.",
+        "What becomes of experts that too few tokens reach: shared (default: all their layer's tokens), magnitude, dense.",
     ),
     "min_expert_tokens": ("--min-expert-tokens", "Layers", "Fewer tokens than this are too few. Default 64."),
     "calibration": (
@@ -119,7 +118,8 @@ def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., N
 def _option(name: str) -> inspect.Parameter:
     flags, panel, text = HELP[name]
     kinds: dict[str, Any] = {
-        "samples": int | None, "min_expert_tokens": int | None, "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
+        "min_expert_tokens": int | None, "samples": int | None,
+        "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
     }  # fmt: skip

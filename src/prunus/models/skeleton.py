@@ -46,9 +46,10 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:
         if "trust_remote_code" in str(error):
+            files = ", ".join(path.name for path in folder.glob("*.py")) or "from elsewhere"
             raise CheckpointError(
-                f"{folder}: the model brings Python code of its own ({', '.join(p.name for p in folder.glob('*.py')) or 'remote'}), "
-                "which would run here. Read it, then allow it with --trust-remote-code."
+                f"{folder}: the model brings Python code of its own ({files}), which would run here. "
+                "Read it, then allow it with --trust-remote-code."
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{folder / 'config.json'}: {reason}") from error

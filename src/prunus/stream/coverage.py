@@ -20,16 +20,16 @@ POLICIES: tuple[str, ...] = get_args(Policy)
 class Coverage(NamedTuple):
     """Experts that fewer than ``least`` tokens reached are starved and follow the ``policy``.
 
-    ``shared``: their statistics are those of all tokens of their layer, sent through them. ``magnitude``: they are pruned by
-    their weights alone, as if X = I. ``dense``: they are left as they are.
+    ``shared``: their statistics are those of all tokens of their layer, sent through them. ``magnitude``: they are pruned
+    by their weights alone, as if X = I. ``dense``: they are left as they are.
     """
 
     policy: str = "shared"
     least: int = 64
 
     def starved(self, stats: Stats) -> list[int]:
-        """Batch entries with too few tokens."""
-        return (stats.tokens < self.least).nonzero().flatten().tolist()
+        """Batch entries with too few tokens; none at all are always too few."""
+        return (stats.tokens < max(1, self.least)).nonzero().flatten().tolist()
 
     def settle(self, stats: Stats, starved: Sequence[int], everyone: Callable[[], Stats]) -> Stats:
         """Stats to solve with; ``everyone()`` observes the starved entries on all tokens. Token counts stay as routed."""
@@ -53,6 +53,9 @@ class Coverage(NamedTuple):
         weight, keep = solution.weight.clone(), solution.mask.keep.clone()
         weight[places], keep[places] = problem.weight[places].to(weight.dtype), True
         return replace(solution, weight=weight, mask=Mask(keep, solution.mask.pattern, tuple(places)))
+
+
+USUAL = Coverage()
 
 
 def _replaced(stats: Stats, entries: Sequence[int], moments: Mapping[str, Tensor]) -> Stats:

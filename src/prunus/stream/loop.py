@@ -17,7 +17,7 @@ from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
-from .coverage import Coverage
+from .coverage import USUAL, Coverage
 from .heap import reused_memory
 from .solve_block import Kind, solve_block
 from .sources import CheckpointSource, Source
@@ -39,7 +39,7 @@ class PruneLoop:
     batch_tokens: int = 4096
     state_budget: int = 2 << 30
     gram_budget: int = 4 << 30
-    coverage: Coverage = Coverage()
+    coverage: Coverage = USUAL
     stages: Sequence[BlockStage] = ()
     progress: Progress = field(default_factory=Silent)
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)

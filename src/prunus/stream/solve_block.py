@@ -17,7 +17,7 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.observer import Observer
 from ..observe.waves import Wave, waves
-from .coverage import Coverage
+from .coverage import USUAL, Coverage
 
 Pass = Callable[[], Iterable[Callable[[], object]]]
 """A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
@@ -28,7 +28,7 @@ Kind = tuple[type[nn.Module], tuple[str, ...]]
 
 def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
                 matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int,
-                calls: dict[Kind, int] | None = None, coverage: Coverage = Coverage()) -> dict[str, Solution]:  # fmt: skip
+                calls: dict[Kind, int] | None = None, coverage: Coverage = USUAL) -> dict[str, Solution]:  # fmt: skip
     """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
 
     ``prefix`` is the block's path, ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at

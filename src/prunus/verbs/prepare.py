@@ -183,8 +183,8 @@ def check_memory(prepared: Prepared) -> None:
     if needed > free:
         recipe = prepared.recipe
         raise ResourceError(
-            f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB are free "
-            f"on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
+            f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB are "
+            f"free on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
             f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
         )
 
