@@ -1,8 +1,8 @@
 """Time to the written checkpoint: prunus, llmcompressor and the floor, in turn, on the same tokens, batch and threads.
 
-    python3 -m venv /tmp/llmcompressor
-    /tmp/llmcompressor/bin/pip install llmcompressor==0.14.0.1 torch==2.13.0
-    python benchmarks/against_llmcompressor.py --python /tmp/llmcompressor/bin/python [--samples 32] [--seqlen 256] \
+    python3 -m venv llmcompressor-env
+    llmcompressor-env/bin/pip install llmcompressor==0.14.0.1 torch==2.13.0
+    python benchmarks/against_llmcompressor.py --python llmcompressor-env/bin/python [--samples 32] [--seqlen 256] \
         [--batch 8] [--threads 2] [--repeats 3]
 
 Every run is a process of its own and reads the same windows of token ids; imports and tokenising are outside the clock on

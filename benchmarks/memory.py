@@ -1,6 +1,6 @@
 """Peak memory on a random-weight Llama of 1.6 B parameters: flat in the number of blocks, within its bound, against others.
 
-    python benchmarks/memory.py --python /tmp/llmcompressor/bin/python [--blocks 34] [--few-blocks 8] [--samples 16]
+    python benchmarks/memory.py --python llmcompressor-env/bin/python [--blocks 34] [--few-blocks 8] [--samples 16]
 
 Every run is a process of its own; its peak is the largest resident size that the system saw. The bound: embeddings, two
 blocks in compute dtype (float32), the activations (two states, and eight times the widest layer's output for a batch), four

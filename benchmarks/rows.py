@@ -24,7 +24,7 @@ class Rows:
         script = Path(sys.argv[0]).name
         row = {
             **values,
-            "command": shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+            "command": shlex.join(["python", f"benchmarks/{script}", *map(without_place, sys.argv[1:])]),
             "commit": commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": environment(),
@@ -33,6 +33,11 @@ class Rows:
             file.write(json.dumps(row) + "\n")
         shown = {key: value for key, value in row.items() if key != "machine"}
         print(json.dumps(shown), flush=True)
+
+
+def without_place(word: str) -> str:
+    """A word of the command line; of a path on this machine only the name."""
+    return f"PATH/{Path(word).name}" if Path(word).is_absolute() else word
 
 
 def commit() -> str:

@@ -51,6 +51,20 @@ def mirror(total: Tensor) -> None:
         total[..., :left, left:right] = total[..., left:right, :left].mT
 
 
+def energy(weight: Tensor, gram: Tensor) -> Tensor:
+    """tr(W G Wᵀ) summed over the batch. The Gram is symmetric: what lies right of its diagonal's panels counts twice."""
+    grams = gram if gram.dim() == 3 else gram.unsqueeze(0)
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for k, one in enumerate(weight):
+        square = grams[min(k, len(grams) - 1)]
+        for left in range(0, one.shape[1], _PANEL):
+            right = min(left + _PANEL, one.shape[1])
+            below = linear(one[:, :left], square[left:right, :left]) * 2 if left else 0
+            product = below + linear(one[:, left:right], square[left:right, left:right])
+            total += product.mul_(one[:, left:right]).sum(dtype=torch.float64)
+    return total
+
+
 class FastLinears(TorchFunctionMode):
     """Within this context the linear layers of any model, GPT-2's ``Conv1D`` too, run through :func:`linear`."""
 

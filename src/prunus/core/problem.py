@@ -12,12 +12,10 @@ from torch import Tensor
 from .errors import NumericalError
 from .finite import all_finite
 from .mask import Mask
-from .matmul import linear
+from .matmul import energy
 from .roles import Criterion, Grid, Pattern
 from .site import Site
 from .stats import Stats
-
-_PANEL = 256
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, f
     From a Gram G they are tr(D G Dᵀ), with D = W − Ŵ, and tr(W G Wᵀ).
     """
     if stats.has("gram"):
-        kind, lost, total = "output", _energy(weight - pruned, stats.gram()), _energy(weight, stats.gram())
+        kind, lost, total = "output", energy(weight - pruned, stats.gram()), energy(weight, stats.gram())
     elif stats.has("sample"):
         inputs = stats.moments["sample"].transpose(-1, -2)
         kind = "sample"
@@ -144,17 +142,3 @@ def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, f
         lost = (weight - pruned).square().sum(dtype=torch.float64)
         total = weight.square().sum(dtype=torch.float64)
     return max(0.0, float(lost)), float(total), kind
-
-
-def _energy(weight: Tensor, gram: Tensor) -> Tensor:
-    """tr(W G Wᵀ) summed over the batch. The Gram is symmetric: what lies right of its diagonal's panels counts twice."""
-    grams = gram if gram.dim() == 3 else gram.unsqueeze(0)
-    total = torch.zeros((), dtype=torch.float64, device=weight.device)
-    for k, one in enumerate(weight):
-        square = grams[min(k, len(grams) - 1)]
-        for left in range(0, one.shape[1], _PANEL):
-            right = min(left + _PANEL, one.shape[1])
-            below = linear(one[:, :left], square[left:right, :left]) * 2 if left else 0
-            product = below + linear(one[:, left:right], square[left:right, left:right])
-            total += product.mul_(one[:, left:right]).sum(dtype=torch.float64)
-    return total
