@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bad_inputs import CASES, Case, Place
 
+from bad_inputs import CASES, Case, Place
 from prunus.cli.app import main
 
 COMMON = ["--samples", "4", "--seqlen", "64", "--eval-windows", "1"]
