@@ -61,7 +61,7 @@ def test_texts_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "torn.jsonl").write_text('{"text": "a"')
     (tmp_path / "folder").mkdir()
     for name, fault in [
-        ("empty.txt", "it is empty"),
+        ("empty.txt", "it holds no text"),
         ("binary.txt", "no UTF-8 text .byte 0"),
         ("rows.jsonl", "none of the columns id is text"),
         ("torn.jsonl", "cannot be read as json"),

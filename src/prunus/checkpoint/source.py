@@ -36,7 +36,9 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder. Give a checkpoint folder, a .gguf file or a hub id.")
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder}: no config.json there, so this is no Hugging Face checkpoint.")
+            raise CheckpointError(
+                f"{folder}: no config.json there, which every Hugging Face checkpoint has. Give its folder."
+            )
         shards = tuple(SafetensorsFile.open(folder / name) for name in _shard_names(folder))
         checkpoint = cls(folder, shards)
         checkpoint._check_index()
@@ -97,10 +99,13 @@ class Checkpoint:
         wrong = [name for name, file in weight_map.items() if name not in self.home or self.home[name].path.name != file]
         extra = [name for name in self.home if name not in weight_map]
         if wrong or extra:
+            faults = [
+                f"{len(names)} tensors {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+                for what, names in (("are not where it says", wrong), ("are missing from it", extra))
+                if names
+            ]
             raise CheckpointError(
-                f"{self.folder / INDEX} and the shards disagree: {len(wrong)} tensors are not where it says "
-                f"({', '.join(wrong[:3]) or '-'}), {len(extra)} are missing from it ({', '.join(extra[:3]) or '-'}). "
-                "Download the checkpoint again."
+                f"{self.folder / INDEX} and the shards disagree: {', '.join(faults)}. Download the checkpoint again."
             )
 
 

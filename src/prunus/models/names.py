@@ -8,7 +8,7 @@ tensors at a time, so that what it writes carries the source's names. All of its
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,10 +107,7 @@ class NameMap:
         owner = self.model.get_submodule(path)
         held = owner._parameters if key in owner._parameters else owner._buffers
         if held[key].shape != tensor.shape:
-            raise CheckpointError(
-                f"tensor '{self.sources[name][0]}' is {list(tensor.shape)} on disk, the config asks for "
-                f"{list(held[key].shape)}."
-            )
+            raise _misfit(self.sources[name][0], tensor.shape, held[key].shape)
         placed = tensor.to(device, held[key].dtype)
         held[key] = nn.Parameter(placed, requires_grad=False) if held is owner._parameters else placed
 
@@ -129,7 +126,7 @@ class NameMap:
             info, _ = convert_and_load_state_dict_in_model(self.model, tensors, config)
         if info.mismatched_keys:
             name, found, expected = sorted(info.mismatched_keys)[0]
-            raise CheckpointError(f"tensor '{name}' is {list(found)} on disk, the config asks for {list(expected)}.")
+            raise _misfit(name, found, expected)
         if info.conversion_errors:
             name, reason = next(iter(info.conversion_errors.items()))
             raise CheckpointError(f"tensor '{name}' cannot be loaded: {reason}")
@@ -171,3 +168,10 @@ def release_parameter(owner: nn.Module, name: str) -> None:
     parameter = owner._parameters.get(name)
     if parameter is not None and not parameter.is_meta:
         owner._parameters[name] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+
+
+def _misfit(name: str, found: Sequence[int], expected: Sequence[int]) -> CheckpointError:
+    return CheckpointError(
+        f"tensor '{name}' is {list(found)} on disk, the config asks for {list(expected)}: config.json and the weights "
+        "belong to different models. Download both again."
+    )

@@ -52,7 +52,7 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
                 "Read it, then allow it with --trust-remote-code."
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{folder / 'config.json'}: {reason}") from error
+        raise CheckpointError(f"{folder / 'config.json'}: {reason} Mend it, or download it again.") from error
     if getattr(config, "quantization_config", None):
         kind = dict(config.quantization_config).get("quant_method", "quantised")
         raise UnsupportedModelError(
@@ -78,7 +78,7 @@ def build_skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
     except (ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(
             f"model type '{config.model_type}': transformers builds no causal language model from it "
-            f"({str(error).strip().splitlines()[0]})."
+            f"({str(error).strip().splitlines()[0]}). Any other model can be given in memory: prunus.prune(model, ...)."
         ) from error
     model.tie_weights()
     model.eval().requires_grad_(False)

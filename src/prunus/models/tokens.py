@@ -41,6 +41,6 @@ def tokenize(tokenizer: Any, text: str, vocabulary: int) -> Tensor:
     if len(ids) and int(ids.max()) >= vocabulary:
         raise CalibrationError(
             f"the tokenizer gives id {int(ids.max())}, the model's vocabulary has {vocabulary} entries: "
-            "they do not belong together."
+            "they do not belong together. Put the tokenizer that the model was trained with beside its weights."
         )
     return ids

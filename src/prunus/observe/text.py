@@ -38,16 +38,18 @@ def read_text(source: str | Path) -> str:
     if path.is_dir():
         inside = sorted(p for p in path.rglob("*") if p.suffix in _TEXT_SUFFIXES | {".jsonl", ".json", ".parquet"})
         if not inside:
-            raise CalibrationError(f"{path}: no .txt, .md, .jsonl, .json or .parquet file is in this folder.")
+            raise CalibrationError(
+                f"{path}: no .txt, .md, .jsonl, .json or .parquet file is in this folder. Give one that has some."
+            )
         text = JOIN.join(_read_file(p) for p in inside)
     elif path.is_file():
         text = _read_file(path)
     elif path.suffix in _TEXT_SUFFIXES | {".jsonl", ".parquet"} or name.startswith((".", "/", "~")):
-        raise CalibrationError(f"{path}: no such file or folder.")
+        raise CalibrationError(f"{path}: no such file or folder. Embedded texts: {', '.join(EMBEDDED)}.")
     else:
         text = _read_dataset(name)
     if not text.strip():
-        raise CalibrationError(f"{source}: it is empty.")
+        raise CalibrationError(f"{source}: it holds no text. Give another --calibration or --eval-text.")
     return text
 
 

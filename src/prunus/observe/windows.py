@@ -46,11 +46,13 @@ def stored_windows(path: Path, most: int, vocabulary: int) -> Tensor:
     except (OSError, ValueError, EOFError) as error:
         raise CalibrationError(f"{path}: cannot be read as an array of token ids ({error}).") from error
     if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
-        raise CalibrationError(f"{path}: holds {array.dtype} {list(array.shape)}; wanted are integers [windows seqlen].")
+        raise CalibrationError(
+            f"{path}: holds {array.dtype} {list(array.shape)}; wanted are token ids, integers [windows seqlen]."
+        )
     if int(array.min()) < 0 or int(array.max()) >= vocabulary:
         raise CalibrationError(
             f"{path}: ids from {array.min()} to {array.max()}, the model's vocabulary has {vocabulary} entries: "
-            "they do not belong together."
+            "they do not belong together. Tokenise with this model's tokenizer."
         )
     return torch.from_numpy(array[:most].astype(np.int64))
 

@@ -124,7 +124,9 @@ def check_length(source: Source, seqlen: int) -> None:
     """Raise CalibrationError if windows are longer than the model's positions."""
     most = getattr(source.model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and seqlen > most:
-        raise CalibrationError(f"--seqlen {seqlen} is longer than the {most} positions that the model has.")
+        raise CalibrationError(
+            f"--seqlen {seqlen} is longer than the {most} positions that the model has. Give at most {most}."
+        )
 
 
 def vocabulary(source: Source) -> int:
