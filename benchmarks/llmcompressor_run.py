@@ -6,9 +6,9 @@ Time is taken from before the model is loaded until its checkpoint is written; i
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +21,18 @@ MODIFIERS = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
 MASKS = {"0.5": "0:0", "2:4": "2:4"}
 
 
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process; ``getrusage`` would begin with that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def main() -> None:
     """Prune as the options in the first argument say."""
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     windows = np.load(options["windows"])
-    imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    imports = peak_memory_bytes()
     start = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=torch.float32)
     data = Dataset.from_dict({"input_ids": windows.tolist(), "attention_mask": np.ones_like(windows).tolist()})
@@ -39,7 +45,7 @@ def main() -> None:
     )  # fmt: skip
     model.save_pretrained(options["output"])
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory_bytes()
     print(json.dumps({"seconds": seconds, "peak_memory_bytes": peak, "import_bytes": imports}))
 
 

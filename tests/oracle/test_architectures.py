@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
+from measured import inputs_of, measured
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import prunus
 from prunus.core.errors import UnsupportedModelError
@@ -16,51 +17,6 @@ from prunus.models.skeleton import find_stacks
 from prunus.observe.windows import random_windows
 from prunus.stream.sources import MemorySource
 from tiny import FAMILIES, model_of
-
-
-def inputs_of(model: nn.Module, block: nn.Module, windows: Tensor) -> dict[tuple[str, int], Tensor]:
-    """Inputs ``[tokens cols]`` of a block's linears (expert 0) and of each of its experts, caught by plain hooks."""
-    caught: dict[tuple[str, int], list[Tensor]] = {}
-
-    def keep(path: str):
-        return lambda _module, args: caught.setdefault((path, 0), []).append(args[0].reshape(-1, args[0].shape[-1]))
-
-    def keep_experts(path: str):
-        def hook(module, args) -> None:
-            hidden, index = args[0], args[1]
-            for expert in range(len(module.down_proj)):
-                tokens = hidden[(index == expert).any(-1)]
-                first = module.gate_up_proj[expert] if module.is_transposed else module.gate_up_proj[expert].T
-                bias = module.gate_up_proj_bias[expert] if module.has_bias else 0
-                caught.setdefault((f"{path}.gate_up_proj", expert), []).append(tokens)
-                caught.setdefault((f"{path}.down_proj", expert), []).append(module._apply_gate(tokens @ first + bias))
-
-        return hook
-
-    handles = []
-    for path, module in block.named_modules():
-        if hasattr(module, "has_gate"):
-            handles.append(module.register_forward_pre_hook(keep_experts(path)))
-        elif isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.dim() == 2:
-            handles.append(module.register_forward_pre_hook(keep(path)))
-    with torch.no_grad():
-        for window in windows:
-            model(input_ids=window[None], use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return {place: torch.cat(parts) for place, parts in caught.items()}
-
-
-@torch.no_grad()
-def measured(site: Site, dense: nn.Module, pruned: nn.Module, inputs: dict[tuple[str, int], Tensor]) -> float:
-    """‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² of one Site, by running both."""
-    before, after = (site.layout.to_matrix(model.get_parameter(site.parameter)).double() for model in (dense, pruned))
-    lost = total = 0.0
-    for expert in range(site.batch):
-        x = inputs[site.role, expert].double()
-        total += float((x @ before[expert].T).square().sum())
-        lost += float((x @ (before[expert] - after[expert]).T).square().sum())
-    return lost / total
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_architectures import inputs_of, measured
+from measured import inputs_of, measured
 from torch import nn
 
 import prunus

@@ -18,7 +18,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _PANEL = 256
-"""Columns of a Gram computed together: wide enough for a fast product, narrow enough to leave its mirror image out."""
+"""Columns of a Gram computed together: wide enough for a fast product, narrow enough to leave its mirror image out.
+
+Panels are taken from the longest to the shortest, so that each finds room in memory where the one before it was.
+"""
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,7 +37,7 @@ def add_gram(total: Tensor, inputs: Tensor) -> None:
     What stands right of the diagonal's panels is not touched: :func:`mirror` fills it in once all is added.
     """
     columns = inputs.T.contiguous()
-    for left in range(0, len(columns), _PANEL):
+    for left in reversed(range(0, len(columns), _PANEL)):
         right = min(left + _PANEL, len(columns))
         if _by_onednn(columns, columns):
             total[left:right, :right] += _onednn_linear(columns[left:right], columns[:right], None)
@@ -57,7 +60,7 @@ def energy(weight: Tensor, gram: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for k, one in enumerate(weight):
         square = grams[min(k, len(grams) - 1)]
-        for left in range(0, one.shape[1], _PANEL):
+        for left in reversed(range(0, one.shape[1], _PANEL)):
             right = min(left + _PANEL, one.shape[1])
             below = linear(one[:, :left], square[left:right, :left]) * 2 if left else 0
             product = below + linear(one[:, left:right], square[left:right, left:right])

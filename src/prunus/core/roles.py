@@ -93,6 +93,8 @@ class Solver(ABC):
     """What becomes of the survivors?"""
 
     needs: ClassVar[Needs] = Needs.NOTHING
+    damp: float = 0.01
+    """Damping of the Gram, as a fraction of its mean diagonal, wherever its inverse is taken."""
 
     @abstractmethod
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:

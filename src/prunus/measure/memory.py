@@ -12,10 +12,17 @@ import torch
 
 def peak_memory_bytes() -> int:
     """Largest resident size of this process so far (plus the GPU's allocator peak, where one is used)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    return resident + sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+    return _resident_peak() + sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+
+
+def _resident_peak() -> int:
+    """From /proc where there is one: what ``getrusage`` says begins with the size of the process that started this one."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def resident_bytes() -> int:

@@ -32,6 +32,7 @@ def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proo
         "seconds": None,
         "seconds_to_written": None,
         "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes_to_written": None,
         "evaluation": dict(evaluation) if evaluation else None,
         "proof": dict(proof),
         "sites": results,

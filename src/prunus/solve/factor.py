@@ -55,12 +55,13 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
 
 
 def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: str) -> float:
-    """Write U ``[cols cols]`` of one Gram into ``upper``, the only square of memory that it takes beside a flipped copy;
-    returns the damping that it took.
+    """Write U ``[cols cols]`` of one Gram into ``upper``, the only square of memory that it takes; returns the damping that
+    it took.
     """
     trial = damp
     while True:
-        upper.copy_(gram.flip(-2, -1))
+        upper.copy_(gram)
+        _reverse(upper)
         diagonal = upper.diagonal()
         diagonal += dead.flip(-1)
         diagonal += trial * diagonal.mean()
@@ -74,8 +75,21 @@ def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: s
                 f"Use at least {2 * cols} tokens (--samples, --seqlen), or set a damping such as "
                 f"--solver sparsegpt:damp={max(0.01, 10 * damp):g}."
             )
-    upper.copy_(upper.flip(-2, -1))
+    _reverse(upper)
     return trial
+
+
+def _reverse(matrix: Tensor) -> None:
+    """M → JMJ in place: the order of rows and of columns reversed."""
+    rows = len(matrix)
+    half = rows // 2
+    for start in range(0, half, _SMALL):
+        stop = min(start + _SMALL, half)
+        top = matrix[start:stop].flip(0, 1)
+        matrix[start:stop] = matrix[rows - stop : rows - start].flip(0, 1)
+        matrix[rows - stop : rows - start] = top
+    if rows % 2:
+        matrix[half] = matrix[half].flip(0)
 
 
 def _invert_factor(matrix: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Keeping freed memory for the next batch instead of handing it back to the system and asking for it again.
 
 The C library returns large blocks to the system the moment they are freed, so that every activation of every batch is
-paid for with fresh, zeroed pages: up to a third of a forward pass on a CPU.
+paid for with fresh, zeroed pages: up to a third of a forward pass on a CPU. A heap that is never handed back only grows,
+though: what a solver frees does not fit what the next forward pass asks for. So much is kept, and no more.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from ..measure.memory import resident_bytes
+
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 _NEVER = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20  # where glibc's own adjustment ends
+_KEPT = 256 << 20
+"""Bytes that the process may grow by before free pages are handed back."""
 
 
 @contextmanager
 def reused_memory() -> Iterator[None]:
-    """Within this context large blocks come from the heap and stay in it; what is free goes back at
-    its end. Elsewhere than with glibc nothing changes.
+    """Within this context large blocks come from the heap and stay in it, within limits; see :func:`return_free_memory`.
+
+    Elsewhere than with glibc nothing changes.
     """
     library = _glibc()
     if library is not None:
@@ -33,7 +39,18 @@ def reused_memory() -> Iterator[None]:
         if library is not None:
             library.mallopt(_MMAP, _USUAL_MMAP)
             library.mallopt(_TRIM, _USUAL_TRIM)
-            library.malloc_trim(0)
+        return_free_memory(0)
+
+
+def return_free_memory(kept: int = _KEPT) -> None:
+    """Hand free pages back to the system if the process has grown by more than ``kept`` bytes since that was last done."""
+    library = _glibc()
+    if library is not None and resident_bytes() > _low["resident"] + kept:
+        library.malloc_trim(0)
+        _low["resident"] = resident_bytes()
+
+
+_low = {"resident": 0}
 
 
 @cache

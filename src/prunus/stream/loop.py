@@ -18,8 +18,8 @@ from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import BlockStage
 from .coverage import USUAL, Coverage
-from .heap import reused_memory
-from .solve_block import Kind, solve_block
+from .heap import return_free_memory, reused_memory
+from .solve_block import BlockSolver
 from .sources import CheckpointSource, Source
 from .survey import is_table
 from .trunk import Trunk
@@ -42,7 +42,10 @@ class PruneLoop:
     coverage: Coverage = USUAL
     stages: Sequence[BlockStage] = ()
     progress: Progress = field(default_factory=Silent)
-    _calls: dict[Kind, int] = field(default_factory=dict, init=False)
+    solver: BlockSolver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.solver = BlockSolver(self.plan.method, self.source.matrix, self.gram_budget, self.coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""
@@ -95,17 +98,7 @@ class PruneLoop:
             return self._solve_outside(trunk)
         block, steps = self.source.load(index), self._steps(index)
         forward = partial(trunk.runs, block, index) if trunk is not None else None
-        solutions = solve_block(
-            block,
-            self.source.prefix(index),
-            steps,
-            self.plan.method,
-            self.source.matrix,
-            forward,
-            self.gram_budget,
-            self._calls,
-            self.coverage,
-        )
+        solutions = self.solver.solve(block, self.source.prefix(index), steps, forward)
         for stage in self.stages:
             solutions = dict(stage.apply(block, solutions))
         return [solutions[step.site.name] for step in steps]
@@ -117,17 +110,17 @@ class PruneLoop:
             steps = [step for step in self._steps(None) if is_table(self.source, step.site) is not seen]
             forward = trunk.head_runs if trunk is not None and seen else None
             if steps:
-                solutions |= solve_block(
-                    self.source.model, "", steps, self.plan.method, self.source.matrix, forward, self.gram_budget
-                )
+                solutions |= self.solver.solve(self.source.model, "", steps, forward)
         return [solutions[step.site.name] for step in self._steps(None)]
 
     def _advance(self, index: int, trunk: Trunk | None) -> None:
         """Take the state through the pruned block, while the next one is read."""
         self.source.expect(index + 1)
+        return_free_memory()
         if trunk is not None and self._is_needed_after(index):
             trunk.advance(self.source.blocks[index], index)
         self.source.release(index)
+        return_free_memory()
 
     def _is_needed_after(self, index: int) -> bool:
         """Whether anything looks at what comes out of this block."""

@@ -37,17 +37,16 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
     with TemporaryDirectory(prefix="prunus-") as folder:
         trunk = Trunk(source, windows, *limits, Path(folder))
-        stats = _dense_stats(
-            source, sites, criterion.needs, trunk, limits.budget, getattr(method.solver, "damp", 0.01), progress
-        )
+        stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
     return Profile(lambda site: criterion.score(source.matrix(site), stats[site.name]))
 
 
 @torch.no_grad()
-def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Trunk, budget: int, damp: float,
+def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: Trunk, budget: int,
                  progress: Progress) -> dict[str, Stats]:  # fmt: skip
     """Stats of every Site in the dense model; of a Gram only the diagonal of its inverse is kept."""
+    needs = method.criterion.needs
     kept: dict[str, Stats] = {}
     trunk.embed()
     progress.start("Surveying", len(source.blocks))
@@ -61,7 +60,8 @@ def _dense_stats(source: Source, sites: Sequence[Site], needs: Needs, trunk: Tru
             for group, found in observe(block, source.prefix(index), wave, needs, trunk.runs(block, index)):
                 moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
                 if Needs.GRAM in needs:
-                    moments["inverse_diagonal"] = inverse_factor(found, damp, group[0].name).inverse_diagonal()
+                    factor = inverse_factor(found, method.solver.damp, group[0].name)
+                    moments["inverse_diagonal"] = factor.inverse_diagonal()
                 kept |= {site.name: Stats(found.tokens, moments) for site in group}
         trunk.advance(block, index)
         source.release(index)

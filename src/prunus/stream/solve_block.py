@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from ..core.stats import Needs, Stats
 from ..observe.observer import Observer
 from ..observe.waves import Wave, waves
 from .coverage import USUAL, Coverage
+from .heap import return_free_memory
 
 Pass = Callable[[], Iterable[Callable[[], object]]]
 """A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
@@ -26,34 +27,48 @@ Kind = tuple[type[nn.Module], tuple[str, ...]]
 """A block's class and the roles of the Sites observed in it."""
 
 
-def solve_block(block: nn.Module, prefix: str, steps: Sequence[Step], method: Method,
-                matrix: Callable[[Site], Tensor], forward: Pass | None, budget: int,
-                calls: dict[Kind, int] | None = None, coverage: Coverage = USUAL) -> dict[str, Solution]:  # fmt: skip
-    """Solutions by Site name for the steps of one loaded block; the block itself is not changed.
+@dataclass
+class BlockSolver:
+    """Solves the Sites of one loaded block after another by a method; no block is changed.
 
-    ``prefix`` is the block's path, ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at
-    once. Without a ``forward`` no input is looked at. ``calls`` is what :func:`observe` learns of one block for the next;
-    ``coverage`` says what becomes of experts that too few tokens reach.
+    ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at once, ``coverage`` says what becomes of
+    experts that too few tokens reach.
     """
-    by_name = {step.site.name: step for step in steps}
-    if forward is None:
-        return {
-            name: method.solver.solve([_problem(step, matrix(step.site), Stats.none(), method)])[0]
-            for name, step in by_name.items()
-        }
-    needs = observed_needs(method)
-    parts: dict[str, list[Solution]] = defaultdict(list)
-    for wave in waves([step.site for step in steps], needs, budget):
-        for sites, stats in observe(block, prefix, wave, needs, forward(), calls):
-            starved = coverage.starved(stats) if sites[0].layout.stacked else []
-            again = partial(_on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward)
-            settled = coverage.settle(stats, starved, again)
-            weights = [_rows(matrix(site), wave) for site in sites]
-            problems = [_problem(by_name[s.name], w, settled, method) for s, w in zip(sites, weights, strict=True)]
-            for problem, solution in zip(problems, method.solver.solve(problems), strict=True):
-                left = coverage.leave(problem, solution, starved)
-                parts[problem.site.name].append(_with_tokens(left, stats, starved))
-    return {name: Solution.joined(found) for name, found in parts.items()}
+
+    method: Method
+    matrix: Callable[[Site], Tensor]
+    budget: int
+    coverage: Coverage = USUAL
+    _calls: dict[Kind, int] = field(default_factory=dict, init=False)
+
+    def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None) -> dict[str, Solution]:
+        """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at."""
+        by_name = {step.site.name: step for step in steps}
+        if forward is None:
+            none = Stats.none()
+            return {
+                name: self.method.solver.solve([self._problem(step, self.matrix(step.site), none)])[0]
+                for name, step in by_name.items()
+            }
+        needs = observed_needs(self.method)
+        parts: dict[str, list[Solution]] = defaultdict(list)
+        for wave in waves([step.site for step in steps], needs, self.budget):
+            for sites, stats in observe(block, prefix, wave, needs, forward(), self._calls):
+                starved = self.coverage.starved(stats) if sites[0].layout.stacked else []
+                again = partial(
+                    _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
+                )
+                settled = self.coverage.settle(stats, starved, again)
+                weights = [_rows(self.matrix(site), wave) for site in sites]
+                problems = [self._problem(by_name[s.name], w, settled) for s, w in zip(sites, weights, strict=True)]
+                return_free_memory()
+                for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
+                    left = self.coverage.leave(problem, solution, starved)
+                    parts[problem.site.name].append(_with_tokens(left, stats, starved))
+        return {name: Solution.joined(found) for name, found in parts.items()}
+
+    def _problem(self, step: Step, weight: Tensor, stats: Stats) -> Problem:
+        return Problem(step.site, weight, stats, step.sparsity, step.pattern, self.method.criterion)
 
 
 def _ids(wave: Wave, entries: Sequence[int]) -> tuple[int, ...]:
@@ -99,7 +114,3 @@ def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Itera
 
 def _rows(matrix: Tensor, wave: Wave) -> Tensor:
     return matrix if wave.experts is None else matrix[list(wave.experts)]
-
-
-def _problem(step: Step, weight: Tensor, stats: Stats, method: Method) -> Problem:
-    return Problem(step.site, weight, stats, step.sparsity, step.pattern, method.criterion)

@@ -172,7 +172,8 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         windows = calibration_windows(source, tokenizer, recipe)
     if recipe.eval_windows:
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
-        _check_judgeable(source, judged)
+        if windows is None:  # else planning finds out
+            _check_judgeable(source, judged)
     return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
 
 

@@ -16,6 +16,7 @@ from ..checkpoint.journal import Journal
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import OutputError, RecipeError
 from ..core.progress import Progress, Silent
+from ..measure.memory import peak_memory_bytes
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
@@ -147,13 +148,14 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
         source.writer.copy_extras()
         source.writer.sync()
-        written = perf_counter()
+        written, peak = perf_counter(), peak_memory_bytes()
         record = _prove_and_describe(prepared, source, journal.output, results, progress)
         before = sum(max((site["block_seconds"] for site in entry["sites"]), default=0.0) for entry in done)
         record |= {
             "output": str(output),
             "seconds": round(before + perf_counter() - start, 3),
             "seconds_to_written": round(before + written - start, 3),
+            "peak_memory_bytes_to_written": peak,
         }
         _write_record(record, journal.output)
         journal.finish(overwrite)
