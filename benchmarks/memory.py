@@ -60,7 +60,6 @@ def main() -> None:
         bound_bytes=bound, of_bound=round(peaks["all"] / sum(bound.values()), 3),
         llmcompressor_peak_bytes=theirs["peak_memory_bytes"],
         of_llmcompressor=round(peaks["all"] / theirs["peak_memory_bytes"], 3),
-        seconds=found["all"]["seconds"], llmcompressor_seconds=theirs["seconds"],
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -41,6 +41,11 @@ def is_stacked_experts(module: nn.Module) -> bool:
     return hasattr(module, "has_gate") and hasattr(module, "is_transposed") and isinstance(
         getattr(module, "down_proj", None), nn.Parameter
     )  # fmt: skip
+
+
+def is_list_of_like(module: nn.Module) -> TypeGuard[nn.ModuleList]:
+    """A list of several modules of one class: experts of a model that does not stack them, or what always runs."""
+    return isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(entry) for entry in module}) == 1
 
 
 def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Callable[[str], torch.dtype]) -> Found:
@@ -93,9 +98,11 @@ def sites_outside(model: Any, inside: Sequence[str], stored_dtype: Callable[[str
 
 
 def _router_places(block: nn.Module) -> dict[str, int]:
-    """Paths of the modules that hold experts (a child with stacked matrices), with the number of experts."""
+    """Paths of the modules that hold experts (stacked in a child, or modules in a list), with the number of experts."""
     places = {}
     for path, module in block.named_modules():
+        if is_list_of_like(module):
+            places[path.rpartition(".")[0]] = len(module)
         stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3 and not isinstance(module, nn.Conv1d)]
         if stacked:
             places[path.rpartition(".")[0]] = len(stacked[0])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ..core.errors import NumericalError, UnsupportedModelError
 from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
-from ..models.experts import ExpertObserver, observed_experts
+from ..models.experts import Entry, ExpertObserver, observed_experts, watched_entries
 from .moments import MOMENTS, SAMPLE_ROWS
 from .waves import Wave
 
@@ -97,6 +97,14 @@ class Tally:
         return Stats(self.tokens, moments)
 
 
+class Observed(NamedTuple):
+    """Sites that share an input, and its Stats; ``routed`` where not every token of the block came by."""
+
+    sites: list[Site]
+    stats: Stats
+    routed: bool
+
+
 class Observer:
     """Within its context, forward passes of ``block`` fill one Tally for each distinct input that Sites read.
 
@@ -110,12 +118,15 @@ class Observer:
         self.prefix = prefix
         self.wave = wave
         self.sites = {site.name: site for site in wave.sites}
+        self.entries = {name: Entry.of(block, self._path(site)) for name, site in self.sites.items()}
         self.needs = needs
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
         self.calls = calls
         self._reached = 0
+        self._called: set[str] = set()
+        self._tokens = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Observer:
@@ -126,6 +137,10 @@ class Observer:
         if any(site.layout.stacked for site in self.sites.values()):
             everyone = (self.wave.experts or ()) if self.wave.everyone else ()
             self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
+        entries = {entry for entry in self.entries.values() if entry is not None}
+        if entries:
+            self._stack.callback(self.block.register_forward_pre_hook(self._count, with_kwargs=True).remove)
+            self._stack.enter_context(watched_entries(self.block, entries, self._called.add, self.wave.everyone))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -140,28 +155,43 @@ class Observer:
             pass
         finally:
             self._seen.clear()
-        if self.calls is None and not any(site.layout.stacked for site in self.sites.values()):
+        if self.calls is None and not any(site.layout.stacked or self.entries[name] for name, site in self.sites.items()):
             self.calls = self._reached
 
-    def result(self) -> list[tuple[list[Site], Stats]]:
+    def result(self) -> list[Observed]:
         """Sites grouped by the input they share, each group with its Stats.
 
+        Experts in a list that no token reached have empty Stats.
+
         Raises:
-            UnsupportedModelError: if a Site was never reached.
+            UnsupportedModelError: if any other Site was never reached.
         """
+        for name, entry in self.entries.items():
+            if entry is not None and entry.owner in self._called and name not in self._owner:
+                self._owner[name] = self._new(self.sites[name], next(self.block.parameters()).device)
+                self._owner[name].sites.append(self.sites[name])
         unreached = [name for name in self.sites if name not in self._owner]
         if unreached:
             raise UnsupportedModelError(
                 f"{unreached[0]}: its forward never ran ({len(unreached)} such in this block), so nothing is known of its "
                 "inputs. Leave it out with --exclude."
             )
-        return [(tally.sites, tally.stats()) for tally in self.tallies]
+        return [Observed(tally.sites, tally.stats(), self._is_routed(tally)) for tally in self.tallies]
+
+    def _is_routed(self, tally: Tally) -> bool:
+        site = tally.sites[0]
+        return site.layout.stacked or (self.entries[site.name] is not None and int(tally.tokens[0]) != self._tokens)
+
+    def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count the tokens that the block is called with."""
+        hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        self._tokens += hidden.shape[:-1].numel()
 
     def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0]
             known = next((tally for tensor, tally in self._seen if tensor is inputs), None)
-            tally = known or self._owner.get(site.name) or self._new(site, inputs)
+            tally = known or self._owner.get(site.name) or self._new(site, inputs.device)
             if self._owner.setdefault(site.name, tally) is not tally:
                 raise UnsupportedModelError(f"{site.name}: shares its input with others in one pass, but not in the next.")
             if site not in tally.sites:
@@ -175,10 +205,10 @@ class Observer:
 
         return hook
 
-    def _new(self, site: Site, inputs: Tensor) -> Tally:
+    def _new(self, site: Site, device: torch.device) -> Tally:
         narrowed = self.wave.experts is not None and site.layout.stacked
         batch = len(self.wave.experts or ()) if narrowed else site.batch
-        tally = Tally(batch, site.cols, self.needs, inputs.device)
+        tally = Tally(batch, site.cols, self.needs, device)
         self.tallies.append(tally)
         return tally
 
@@ -197,7 +227,7 @@ class Observer:
                 return
             tally = self._owner.get(site.name)
             if tally is None:
-                tally = self._owner[site.name] = self._new(site, inputs)
+                tally = self._owner[site.name] = self._new(site, inputs.device)
                 tally.sites.append(site)
             if expert in places:
                 tally.add(places[expert], inputs)

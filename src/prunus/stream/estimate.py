@@ -1,18 +1,21 @@
-"""What a run will take on this machine, before it starts."""
+"""What a run will take on this machine, before it starts: operations counted, rates measured once and kept here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.method import Method
 from ..core.plan import Estimate, Step
+from ..core.site import Site
 from ..core.stats import Needs
-from ..measure.memory import resident_bytes
+from ..measure.memory import available_memory_bytes, resident_bytes
 from ..measure.speed import matmul_flops
 from ..observe.moments import nbytes
-from ..observe.waves import waves
+from ..observe.waves import Wave, waves
+from .heap import KEPT
 from .solve_block import observed_needs
 from .sources import CheckpointSource, Source
 from .state import hidden_bytes
@@ -20,53 +23,103 @@ from .trunk import Limits
 
 _FORWARD_EFFICIENCY = 0.8
 """Of the matrix-product rate that a transformer's forward pass reaches."""
-_SOLVER_EFFICIENCY = 0.15
-"""Of that rate that a left-to-right solver reaches."""
+_SOLVER_EFFICIENCY = 0.3
+"""Of that rate that factorisations and column loops reach."""
+_SELECTION_RATE = 50e6
+"""Weights a second whose masks are chosen, and whose errors are measured."""
 _DISK_RATE = 0.5e9
 """Bytes a second, read, written and compared."""
+_WORKING_COPIES = 4.25
+"""Of a weight in fp32 while it is solved: itself, as columns or scores, masked, its error, and the mask in bytes."""
+_ACTIVATIONS = 8
+"""Tensors of the widest layer's size that a forward pass holds."""
+
+
+class _Group(NamedTuple):
+    """Sites that read one input, hence share moments and a factorisation."""
+
+    batch: int
+    rows: int
+    cols: int
+
+    @property
+    def weights(self) -> int:
+        return self.batch * self.rows * self.cols
 
 
 def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
-             limits: Limits, eval_tokens: int) -> Estimate:  # fmt: skip
-    """Peak memory, time and disk of a run, from operation counts and a short matrix-product probe."""
+             limits: Limits, judged: Tensor | None) -> Estimate:  # fmt: skip
+    """Peak memory, time and disk of a run.
+
+    ``windows [samples seqlen]`` are the calibration tokens and ``judged`` those of the evaluation, None without.
+    """
+    observed = {
+        index: waves([step.site for step in steps if step.site.block == index], observed_needs(method), limits.budget)
+        for index in {step.site.block for step in steps}
+    }
+    disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
+    seconds = _seconds(source, method, observed, windows, judged) + 3 * disk / _DISK_RATE
+    return Estimate(_memory(source, method, observed, windows, judged, limits), seconds, disk)
+
+
+def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
+             judged: Tensor | None) -> float:  # fmt: skip
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
-    blocks = [sum(parameter.numel() for parameter in block.parameters()) for block in source.blocks]
-    parameters = sum(parameter.numel() for parameter in source.model.parameters())
-    forward = 2 * (2 * tokens * sum(blocks) + 2 * eval_tokens * parameters)
-    grams, solving = _solver_flops(steps, method, tokens)
-    disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
-    seconds = forward / rate / _FORWARD_EFFICIENCY + grams / rate + solving / rate / _SOLVER_EFFICIENCY
-    seconds += 3 * disk / _DISK_RATE
-    return Estimate(_memory(source, steps, method, windows, limits, max(blocks)), seconds, disk)
+    blocks = [_size(block) for block in source.blocks]
+    passes = sum((1 + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
+    forward = 2 * tokens * passes + 4 * (judged.numel() if judged is not None else 0) * _size(source.model)
+    groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
+    seconds = forward / rate / _FORWARD_EFFICIENCY + sum(group.weights for group in groups) / _SELECTION_RATE
+    if Needs.GRAM in method.needs:
+        grams = sum(tokens * group.cols**2 for group in groups)
+        solving = sum(group.batch * 4 / 3 * group.cols**3 + 3 * group.weights * group.cols for group in groups)
+        seconds += grams / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
+    return seconds
 
 
-def _solver_flops(steps: Sequence[Step], method: Method, tokens: int) -> tuple[float, float]:
-    if Needs.GRAM not in method.needs:
-        return 0.0, 0.0
-    inputs = {(s.site.block, s.site.name.rpartition(".")[0], s.site.cols): s.site.batch for s in steps}
-    grams = sum(2 * tokens * cols**2 for (_, _, cols) in inputs)
-    factors = sum(batch * 4 / 3 * cols**3 for (_, _, cols), batch in inputs.items())
-    updates = sum(2 * step.site.numel * step.site.cols for step in steps)
-    return grams, factors + updates
-
-
-def _memory(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
-            limits: Limits, block: int) -> int:  # fmt: skip
-    batch_tokens, budget = limits
+def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
+            judged: Tensor | None, limits: Limits) -> int:  # fmt: skip
+    """The largest of what embedding, pruning a block, judging, and loading the result as a check take."""
     width = source.model.dtype.itemsize
-    outside = sum(p.numel() for p in source.model.parameters()) - sum(
-        p.numel() for block in source.blocks for p in block.parameters()
-    )
-    hidden = source.model.config.get_text_config().hidden_size
-    state = min(budget, 2 * hidden_bytes(source.model, windows)) if windows is not None else 0
-    moments = 0
-    if windows is not None:
-        needs = observed_needs(method)
-        for index in {step.site.block for step in steps}:
-            for wave in waves([step.site for step in steps if step.site.block == index], needs, budget):
-                used = sum(nbytes(needs, len(wave.experts) if wave.experts else s.batch, s.cols) for s in wave.sites)
-                moments = max(moments, used)
-    widest = max((step.site.rows for step in steps), default=0)
-    activations = 8 * batch_tokens * max(hidden, widest) * width if windows is not None else 0
-    return int(resident_bytes() + outside * width + 2 * block * width + 3 * moments + state + activations)
+    block = max(map(_size, source.blocks)) * width
+    outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
+    state = min(limits.budget, 2 * hidden_bytes(source.model, windows)) if windows is not None else 0
+    groups = [(wave, group) for found in observed.values() for wave in found for group in _groups(wave)]
+    wide = max((group.rows for _, group in groups), default=0)
+    running = _ACTIVATIONS * limits.batch_tokens * wide * 4 if windows is not None else 0
+    solving = max((_working_bytes(group, method) for _, group in groups), default=0)
+    moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
+    stages = [outside + state, 2 * block + state + moments + max(running, solving) + KEPT]
+    if judged is not None:
+        vocabulary = source.model.get_input_embeddings().weight.shape[0]
+        stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)
+    if isinstance(source, CheckpointSource):
+        reloaded = 3 * source.checkpoint.nbytes
+        stages.append(reloaded if reloaded <= min(limits.budget, available_memory_bytes()) else 0)
+    return int(resident_bytes() + max(stages))
+
+
+def _groups(wave: Wave) -> list[_Group]:
+    """Sites of a wave by what they most likely share: the module they are in and their number of inputs."""
+    found: dict[tuple[str, int], list[Site]] = {}
+    for site in wave.sites:
+        found.setdefault((site.name.rpartition(".")[0], site.cols), []).append(site)
+    return [
+        _Group(len(wave.experts) if wave.experts else sites[0].batch, sum(site.rows for site in sites), cols)
+        for (_, cols), sites in found.items()
+    ]
+
+
+def _moment_bytes(wave: Wave, method: Method) -> int:
+    return sum(nbytes(observed_needs(method), group.batch, group.cols) for group in _groups(wave))
+
+
+def _working_bytes(group: _Group, method: Method) -> int:
+    """What solving a group takes: the factor of its Gram's inverse, half as much again on the way, and the weights."""
+    factor = 6 * group.batch * group.cols**2 if Needs.GRAM in method.needs else 0
+    return int(factor + 4 * _WORKING_COPIES * group.weights)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

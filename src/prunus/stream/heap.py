@@ -19,7 +19,7 @@ from ..measure.memory import resident_bytes
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 _NEVER = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20  # where glibc's own adjustment ends
-_KEPT = 256 << 20
+KEPT = 256 << 20
 """Bytes that the process may grow by before free pages are handed back."""
 
 
@@ -42,7 +42,7 @@ def reused_memory() -> Iterator[None]:
         return_free_memory(0)
 
 
-def return_free_memory(kept: int = _KEPT) -> None:
+def return_free_memory(kept: int = KEPT) -> None:
     """Hand free pages back to the system if the process has grown by more than ``kept`` bytes since that was last done."""
     library = _glibc()
     if library is not None and resident_bytes() > _low["resident"] + kept:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.errors import PrunusError
 from ..core.site import Site
+from ..models.experts import is_expert
 from .sources import Source
 from .trunk import Trunk
 
@@ -38,8 +39,10 @@ def never_run(source: Source, sites: Sequence[Site], windows: Tensor) -> set[str
         if roles:
             kinds.setdefault((type(block), roles, _traits(block)), []).append(index)
     silent = set()
-    for (_, roles, _), indices in kinds.items():
-        missed = _missed(source, trunk, indices[0], [role for role in roles if not _is_expert(source, indices[0], role)])
+    for indices in kinds.values():
+        first, block = indices[0], source.blocks[indices[0]]
+        plain = [site.role for site in sites if site.block == first and not is_expert(block, site)]
+        missed = _missed(source, trunk, first, plain)
         silent |= {site.name for site in sites if site.block in indices and site.role in missed}
     trunk.close()
     return silent
@@ -54,14 +57,6 @@ def _traits(block: nn.Module) -> tuple[Any, ...]:
         for key, value in sorted(vars(module).items())
         if isinstance(value, plain) and key != "training"
     )
-
-
-def _is_expert(source: Source, index: int, role: str) -> bool:
-    block = source.blocks[index]
-    path = role.split(".")
-    if any(isinstance(block.get_submodule(".".join(path[:k])), nn.ModuleList) for k in range(1, len(path))):
-        return True
-    return role.rpartition(".")[2] not in dict(block.get_submodule(role.rpartition(".")[0]).named_children())
 
 
 def _missed(source: Source, trunk: Trunk, index: int, roles: Sequence[str]) -> set[str]:

@@ -57,7 +57,7 @@ def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: T
             if wave.experts is not None:
                 name = wave.sites[0].name
                 raise RecipeError([f"{name}: its experts' Grams do not fit in --memory-budget for a survey; raise it"])
-            for group, found in observe(block, source.prefix(index), wave, needs, trunk.runs(block, index)):
+            for group, found, _ in observe(block, source.prefix(index), wave, needs, trunk.runs(block, index)):
                 moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
                 if Needs.GRAM in needs:
                     factor = inverse_factor(found, method.solver.damp, group[0].name)

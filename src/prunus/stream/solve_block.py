@@ -10,12 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.problem import Problem, Solution
 from ..core.site import Site
 from ..core.stats import Needs, Stats
-from ..observe.observer import Observer
+from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from .coverage import USUAL, Coverage
 from .heap import return_free_memory
@@ -53,8 +54,8 @@ class BlockSolver:
         needs = observed_needs(self.method)
         parts: dict[str, list[Solution]] = defaultdict(list)
         for wave in waves([step.site for step in steps], needs, self.budget):
-            for sites, stats in observe(block, prefix, wave, needs, forward(), self._calls):
-                starved = self.coverage.starved(stats) if sites[0].layout.stacked else []
+            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), self._calls):
+                starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
                 )
@@ -64,7 +65,8 @@ class BlockSolver:
                 return_free_memory()
                 for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                     left = self.coverage.leave(problem, solution, starved)
-                    parts[problem.site.name].append(_with_tokens(left, stats, starved))
+                    told = _with_tokens(left, stats, starved) if routed else left
+                    parts[problem.site.name].append(told)
         return {name: Solution.joined(found) for name, found in parts.items()}
 
     def _problem(self, step: Step, weight: Tensor, stats: Stats) -> Problem:
@@ -78,14 +80,18 @@ def _ids(wave: Wave, entries: Sequence[int]) -> tuple[int, ...]:
 
 def _on_all_tokens(block: nn.Module, prefix: str, wave: Wave, needs: Needs, forward: Pass) -> Stats:
     """Stats of starved experts as if the router had chosen them for every token."""
-    ((_, stats),) = observe(block, prefix, wave, needs, forward())
-    return stats
+    try:
+        (observed,) = observe(block, prefix, wave, needs, forward())
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"{wave.sites[0].name}: too few tokens reach this expert, and it cannot be run on those of the others "
+            f"({str(error).splitlines()[0]}). Choose --starved-experts magnitude or dense."
+        ) from error
+    return observed.stats
 
 
 def _with_tokens(solution: Solution, stats: Stats, starved: Sequence[int]) -> Solution:
-    """The Solution of stacked experts with the tokens routed to each, and which were too few."""
-    if not solution.site.layout.stacked:
-        return solution
+    """The Solution of experts with the tokens routed to each, and which were too few."""
     few = torch.zeros(len(stats.tokens), dtype=torch.bool)
     few[list(starved)] = True
     return replace(solution, extra={**solution.extra, "tokens": stats.tokens, "starved": few})
@@ -97,7 +103,7 @@ def observed_needs(method: Method) -> Needs:
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]],
-            calls: dict[Kind, int] | None = None) -> list[tuple[list[Site], Stats]]:  # fmt: skip
+            calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
     """Sites that share an input and their Stats, from one pass over the windows (``runs``).
 
     How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..core.plan import Plan
 from ..core.progress import Progress
 from ..core.stats import Needs
 from ..measure.memory import available_memory_bytes, resident_bytes
+from ..models.experts import is_expert
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -135,7 +136,7 @@ def vocabulary(source: Source) -> int:
 
 
 def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, progress: Progress,
-            shares: Mapping[str, float] | None = None) -> Prepared:  # fmt: skip
+            shares: Mapping[str, float] | None = None, judged: Tensor | None = None) -> Prepared:  # fmt: skip
     """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
     method = recipe.build_method()
     selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
@@ -153,9 +154,9 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
         untouched={**selection.untouched, **more},
         settings=_settings(recipe, source, windows),
         parameters=sum(parameter.numel() for parameter in source.model.parameters()),
-        estimate=estimate(source, steps, method, windows, limits, recipe.eval_windows * recipe.seqlen),
+        estimate=estimate(source, steps, method, windows, limits, judged),
     )
-    return Prepared(recipe, source, plan, windows)
+    return Prepared(recipe, source, plan, windows, judged)
 
 
 def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
@@ -174,7 +175,7 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
         if windows is None:  # else planning finds out
             _check_judgeable(source, judged)
-    return replace(prepare(source, str(model), recipe, windows, progress, shares), judged=judged)
+    return prepare(source, str(model), recipe, windows, progress, shares, judged)
 
 
 def check_memory(prepared: Prepared) -> None:
@@ -212,7 +213,9 @@ def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[st
         "dtype": str(source.model.dtype).removeprefix("torch."),
         "batch_tokens": recipe.batch_tokens,
     }
-    if any(site.layout.stacked for found in source.found for site in found.sites):
+    if any(
+        is_expert(block, site) for block, found in zip(source.blocks, source.found, strict=True) for site in found.sites
+    ):
         settings |= {"starved_experts": recipe.starved_experts, "min_expert_tokens": recipe.min_expert_tokens}
     if windows is not None:
         settings["calibration"] = {
