@@ -89,6 +89,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         **LLAMA_LIKE, **EXPERTS, "num_hidden_layers": 4, "head_dim": 8, "shared_expert_intermediate_size": 16,
         "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     }),
+    "llama4": ("Llama4TextConfig", {**LLAMA_LIKE, "intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}),
 }  # fmt: skip
 
 ODD: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,7 +98,6 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
         **LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
         "mamba_d_state": 8, "mamba_dt_rank": 4, "pad_token_id": 0,
     }),
-    "llama4": ("Llama4TextConfig", {**LLAMA_LIKE, "intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}),
     "recurrent_gemma": ("RecurrentGemmaConfig", LLAMA_LIKE),
     "bart": ("BartConfig", {
         "vocab_size": VOCABULARY, "d_model": 32, "decoder_layers": 3, "encoder_layers": 0, "decoder_ffn_dim": 64,

@@ -120,3 +120,47 @@ def test_coverage_is_told(checkpoint, quick, tmp_path, capsys) -> None:
     tokens = [count for site in result.sites if "experts" in site for count in site["experts"]["tokens"]]
     assert f"experts: {min(tokens)} to {max(tokens)} tokens each" in printed
     assert "saw fewer than 200 (--starved-experts shared)" in printed
+
+
+def test_shared_statistics_where_all_experts_are_multiplied_at_once(tokenizer, text_file, quick) -> None:
+    """Llama 4: a token enters its expert times its score, and so it does where all tokens are shared."""
+
+    def routed_around() -> nn.Module:
+        model = model_of("llama4")
+        for block in model.model.layers:
+            plain = block.feed_forward.router.forward
+
+            def forward(hidden, plain=plain):
+                scores, logits = plain(hidden)
+                others = torch.arange(scores.shape[1]) != STARVED
+                moved = scores * others
+                moved[:, (STARVED + 1) % 4] += scores[:, STARVED]
+                return moved, logits
+
+            block.feed_forward.router.forward = forward
+        return model
+
+    dense, model, caught = routed_around(), routed_around(), []
+    settings = {**quick, "samples": 6, "seqlen": 48}
+    result = prunus.prune(model, tokenizer=tokenizer, **settings)
+    experts = dense.model.layers[0].feed_forward.experts
+    experts.register_forward_pre_hook(lambda _module, args: caught.append(args[0].view(4, -1, args[0].shape[-1]).sum(0)))
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    with torch.no_grad():
+        dense(input_ids=random_windows(ids, 6, 48, 0, "text"))
+        hidden = torch.cat(caught)
+        gate, up = (hidden @ experts.gate_up_proj[STARVED]).chunk(2, -1)
+        inputs = {"gate_up_proj": hidden, "down_proj": experts.act_fn(gate) * up}
+    sites = {site.name: site for site in MemorySource(dense, torch.device("cpu")).found[0].sites if site.layout.stacked}
+    assert len(sites) == 2
+    for name, site in sites.items():
+        (told,) = [record["experts"] for record in result.sites if record["name"] == name]
+        assert told["tokens"][STARVED] == 0
+        assert sum(told["tokens"]) == 6 * 48
+        x = inputs[name.rpartition(".")[2]]
+        weight = site.layout.to_matrix(dense.get_parameter(site.parameter))[STARVED : STARVED + 1].detach()
+        alone = replace(site, shape=(1, *site.shape[1:]))
+        problem = Problem(alone, weight, Stats.of(tokens=len(x), gram=x.T @ x), 0.5, Unstructured(), Obs())
+        (expected,) = SparseGPT().solve([problem])
+        found = site.layout.to_matrix(model.get_parameter(site.parameter))[STARVED]
+        torch.testing.assert_close(found, expected.weight[0], rtol=1e-3, atol=1e-4)

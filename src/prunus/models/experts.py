@@ -1,20 +1,22 @@
 """Experts: stacked ones, run one by one so that each expert's inputs can be seen, and those that are modules in a list.
 
 No hook fires for an expert inside a stacked tensor. Transformers lets implementations be registered; this one computes
-what its eager loop computes and shows every expert's inputs to an observer on the way.
+what its eager loop computes and shows every expert's inputs to an observer on the way. Where a model multiplies all of its
+experts at once (Llama 4), that product is watched instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..core.site import Site
-from .sites import is_list_of_like, is_stacked_experts
+from .sites import is_batched_experts, is_list_of_like, is_stacked_experts
 
 IMPLEMENTATION = "prunus_observed"
 ExpertObserver = Callable[[str, int, Tensor], None]
@@ -34,15 +36,23 @@ def observed_experts(
 
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _forward)
     changed: list[tuple[Any, Any]] = []
+    batched: dict[int, tuple[str, _Watch]] = {}
     for module in block.modules():
-        watch = observer(module) if is_stacked_experts(module) else None
-        if watch is not None:
-            module._prunus_observer = _Watch(watch, frozenset(everyone))  # type: ignore[assignment]
+        stacked, at_once = is_stacked_experts(module), is_batched_experts(module)
+        show = observer(module) if stacked or at_once else None
+        if show is None:
+            continue
+        watch = _Watch(show, frozenset(everyone))
+        if at_once:
+            batched |= {id(weight): (role, watch) for role, weight in module.named_parameters(recurse=False)}
+        else:
+            module._prunus_observer = watch  # type: ignore[assignment]
             changed.append((module, module.config._experts_implementation))  # type: ignore[union-attr]
     for module, _ in changed:
         module.config._experts_implementation_internal = IMPLEMENTATION
     try:
-        yield
+        with _BatchedProducts(batched) if batched else nullcontext():
+            yield
     finally:
         for module, implementation in changed:
             del module._prunus_observer
@@ -54,6 +64,36 @@ class _Watch(NamedTuple):
 
     show: ExpertObserver
     everyone: frozenset[int]
+
+
+class _BatchedProducts(TorchFunctionMode):
+    """Shows the rows that are not zero of every expert's inputs ``[experts tokens in]`` to a batched product.
+
+    An expert that shows all tokens is given the sum over the experts' inputs, in which every token stands as it was routed.
+    """
+
+    def __init__(self, weights: Mapping[int, tuple[str, _Watch]]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = self.weights.get(id(args[1])) if func is torch.bmm and len(args) == 2 else None
+        if found is None:
+            return func(*args, **(kwargs or {}))
+        role, (show, everyone) = found
+        inputs, weight = args
+        if everyone and role != "down_proj":
+            total, inputs = inputs.sum(0), inputs.clone()
+            inputs[list(everyone)] = total
+        for expert, rows in enumerate(inputs):
+            show(role, expert, rows[rows.any(-1)])
+        return func(inputs, weight)
 
 
 def _unwatched(role: str, expert: int, inputs: Tensor) -> None:

@@ -43,6 +43,11 @@ def is_stacked_experts(module: nn.Module) -> bool:
     )  # fmt: skip
 
 
+def is_batched_experts(module: nn.Module) -> bool:
+    """Llama 4's experts: stacked ``[experts in out]``, multiplied at once, zeros in place of tokens that others got."""
+    return any(kind.__name__ == "Llama4TextExperts" for kind in type(module).__mro__)
+
+
 def is_list_of_like(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     """A list of several modules of one class: experts of a model that does not stack them, or what always runs."""
     return isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(entry) for entry in module}) == 1
@@ -58,7 +63,7 @@ def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Call
             found.on_request[name] = (_matrix_site(module, name, path, index, stored_dtype), "router")
         elif isinstance(module, nn.Linear) or is_transposed_linear(module):
             found.sites.append(_matrix_site(module, name, path, index, stored_dtype, block))
-        elif is_stacked_experts(module):
+        elif is_stacked_experts(module) or is_batched_experts(module):
             found.sites.extend(_expert_sites(module, name, path, index, stored_dtype))
         else:
             for key, parameter in module.named_parameters(recurse=False):
@@ -129,17 +134,19 @@ def _matrix_site(module: Any, name: str, role: str, index: int | None, stored_dt
 def _expert_sites(
     module: Any, name: str, path: str, index: int, stored_dtype: Callable[[str], torch.dtype]
 ) -> Iterator[Site]:
+    batched = is_batched_experts(module)
+    transposed, concatenated = (True, True) if batched else (module.is_transposed, module.is_concatenated)
     for key in EXPERT_WEIGHTS:
         weight = getattr(module, key, None)
         if not isinstance(weight, nn.Parameter) or weight.dim() != 3:
             continue
-        rows, cols = weight.shape[1:][::-1] if module.is_transposed else weight.shape[1:]
+        rows, cols = weight.shape[1:][::-1] if transposed else weight.shape[1:]
         parts: tuple[Part, ...] = ()
         if key == "gate_up_proj":
             half = rows // 2
-            parts = (Part("gate", 0, half, rows), Part("up", half, half, rows)) if module.is_concatenated else (
+            parts = (Part("gate", 0, half, rows), Part("up", half, half, rows)) if concatenated else (
                 Part("gate", 0, 1, 2), Part("up", 1, 1, 2)
             )  # fmt: skip
-        layout = Layout(stacked=True, transposed=module.is_transposed, parts=parts)
+        layout = Layout(stacked=True, transposed=transposed, parts=parts)
         parameter, shape = f"{name}.{key}", (weight.shape[0], rows, cols)
         yield Site(parameter, parameter, shape, stored_dtype(parameter), index, f"{path}.{key}", layout)
