@@ -1,11 +1,12 @@
 """A mixture of experts with meaning: SmolLM2's feed-forward neurons split into experts, a router trained on text, pruned.
 
-    python benchmarks/moe.py [--experts 8] [--active 4] [--steps 200]
+    python benchmarks/moe.py [--experts 8] [--active 6] [--steps 100]
 
-No small mixture of experts is in a package registry, so one is made: the neurons of every block are clustered by their gate
-weights into equal experts (exact while all are routed, which is checked first), and the routers alone are trained to give
-the dense model's predictions. Then every method prunes it, and few calibration tokens show what the policies for starved
-experts are worth. Appends rows to ``benchmarks/rows/moe.jsonl``.
+No small mixture of experts is in a package registry, so one is made: the neurons of every block are clustered by the tokens
+that they are active on into equal experts (exact while all are routed, which is checked first). Each router starts as the
+linear map that best tells how much every expert gives, and the routers alone are then trained to give the dense model's
+predictions. Then every method prunes it, and few calibration tokens show what the policies for starved experts are worth.
+Appends rows to ``benchmarks/rows/moe.jsonl``.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def main() -> None:
     """Build, train, prune and judge."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--experts", type=int, default=8)
-    parser.add_argument("--active", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--active", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--few", type=int, default=2, help="calibration windows that leave experts starved")
@@ -90,14 +91,16 @@ def coverage(result: Any) -> dict[str, int]:
     return {"least_tokens": min(tokens), "most_tokens": max(tokens), "starved": sum(len(e["starved"]) for e in sites)}
 
 
+@torch.no_grad()
 def split(source: Path, experts: int, active: int) -> Any:
-    """The model with its feed-forward neurons in ``experts`` experts, ``active`` of them routed, routers at zero.
+    """The model with its feed-forward neurons in ``experts`` experts, ``active`` of them routed, routers at their start.
 
-    Mixtral weighs the routed experts to sum 1, so that the down projections are multiplied by their number.
+    Mixtral weighs the routed experts to sum 1, so that the down projections are multiplied by their number. Where all are
+    routed the routers are zero, and the model is the dense one.
     """
     from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
-    dense = AutoModelForCausalLM.from_pretrained(source, dtype="float32")
+    dense = AutoModelForCausalLM.from_pretrained(source, dtype="float32").eval()
     kept = {key: value for key, value in dense.config.to_dict().items() if key not in ("architectures", "model_type")}
     size = dense.config.intermediate_size // experts
     config = MixtralConfig(
@@ -105,20 +108,57 @@ def split(source: Path, experts: int, active: int) -> Any:
     )
     model = MixtralForCausalLM(config).eval()
     state = {name: tensor for name, tensor in dense.state_dict().items() if ".mlp." not in name}
-    for k, block in enumerate(dense.model.layers):
-        groups = clusters(block.mlp.gate_proj.weight, experts)
+    for k, (block, inputs) in enumerate(zip(dense.model.layers, feed_forward_inputs(dense, source), strict=True)):
         gate, up, down = (part.weight.detach() for part in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj))
+        given = (functional.silu(inputs @ gate.T) * (inputs @ up.T)).abs() * down.norm(dim=0)  # [tokens neurons]
+        groups = clusters((given - given.mean(0)).T, experts)
         prefix = f"model.layers.{k}.mlp"
-        state[f"{prefix}.gate.weight"] = torch.zeros(experts, gate.shape[1])
+        router = best_router(inputs, torch.stack([given[:, group].norm(dim=1) for group in groups], 1))
+        state[f"{prefix}.gate.weight"] = router * (active < experts)
         state[f"{prefix}.experts.gate_up_proj"] = torch.stack([torch.cat([gate[group], up[group]]) for group in groups])
         state[f"{prefix}.experts.down_proj"] = torch.stack([down[:, group] * active for group in groups])
     model.load_state_dict(state)
     return model
 
 
-def clusters(weight: Tensor, count: int, rounds: int = 8) -> list[Tensor]:
-    """Rows of ``weight [neurons cols]`` in ``count`` equal groups by direction: k-means with full groups closed."""
-    points = functional.normalize(weight.detach(), dim=1)
+def calibration(source: Path, windows: int, seqlen: int, seed: int) -> Tensor:
+    """Random windows of the calibration text ``[windows seqlen]``."""
+    from transformers import AutoTokenizer
+
+    from prunus.observe.text import read_text
+    from prunus.observe.windows import random_windows
+
+    ids = torch.tensor(AutoTokenizer.from_pretrained(source)(read_text("factbook"))["input_ids"])
+    return random_windows(ids, windows, seqlen, seed, "factbook")
+
+
+def feed_forward_inputs(dense: Any, source: Path) -> list[Tensor]:
+    """What every feed-forward block of the dense model is handed on 4096 calibration tokens: ``[tokens width]`` each."""
+    caught: list[Tensor] = []
+    hooks = [
+        block.mlp.register_forward_pre_hook(lambda _, args: caught.append(args[0].flatten(0, 1)))
+        for block in dense.model.layers
+    ]
+    dense(input_ids=calibration(source, 32, 128, 2))
+    for hook in hooks:
+        hook.remove()
+    return caught
+
+
+def best_router(inputs: Tensor, given: Tensor) -> Tensor:
+    """Ridge regression from ``inputs [tokens width]`` to what each expert gives ``[tokens experts]``, as small logits: the
+    order of the experts counts, their weights start almost equal.
+    """
+    wanted = given - given.mean(1, keepdim=True)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(0.01 * gram.diagonal().mean())
+    router = torch.linalg.solve(gram, inputs.T @ wanted).T
+    return router * 0.1 / (inputs @ router.T).std()
+
+
+def clusters(patterns: Tensor, count: int, rounds: int = 8) -> list[Tensor]:
+    """Rows of ``patterns [neurons tokens]`` in ``count`` equal groups by direction: k-means with full groups closed."""
+    points = functional.normalize(patterns, dim=1)
     size = len(points) // count
     centres = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:count]]
     groups: list[Tensor] = []
@@ -150,19 +190,15 @@ def difference(source: Path, model: Any) -> float:
 
 def train_routers(model: Any, source: Path, steps: int, windows: int = 4, seqlen: int = 128) -> None:
     """Adam on the routers alone, towards the dense model's predictions on calibration text."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from prunus.observe.text import read_text
-    from prunus.observe.windows import random_windows
+    from transformers import AutoModelForCausalLM
 
     dense = AutoModelForCausalLM.from_pretrained(source, dtype="float32").eval()
-    ids = torch.tensor(AutoTokenizer.from_pretrained(source)(read_text("factbook"))["input_ids"])
-    batches = random_windows(ids, steps * windows, seqlen, 1, "factbook").split(windows)
+    batches = calibration(source, steps * windows, seqlen, 1).split(windows)
     model.requires_grad_(False)
     routers = [block.mlp.gate.weight for block in model.model.layers]
     for router in routers:
-        torch.nn.init.normal_(router, std=0.02).requires_grad_(True)
-    optimizer = torch.optim.Adam(routers, lr=3e-3)
+        router.requires_grad_(True)
+    optimizer = torch.optim.Adam(routers, lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     for step, batch in enumerate(batches):
         with torch.no_grad():

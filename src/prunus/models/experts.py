@@ -1,4 +1,4 @@
-"""Experts: stacked ones, run one by one so that each expert's inputs can be seen, and those that are modules in a list.
+"""Stacked experts, run one by one so that each expert's inputs can be seen.
 
 No hook fires for an expert inside a stacked tensor. Transformers lets implementations be registered; this one computes
 what its eager loop computes and shows every expert's inputs to an observer on the way. Where a model multiplies all of its
@@ -8,15 +8,14 @@ experts at once (Llama 4), that product is watched instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..core.site import Site
-from .sites import is_batched_experts, is_list_of_like, is_stacked_experts
+from .sites import is_batched_experts, is_stacked_experts
 
 IMPLEMENTATION = "prunus_observed"
 ExpertObserver = Callable[[str, int, Tensor], None]
@@ -29,8 +28,8 @@ def observed_experts(
 ) -> Iterator[None]:
     """Within this context the block's experts run one by one and show their inputs to ``observer(module)``.
 
-    The experts in ``everyone`` show all tokens of their layer, as if the router had chosen them for each; what the block
-    computes is the same.
+    The experts in ``everyone`` show all tokens of their layer, as if the router had chosen them for each. What the block
+    computes is the same, except where all experts are multiplied at once: then its output is not to be used.
     """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -132,50 +131,3 @@ def _linear(self: Any, role: str, expert: int, inputs: Tensor) -> Tensor:
     weight = getattr(self, role)[expert]
     bias = getattr(self, f"{role}_bias")[expert] if self.has_bias else None
     return nn.functional.linear(inputs, weight.T if self.is_transposed else weight, bias)
-
-
-class Entry(NamedTuple):
-    """A module's place in a list of like modules inside a block: its number in the list at the path ``owner``."""
-
-    owner: str
-    number: int
-
-    @classmethod
-    def of(cls, block: nn.Module, path: str) -> Entry | None:
-        """The entry that holds the layer at ``path``; None where no such list does."""
-        words = path.split(".")
-        for k in range(len(words) - 1, 0, -1):
-            if is_list_of_like(block.get_submodule(".".join(words[:k]))):
-                return cls(".".join(words[:k]), int(words[k]))
-        return None
-
-
-def is_expert(block: nn.Module, site: Site) -> bool:
-    """Whether a router may choose which tokens reach the Site: stacked experts, and layers in a list of like modules."""
-    return site.layout.stacked or Entry.of(block, site.role) is not None
-
-
-@contextmanager
-def watched_entries(block: nn.Module, entries: Collection[Entry], called: Callable[[str], object],
-                    everyone: bool) -> Iterator[None]:  # fmt: skip
-    """Within this context ``called(owner)`` is told whenever a module of these entries' lists runs.
-
-    With ``everyone`` the entries' modules also run on whatever the others in their list are called with.
-    """
-
-    def tell(owner: str, also: nn.Module | None) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            called(owner)
-            if also is not None and module is not also:
-                also(*args, **kwargs)
-
-        return hook
-
-    chosen = {entry.owner: entry for entry in entries}
-    with ExitStack() as hooks:
-        for owner, entry in chosen.items():
-            modules = block.get_submodule(owner)
-            also = modules.get_submodule(str(entry.number)) if everyone else None
-            for module in modules.children():
-                hooks.callback(module.register_forward_pre_hook(tell(owner, also), with_kwargs=True).remove)
-        yield

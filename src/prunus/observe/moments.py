@@ -30,7 +30,7 @@ MOMENTS: dict[str, Moment] = {
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
     "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), add_gram, mirror),
 }
-"""The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.observer`."""
+"""The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.tally`."""
 
 
 def nbytes(needs: Needs, batch: int, cols: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.errors import PrunusError
 from ..core.site import Site
-from ..models.experts import is_expert
+from ..models.listed import is_expert
 from .sources import Source
 from .trunk import Trunk
 

@@ -17,7 +17,7 @@ from ..core.plan import Plan
 from ..core.progress import Progress
 from ..core.stats import Needs
 from ..measure.memory import available_memory_bytes, resident_bytes
-from ..models.experts import is_expert
+from ..models.listed import is_expert
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin

@@ -1,0 +1,87 @@
+"""Running sums over what one input was handed, and a sample of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import NumericalError
+from ..core.finite import all_finite
+from ..core.site import Site
+from ..core.stats import Needs, Stats
+from .moments import MOMENTS, SAMPLE_ROWS
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class Sample:
+    """Rows spread evenly over all that is added, whatever its period: row ``i`` is kept while the fraction of ``i`` times
+    the golden ratio is below a share, and the share is halved whenever too many are kept.
+    """
+
+    def __init__(self, cols: int, device: torch.device) -> None:
+        self.rows = torch.zeros(0, cols, device=device)
+        self._places = torch.zeros(0, dtype=torch.float64)
+        self._share = 1.0
+        self._seen = 0
+
+    def add(self, flat: Tensor) -> None:
+        """Add rows ``[tokens cols]``."""
+        places = (torch.arange(self._seen, self._seen + len(flat), dtype=torch.float64) * _GOLDEN).frac()
+        chosen = places < self._share
+        self.rows = torch.cat([self.rows, flat[chosen.to(flat.device)]])
+        self._places = torch.cat([self._places, places[chosen]])
+        self._seen += len(flat)
+        while len(self.rows) > 2 * SAMPLE_ROWS:
+            self._share /= 2
+            kept = self._places < self._share
+            self.rows, self._places = self.rows[kept.to(self.rows.device)], self._places[kept]
+
+
+@dataclass
+class Tally:
+    """Running sums over one input: ``batch`` entries of ``cols`` inputs each, for all Sites in ``sites``."""
+
+    batch: int
+    cols: int
+    needs: Needs
+    device: torch.device
+    sites: list[Site] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = torch.zeros(self.batch, dtype=torch.int64)
+        self.totals = {
+            name: torch.zeros(self.batch, *moment.shape(self.cols), device=self.device)
+            for name, moment in MOMENTS.items()
+            if moment.need in self.needs
+        }
+        self.samples = [Sample(self.cols, self.device) for _ in range(self.batch)]
+
+    def add(self, entry: int, inputs: Tensor) -> None:
+        """Add ``inputs [.. cols]`` to one batch entry."""
+        flat = inputs.detach().reshape(-1, self.cols).float()
+        self.tokens[entry] += len(flat)
+        for name, total in self.totals.items():
+            MOMENTS[name].update(total[entry], flat)
+        if Needs.SAMPLE in self.needs:
+            self.samples[entry].add(flat)
+
+    def stats(self) -> Stats:
+        """The sums as Stats.
+
+        Raises:
+            NumericalError: if an input held NaN or Inf.
+        """
+        for name, total in self.totals.items():
+            MOMENTS[name].finish(total)
+            if not all_finite(total.diagonal(dim1=-2, dim2=-1) if total.dim() == 3 else total):
+                raise NumericalError(
+                    f"{self.sites[0].name}: its inputs hold NaN or Inf. Check the model and the text; with float16 try "
+                    "--dtype float32 or bfloat16."
+                )
+        moments = dict(self.totals)
+        if Needs.SAMPLE in self.needs:
+            moments["sample"] = nn.utils.rnn.pad_sequence([sample.rows for sample in self.samples], batch_first=True)
+        return Stats(self.tokens, moments)
