@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=128)
-    parser.add_argument("--few", type=int, default=2, help="calibration windows that leave experts starved")
+    parser.add_argument("--few", type=int, default=4, help="calibration windows that leave experts starved")
+    parser.add_argument("--least", type=int, default=384, help="tokens below which an expert then counts as starved")
     options = parser.parse_args()
     rows = Rows(HERE / "rows" / "moe.jsonl")
     import prunus
@@ -69,7 +70,13 @@ def main() -> None:
                 )  # fmt: skip
         for policy in POLICIES:
             result = prunus.prune(
-                place / "moe", place / "out", sparsity="0.5", samples=options.few, starved_experts=policy, **common
+                place / "moe",
+                place / "out",
+                sparsity="0.5",
+                samples=options.few,
+                starved_experts=policy,
+                min_expert_tokens=options.least,
+                **common,
             )
             rows.add(
                 what="few tokens", method="sparsegpt", sparsity="0.5", policy=policy, perplexity=judged(place / "out"),
@@ -85,8 +92,10 @@ def judged(folder: Path) -> float:
 
 
 def coverage(result: Any) -> dict[str, int]:
-    """How many tokens reached the experts."""
+    """How many tokens reached the experts; nothing where none were looked at."""
     sites = [site["experts"] for site in result.sites if "experts" in site]
+    if not sites:
+        return {}
     tokens = [count for experts in sites for count in experts["tokens"]]
     return {"least_tokens": min(tokens), "most_tokens": max(tokens), "starved": sum(len(e["starved"]) for e in sites)}
 

@@ -21,6 +21,8 @@ _NEVER = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20  # where glibc's own adjustment ends
 KEPT = 256 << 20
 """Bytes that the process may grow by before free pages are handed back."""
+_level = {"resident": 0}
+"""Bytes that were resident when free pages were last handed back."""
 
 
 @contextmanager
@@ -45,12 +47,9 @@ def reused_memory() -> Iterator[None]:
 def return_free_memory(kept: int = KEPT) -> None:
     """Hand free pages back to the system if the process has grown by more than ``kept`` bytes since that was last done."""
     library = _glibc()
-    if library is not None and resident_bytes() > _low["resident"] + kept:
+    if library is not None and resident_bytes() > _level["resident"] + kept:
         library.malloc_trim(0)
-        _low["resident"] = resident_bytes()
-
-
-_low = {"resident": 0}
+        _level["resident"] = resident_bytes()
 
 
 @cache
