@@ -159,7 +159,7 @@ def best_router(inputs: Tensor, given: Tensor) -> Tensor:
     wanted = given - given.mean(1, keepdim=True)
     gram = inputs.T @ inputs
     gram.diagonal().add_(0.01 * gram.diagonal().mean())
-    router = torch.linalg.solve(gram, inputs.T @ wanted).T
+    router: Tensor = torch.linalg.solve(gram, inputs.T @ wanted).T
     return router * 0.1 / (inputs @ router.T).std()
 
 

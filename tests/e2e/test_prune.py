@@ -268,3 +268,10 @@ def test_the_real_model_gets_worse_in_the_right_order(smollm: Path, tmp_path) ->
         found[method] = result.perplexity
     assert 15 < found["wanda"]["dense"] < 50
     assert found["wanda"]["dense"] < found["sparsegpt"]["pruned"] < found["wanda"]["pruned"] < found["magnitude"]["pruned"]
+
+
+def test_a_real_model_passes_its_proof_however_bad_it_is_now(smollm, tmp_path) -> None:
+    """Half of the weights gone by magnitude makes much of every rounding, which must not look like a wrong model."""
+    result = prunus.prune(smollm, tmp_path / "out", method="magnitude", sparsity=0.5, eval_windows=0)
+    assert result.record["proof"]["reload"].startswith("from_pretrained: nothing missing")
+    assert "logits within" in result.record["proof"]["reload"]

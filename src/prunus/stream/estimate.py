@@ -13,6 +13,7 @@ from ..core.site import Site
 from ..core.stats import Needs
 from ..measure.memory import available_memory_bytes, resident_bytes
 from ..measure.speed import matmul_flops
+from ..models.reload import reload_bytes
 from ..observe.moments import nbytes
 from ..observe.waves import Wave, waves
 from .heap import KEPT
@@ -95,7 +96,7 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
         vocabulary = source.model.get_input_embeddings().weight.shape[0]
         stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)
     if isinstance(source, CheckpointSource):
-        reloaded = 3 * source.checkpoint.nbytes
+        reloaded = reload_bytes(source.checkpoint)
         stages.append(reloaded if reloaded <= min(limits.budget, available_memory_bytes()) else 0)
     return int(resident_bytes() + max(stages))
 

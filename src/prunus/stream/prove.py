@@ -17,7 +17,7 @@ from ..core.matmul import FastLinears
 from ..core.plan import Plan
 from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
-from ..models.reload import check_loading, load_whole
+from ..models.reload import check_loading, load_whole, reload_bytes
 from .evaluate import forwarded, open_source
 from .sources import CheckpointSource
 
@@ -115,7 +115,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget: int, trust_remote_code: bool) -> str:
     """Load the output as its user will: nothing missing, and the logits of the streamed model."""
-    needed = 3 * written.nbytes
+    needed = reload_bytes(written)
     if needed > budget:
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, --memory-budget is {budget / 2**30:.1f}"
     if needed > available_memory_bytes():
