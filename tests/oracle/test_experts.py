@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,9 @@ def test_coverage_is_told(checkpoint, quick, tmp_path, capsys) -> None:
     tokens = [count for site in result.sites if "experts" in site for count in site["experts"]["tokens"]]
     assert f"experts: {min(tokens)} to {max(tokens)} tokens each" in printed
     assert "saw fewer than 200 (--starved-experts shared)" in printed
+    Console(width=70).print(prune_table(result.record))
+    figures = re.findall(r"0\.\d{4}", capsys.readouterr().out)
+    assert len(figures) == 2 * len({site["layer"] for site in result.sites}), "long names must not push figures out"
 
 
 def test_shared_statistics_where_all_experts_are_multiplied_at_once(tokenizer, text_file, quick) -> None:

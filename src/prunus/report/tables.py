@@ -18,7 +18,7 @@ from ..core.plan import Plan
 def prune_table(record: Mapping[str, Any]) -> RenderableType:
     """What a run did, by kind of layer, and dense against pruned."""
     layers = Table(title=escape(f"{record['method']} on {record['model']}"), title_justify="left")
-    layers.add_column("layers", no_wrap=True)
+    layers.add_column("layers", overflow="fold")  # long names give way, never the figures
     for name in ("count", "shape", "sparsity", "error", "worst", "in block"):
         layers.add_column(name, justify="right", no_wrap=True)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -91,7 +91,8 @@ def plan_table(plan: Plan) -> RenderableType:
     """Every step of a plan by kind of layer, what is left alone, and the estimate."""
     table = Table(title=escape(f"plan: {plan.method_name} on {plan.model}"), title_justify="left")
     for name in ("layers", "count", "shape", "pattern", "sparsity"):
-        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=name != "pattern")
+        wraps = name in ("layers", "pattern")
+        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=not wraps, overflow="fold")
     groups: dict[tuple[str, tuple[int, int, int], str], list[Any]] = defaultdict(list)
     for step in plan.steps:
         groups[(step.site.role, step.site.shape, registry.pattern.spec(step.pattern))].append(step)
