@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from prunus.core.problem import Problem
 from prunus.core.site import Site
+from prunus.core.stats import Stats
+from prunus.criteria.obs import Obs
+from prunus.patterns.unstructured import Unstructured
+from prunus.solve.sparsegpt import SparseGPT
 
 Caught = dict[tuple[str, int], list[Tensor]]
 
@@ -67,3 +74,13 @@ def measured(site: Site, dense: nn.Module, pruned: nn.Module, inputs: dict[tuple
         total += float((x @ before[expert].T).square().sum())
         lost += float((x @ (before[expert] - after[expert]).T).square().sum())
     return lost / total
+
+
+@torch.no_grad()
+def solved_alone(site: Site, dense: nn.Module, inputs: Tensor, expert: int = 0) -> Tensor:
+    """What SparseGPT at 50% makes of one matrix ``[rows cols]`` of a Site whose only inputs are ``[tokens cols]``."""
+    weight = site.layout.to_matrix(dense.get_parameter(site.parameter))[expert : expert + 1].detach()
+    stats = Stats.of(tokens=len(inputs), gram=inputs.T @ inputs)
+    problem = Problem(replace(site, shape=(1, *site.shape[1:])), weight, stats, 0.5, Unstructured(), Obs())
+    (solution,) = SparseGPT().solve([problem])
+    return solution.weight[0]

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
+from measured import solved_alone
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import prunus
-from prunus.core.problem import Problem
-from prunus.core.stats import Stats
-from prunus.criteria.obs import Obs
 from prunus.observe.windows import random_windows
 from prunus.patterns.lowest import keep_highest
-from prunus.patterns.unstructured import Unstructured
-from prunus.solve.sparsegpt import SparseGPT
 from prunus.stream.sources import MemorySource
 from tiny import model_of
 
@@ -64,12 +59,8 @@ def test_shared_statistics_are_those_of_all_tokens(memory_budget, tokenizer, tex
     dense, inputs = model_of("mixtral"), expert_inputs(tokenizer, text_file)
     sites = {site.name: site for site in MemorySource(dense, torch.device("cpu")).found[0].sites if site.layout.stacked}
     for name, site in sites.items():
-        x = inputs[name.rpartition(".")[2]]
-        weight = dense.get_parameter(site.parameter)[STARVED : STARVED + 1].detach()
-        alone = replace(site, shape=(1, *site.shape[1:]))
-        problem = Problem(alone, weight, Stats.of(tokens=len(x), gram=x.T @ x), 0.5, Unstructured(), Obs())
-        (expected,) = SparseGPT().solve([problem])
-        torch.testing.assert_close(model.get_parameter(site.parameter)[STARVED], expected.weight[0], rtol=1e-3, atol=1e-4)
+        expected = solved_alone(site, dense, inputs[name.rpartition(".")[2]], STARVED)
+        torch.testing.assert_close(model.get_parameter(site.parameter)[STARVED], expected, rtol=1e-3, atol=1e-4)
     told = [site["experts"] for site in result.sites if "experts" in site]
     assert len(told) == 6
     assert all(expert["tokens"][STARVED] == 0 and STARVED in expert["starved"] and not expert["dense"] for expert in told)
@@ -161,10 +152,6 @@ def test_shared_statistics_where_all_experts_are_multiplied_at_once(tokenizer, t
         (told,) = [record["experts"] for record in result.sites if record["name"] == name]
         assert told["tokens"][STARVED] == 0
         assert sum(told["tokens"]) == 6 * 48
-        x = inputs[name.rpartition(".")[2]]
-        weight = site.layout.to_matrix(dense.get_parameter(site.parameter))[STARVED : STARVED + 1].detach()
-        alone = replace(site, shape=(1, *site.shape[1:]))
-        problem = Problem(alone, weight, Stats.of(tokens=len(x), gram=x.T @ x), 0.5, Unstructured(), Obs())
-        (expected,) = SparseGPT().solve([problem])
+        expected = solved_alone(site, dense, inputs[name.rpartition(".")[2]], STARVED)
         found = site.layout.to_matrix(model.get_parameter(site.parameter))[STARVED]
-        torch.testing.assert_close(found, expected.weight[0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

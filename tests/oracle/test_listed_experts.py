@@ -6,17 +6,12 @@ import copy
 
 import pytest
 import torch
-from measured import inputs_of, measured
+from measured import inputs_of, measured, solved_alone
 from torch import Tensor, nn
 
 import prunus
-from prunus.core.problem import Problem
-from prunus.core.stats import Stats
-from prunus.criteria.obs import Obs
 from prunus.models.skeleton import find_stacks
 from prunus.observe.windows import random_windows
-from prunus.patterns.unstructured import Unstructured
-from prunus.solve.sparsegpt import SparseGPT
 from prunus.stream.sources import MemorySource
 from tiny import model_of
 
@@ -110,10 +105,8 @@ def test_shared_statistics_are_those_of_all_tokens(memory_budget, tokenizer, qui
     for name, x in inputs.items():
         path = f"model.layers.0.mlp.experts.{STARVED}.{name}"
         (site,) = [one for one in MemorySource(dense, torch.device("cpu")).found[0].sites if one.name == path]
-        stats = Stats.of(tokens=len(x), gram=x.T @ x)
-        problem = Problem(site, dense.get_parameter(f"{path}.weight").detach()[None], stats, 0.5, Unstructured(), Obs())
-        (expected,) = SparseGPT().solve([problem])
-        torch.testing.assert_close(pruned.get_parameter(f"{path}.weight"), expected.weight[0], rtol=1e-3, atol=1e-4)
+        expected = solved_alone(site, dense, x)
+        torch.testing.assert_close(pruned.get_parameter(f"{path}.weight"), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_dense_leaves_it_as_it_is(tokenizer, quick) -> None:

@@ -94,8 +94,7 @@ class Observer:
         """
         for name, entry in self.entries.items():
             if entry is not None and entry.owner in self._called and name not in self._owner:
-                self._owner[name] = self._new(self.sites[name], next(self.block.parameters()).device)
-                self._owner[name].sites.append(self.sites[name])
+                self._new(self.sites[name], next(self.block.parameters()).device)
         unreached = [name for name in self.sites if name not in self._owner]
         if unreached:
             raise UnsupportedModelError(
@@ -132,9 +131,10 @@ class Observer:
         return hook
 
     def _new(self, site: Site, device: torch.device) -> Tally:
+        """A Tally of the Site's own, which others may come to share."""
         narrowed = self.wave.experts is not None and site.layout.stacked
         batch = len(self.wave.experts or ()) if narrowed else site.batch
-        tally = Tally(batch, site.cols, self.needs, device)
+        tally = self._owner[site.name] = Tally(batch, site.cols, self.needs, device, [site])
         self.tallies.append(tally)
         return tally
 
@@ -151,10 +151,7 @@ class Observer:
             site = by_role.get(role)
             if site is None:
                 return
-            tally = self._owner.get(site.name)
-            if tally is None:
-                tally = self._owner[site.name] = self._new(site, inputs.device)
-                tally.sites.append(site)
+            tally = self._owner.get(site.name) or self._new(site, inputs.device)
             if expert in places:
                 tally.add(places[expert], inputs)
 

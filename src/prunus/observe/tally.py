@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Tally:
     cols: int
     needs: Needs
     device: torch.device
-    sites: list[Site] = field(default_factory=list)
+    sites: list[Site]
 
     def __post_init__(self) -> None:
         self.tokens = torch.zeros(self.batch, dtype=torch.int64)

@@ -53,10 +53,11 @@ class Choice(NamedTuple):
     exclude: Sequence[str] = ()
     skip_unsupported: bool = False
 
-    def takes(self, name: str) -> bool:
-        """Whether a glob of ``include`` matches (or there is none) and none of ``exclude`` does."""
-        wanted = not self.include or any(fnmatchcase(name, glob) for glob in self.include)
-        return wanted and not any(fnmatchcase(name, glob) for glob in self.exclude)
+    def leaves(self, name: str) -> str | None:
+        """The option that leaves a matrix alone; None if ``include`` matches (or is empty) and ``exclude`` does not."""
+        if self.include and not any(fnmatchcase(name, glob) for glob in self.include):
+            return "not in --include"
+        return "--exclude" if any(fnmatchcase(name, glob) for glob in self.exclude) else None
 
 
 def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) -> Selection:
@@ -74,7 +75,7 @@ def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) 
         name: f"{holder} holds a matrix that is no linear layer"
         for found in source.found
         for name, holder in found.unsupported.items()
-        if choice.takes(name)
+        if choice.leaves(name) is None
     }
     if windows is not None:
         odd |= dict.fromkeys(sorted(never_run(source, selection.sites, windows)), "its layer never runs")
@@ -125,12 +126,11 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
         raise RecipeError(faults)
     chosen = []
     for site in sites:
-        if include and not any(fnmatchcase(site.name, glob) for glob in include):
-            untouched[site.name] = "not in --include"
-        elif any(fnmatchcase(site.name, glob) for glob in exclude):
-            untouched[site.name] = "--exclude"
-        else:
+        left_by = choice.leaves(site.name)
+        if left_by is None:
             chosen.append(site)
+        else:
+            untouched[site.name] = left_by
     if not chosen:
         raise RecipeError(["nothing is left to prune: --exclude takes away all that --include leaves"])
     return Selection(chosen, untouched)
