@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from ..core.errors import NumericalError, SingularGramError
 from ..core.finite import all_finite
 from ..core.matmul import linear
-from ..core.stats import Stats
+from ..core.problem import Problem
+from ..core.stats import Needs, Stats
 
 _SMALL = 128
 """Columns of a triangle that is inverted at one stroke."""
@@ -40,9 +42,7 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
         NumericalError: if the Gram holds NaN or Inf.
         SingularGramError: if no damping up to 1 helps.
     """
-    gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
-    if not all_finite(gram.diagonal(dim1=-2, dim2=-1)):
-        raise NumericalError(f"{name}: its inputs hold NaN or Inf. Check the model in this --dtype, or the text.")
+    gram = checked_gram(stats, name)
     upper = torch.empty(gram.shape, device=gram.device)
     dead = gram.diagonal(dim1=-2, dim2=-1) == 0
     highest = damp
@@ -52,6 +52,44 @@ def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:
         highest = max(highest, used)
     raised = (f"damping raised from {damp:g} to {highest:g}: a Gram was singular",) if highest > damp else ()
     return InverseFactor(upper, dead, raised)
+
+
+def checked_gram(stats: Stats, name: str) -> Tensor:
+    """XᵀX ``[batch cols cols]``.
+
+    Raises:
+        NumericalError: if its diagonal holds NaN or Inf.
+    """
+    gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
+    if not all_finite(gram.diagonal(dim1=-2, dim2=-1)):
+        raise NumericalError(f"{name}: its inputs hold NaN or Inf. Check the model in this --dtype, or the text.")
+    return gram
+
+
+def scoring_stats(problems: Sequence[Problem], damp: float) -> tuple[Stats, tuple[str, ...]]:
+    """The Problems' shared Stats, with diag(H⁻¹) where a criterion asks for it, and notes on how that was come by."""
+    stats = problems[0].stats
+    if not any(Needs.GRAM in problem.criterion.needs for problem in problems):
+        return stats, ()
+    factor = inverse_factor(stats, damp, problems[0].site.name)
+    return stats.with_moments(inverse_diagonal=factor.inverse_diagonal()), factor.notes
+
+
+def inverse_of(gram: Tensor, ridge: float, name: str) -> Tensor:
+    """(G + ridge·I)⁻¹ ``[cols cols]`` of a symmetric G with a unit diagonal.
+
+    Raises:
+        SingularGramError: if that is not positive definite.
+    """
+    lower = gram.clone()
+    lower.diagonal().add_(ridge)
+    if not _invert_factor(lower):
+        raise SingularGramError(
+            f"{name}: its Gram {len(gram)}x{len(gram)}, scaled to a unit diagonal, is not positive even with {ridge:g} "
+            "added to it: its sums are damaged. Check the model and the text."
+        )
+    turned = lower.mT.contiguous()
+    return linear(turned, turned)
 
 
 def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: str) -> float:

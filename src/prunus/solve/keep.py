@@ -10,8 +10,7 @@ from typing import final
 from ..core.problem import Problem, Solution
 from ..core.registry import solver
 from ..core.roles import Solver
-from ..core.stats import Needs
-from .factor import inverse_factor
+from .factor import scoring_stats
 
 
 @final
@@ -24,11 +23,7 @@ class Keep(Solver):
     """Damping of the Gram, as a fraction of its mean diagonal, for criteria that need its inverse."""
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
-        stats = problems[0].stats
-        notes: tuple[str, ...] = ()
-        if any(Needs.GRAM in problem.criterion.needs for problem in problems):
-            factor = inverse_factor(stats, self.damp, problems[0].site.name)
-            stats, notes = stats.with_moments(inverse_diagonal=factor.inverse_diagonal()), factor.notes
+        stats, notes = scoring_stats(problems, self.damp)
         solutions = []
         for problem in problems:
             start = perf_counter()

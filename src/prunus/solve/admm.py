@@ -1,0 +1,106 @@
+"""ADMM: weights and mask found together, by splitting the layer's error from the pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ..core.problem import Problem, Solution
+from ..core.registry import solver
+from ..core.roles import Solver
+from ..core.stats import Needs
+from .conjugate import refit
+from .factor import inverse_of, scoring_stats
+from .normal import Normal, times
+from .stacked import Stacked
+
+
+@final
+@solver("admm", paper="arXiv:2406.07831", cost="a Gram, four factorisations and some 30 products of its size")
+@dataclass(frozen=True)
+class Admm(Solver):
+    """Alternating directions with the projection inside (ALPS; the splitting of arXiv:2401.02938), then a polish.
+
+    With inputs scaled to unit energy (W₀, G), penalty ρ and dual U: Ŵ ← (W₀G + ρ(Z − U))(G + ρI)⁻¹; Z ← Ŵ + U under the
+    mask that criterion and pattern choose from it; U ← U + Ŵ − Z. With the criterion ``wanda`` that choice is the Euclidean
+    projection. ρ grows from a soft to a hard constraint, one factorisation of the shared G + ρI each time, and U is
+    rescaled so that ρU stays. Last, conjugate gradients on the final support.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAM
+
+    damp: float = 0.01
+    """Damping of the Gram, as a fraction of its mean diagonal."""
+
+    steps: int = 20
+    """Alternations, shared out evenly among the penalties."""
+
+    rho: float = 0.1
+    """First penalty, relative to the unit diagonal."""
+
+    growth: float = 3.0
+    """Factor from one penalty to the next."""
+
+    penalties: int = 4
+    """How many penalties; each takes a factorisation."""
+
+    polish: int = 6
+    """Conjugate-gradient steps on the final support."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damp <= 1 or self.rho <= 0 or self.growth < 1:
+            raise ValueError(
+                f"damp {self.damp} must be in [0, 1], rho {self.rho} positive and growth {self.growth} at least 1"
+            )
+        if self.steps < 0 or self.polish < 0 or self.penalties < 1:
+            raise ValueError(
+                f"steps {self.steps} and polish {self.polish} must be at least 0, penalties {self.penalties} at least 1"
+            )
+
+    def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        start = perf_counter()
+        scores, notes = scoring_stats(problems, self.damp)
+        stack = Stacked.of(problems)
+        layers = Normal.each(problems[0].stats, self.damp, problems[0].site.name)
+        scale = torch.stack([layer.scale for layer in layers]).unsqueeze(1)
+        dense = stack.weight * scale
+        target = times(dense, [layer.gram for layer in layers])
+
+        def choose(weight: Tensor) -> Tensor:
+            return stack.choose(weight / scale, scores)
+
+        found = self._alternate(layers, dense, target, choose, problems[0].site.name)
+        keep = choose(found)
+        polished = [refit(target[k], layer.gram, keep[k], found[k], self.polish) for k, layer in enumerate(layers)]
+        return stack.solutions(torch.stack(polished).div_(scale), keep, perf_counter() - start, notes)
+
+    def _alternate(self, layers: Sequence[Normal], dense: Tensor, target: Tensor, choose: Callable[[Tensor], Tensor],
+                   name: str) -> Tensor:  # fmt: skip
+        """Ŵ + U ``[batch rows cols]`` after all alternations; everything in scaled inputs."""
+        penalty = self.rho
+        current, dual = dense, torch.zeros_like(dense)
+        for stage in range(self.penalties):
+            if stage:
+                penalty *= self.growth
+                dual /= self.growth
+            inverses = [inverse_of(layer.gram, penalty, name) for layer in layers]
+            for _ in range(_share(self.steps, self.penalties, stage)):
+                candidate = dual.add_(current)
+                kept = candidate * choose(candidate)
+                dual = candidate.sub_(kept)
+                current = times(kept.sub_(dual).mul_(penalty).add_(target), inverses)
+        return current.add_(dual)
+
+
+def _share(total: int, parts: int, number: int) -> int:
+    """How much of ``total`` falls to one of ``parts``, as evenly as can be.
+
+    >>> [_share(20, 3, k) for k in range(3)]
+    [6, 7, 7]
+    """
+    return total * (number + 1) // parts - total * number // parts

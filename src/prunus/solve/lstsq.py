@@ -1,0 +1,70 @@
+"""Least squares: the best values that survivors can have on the mask that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import ClassVar, Literal, final
+
+import torch
+
+from ..core.matmul import linear
+from ..core.problem import Problem, Solution
+from ..core.registry import solver
+from ..core.roles import Solver
+from ..core.stats import Needs
+from .conjugate import refit
+from .exact import exact_refit
+from .factor import scoring_stats
+from .normal import Normal
+from .stacked import Stacked
+
+
+@final
+@solver("lstsq", paper="arXiv:2406.07831", cost="a Gram and a product of its size a step; exact: a factorisation a row")
+@dataclass(frozen=True)
+class LeastSquares(Solver):
+    """The criterion chooses the mask from the dense weights, then survivors minimise ‖(W − Ŵ)X‖² on it.
+
+    Row by row that is H_ss ŵ_s = H_s: w with s its survivors. ``pcg`` goes there by preconditioned conjugate gradients, all
+    rows at once; ``exact`` factorises H_ss of every row in fp64.
+    """
+
+    needs: ClassVar[Needs] = Needs.GRAM
+
+    damp: float = 0.01
+    """Damping of the Gram, as a fraction of its mean diagonal."""
+
+    method: Literal["pcg", "exact"] = "pcg"
+    """Conjugate gradients, or a factorisation a row (for small layers, or to check)."""
+
+    steps: int = 30
+    """Most conjugate-gradient steps."""
+
+    tolerance: float = 1e-4
+    """Residual, relative to the target's, at which they end."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damp <= 1 or self.steps < 1 or self.tolerance < 0:
+            raise ValueError(
+                f"damp {self.damp} must be in [0, 1], steps {self.steps} at least 1, tolerance {self.tolerance} at least 0"
+            )
+
+    def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        start = perf_counter()
+        scores, notes = scoring_stats(problems, self.damp)
+        stack = Stacked.of(problems)
+        layers = Normal.each(problems[0].stats, self.damp, problems[0].site.name)
+        keep = stack.choose(stack.weight, scores)
+        solved = torch.empty_like(stack.weight)
+        for k, layer in enumerate(layers):
+            dense = stack.weight[k] * layer.scale
+            target = linear(dense, layer.gram)
+            if self.method == "exact":
+                fitted, ridge = exact_refit(target, layer.gram, keep[k], problems[0].site.name)
+                notes += (f"{ridge:g} added to a unit diagonal: a Gram of survivors was singular",) if ridge else ()
+            else:
+                fitted = refit(target, layer.gram, keep[k], dense, self.steps, self.tolerance)
+            solved[k] = fitted / layer.scale
+        return stack.solutions(solved, keep, perf_counter() - start, notes)

@@ -1,0 +1,47 @@
+"""Problems that share their inputs, solved with their rows above one another. No solver of its own: several use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.problem import Problem, Solution
+from ..core.stats import Stats
+
+
+def spans_of(problems: Sequence[Problem]) -> list[slice]:
+    """Which rows of the stack are whose."""
+    ends = torch.tensor([problem.site.rows for problem in problems]).cumsum(0).tolist()
+    return [slice(end - problem.site.rows, end) for problem, end in zip(problems, ends, strict=True)]
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """``weight [batch rows cols]`` of all Problems, fp32; ``spans`` say which rows are whose."""
+
+    problems: Sequence[Problem]
+    weight: Tensor
+    spans: Sequence[slice]
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Stacked:
+        """The Problems' dense weights."""
+        return cls(problems, torch.cat([problem.weight for problem in problems], dim=1), spans_of(problems))
+
+    def choose(self, weight: Tensor, stats: Stats) -> Tensor:
+        """Keep-mask of ``weight [batch rows cols]`` as it is now, each Problem by its own pattern and sparsity."""
+        cols = weight.shape[-1]
+        pairs = zip(self.problems, self.spans, strict=True)
+        return torch.cat([problem.select(weight[:, span], stats, 0, cols) for problem, span in pairs], dim=1)
+
+    def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = ()) -> list[Solution]:
+        """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit."""
+        solved = torch.where(keep.all(dim=-1, keepdim=True), self.weight, weight)
+        each = seconds / weight.shape[1]
+        return [
+            Solution.of(problem, solved[:, span], keep[:, span], each * problem.site.rows, notes)
+            for problem, span in zip(self.problems, self.spans, strict=True)
+        ]
