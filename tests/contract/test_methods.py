@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -107,12 +109,13 @@ def test_nothing_pruned_changes_nothing_and_all_pruned_leaves_nothing(solver: st
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_scores_are_never_negative_and_a_range_of_columns_scores_the_same(criterion: str) -> None:
     problem = problem_of(3, criterion, "unstructured:row", 0.5)
-    scores = problem.criterion.score(problem.weight, problem.stats)
+    scores = problem.scores()
     assert (scores >= 0).all()
     assert scores.shape == problem.weight.shape
     if criterion != "random":
-        part = problem.criterion.score(problem.weight[:, :, 8:24], problem.stats.columns(8, 24))
-        assert torch.equal(part, scores[:, :, 8:24])
+        by_row = PATTERNS["unstructured:row"]
+        part = problem.select(problem.weight[:, :, 8:24], problem.stats.columns(8, 24), 8, 24)
+        assert torch.equal(part, by_row.select(scores[:, :, 8:24], 0.5))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -147,7 +150,7 @@ def test_problems_that_share_inputs_are_solved_as_each_alone(solver: str) -> Non
 def test_every_method_is_documented_and_described_exactly(axis) -> None:
     for name, entry in axis.entries().items():
         assert entry.summary.endswith((".", ".)"))
-        assert entry.paper.startswith("arXiv:")
+        assert entry.paper.startswith(("arXiv:", "https://"))
         assert entry.cost
         made = axis.make(name)
         described = axis.describe(made)
@@ -163,4 +166,4 @@ def test_what_a_method_needs_is_what_it_reads() -> None:
     for name in CRITERIA:
         criterion = registry.criterion.make(name)
         have = {moments[need]: full.stats.moments[moments[need]] for need in moments if need in criterion.needs}
-        criterion.score(full.weight, Stats(full.stats.tokens, have))
+        replace(full, criterion=criterion, stats=Stats(full.stats.tokens, have)).scores()

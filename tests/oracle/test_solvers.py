@@ -15,10 +15,11 @@ from prunus.core.errors import NumericalError, SingularGramError
 from prunus.core.mask import Mask
 from prunus.core.problem import Problem
 from prunus.core.roles import Grid
-from prunus.core.site import Site
+from prunus.core.site import Layout, Part, Site
 from prunus.core.stats import Stats
 from prunus.criteria.magnitude import Magnitude
 from prunus.criteria.obs import Obs
+from prunus.criteria.ria import Ria
 from prunus.criteria.wanda import Wanda
 from prunus.patterns.block import Block
 from prunus.patterns.lines import Column, Row
@@ -273,3 +274,36 @@ def test_whole_rows_are_chosen_on_all_their_columns() -> None:
     problem, _ = make(16, 300, pattern=Row(), sparsity=0.25)
     (solution,) = SparseGPT(blocksize=64).solve([problem])
     assert int(solution.mask.keep.any(-1).sum()) == 12
+
+
+@pytest.mark.parametrize("solver", [Keep(), SparseGPT(), Admm()])
+def test_relative_importance_is_the_papers_in_every_fused_projection(solver) -> None:
+    """Scores of [k|v] fused along the rows are those of k and of v alone, whatever window a solver chooses in."""
+    problem, inputs = make(24, 40, criterion=Ria(), pattern=NM(2, 4))
+    site = replace(problem.site, layout=Layout(parts=(Part("k", 0, 16, 24), Part("v", 16, 8, 24))))
+    fused = replace(problem, site=site)
+    expected = []
+    for weight in problem.weight[0].split([16, 8]):
+        size = weight.abs()
+        share = size / size.sum(0) + size / size.sum(1, keepdim=True)
+        expected.append(share * inputs.square().sum(0).sqrt().sqrt())
+    scores = torch.cat(expected)
+    torch.testing.assert_close(fused.scores()[0], scores)
+    (solution,) = solver.solve([fused])
+    if isinstance(solver, Keep):
+        assert torch.equal(solution.mask.keep[0], NM(2, 4).select(scores, 0.5))
+    apart = [
+        solver.solve([replace(problem, weight=w.unsqueeze(0), site=replace(problem.site, shape=(1, *w.shape)))])[0]
+        for w in problem.weight[0].split([16, 8])
+    ]
+    assert torch.equal(solution.mask.keep, torch.cat([one.mask.keep for one in apart], dim=1))
+
+
+def test_a_row_or_column_of_zeros_has_no_relative_importance() -> None:
+    problem, _ = make(6, 8, criterion=Ria())
+    weight = problem.weight.clone()
+    weight[0, 2], weight[0, :, 3] = 0, 0
+    scores = replace(problem, weight=weight).scores()[0]
+    assert torch.isfinite(scores).all()
+    assert not scores[2].any()
+    assert not scores[:, 3].any()

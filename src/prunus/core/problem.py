@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ class Problem:
     """Find Ŵ near ``weight [batch rows cols]`` (fp32) that minimises ‖(W − Ŵ)X‖² with its zeros in ``pattern``.
 
     A ``fixed_mask`` takes the choice of zeros away from criterion and pattern. A ``grid`` asks for survivors that
-    lie on a quantisation grid.
+    lie on a quantisation grid. ``own`` holds moments of the weights themselves, such as their gradients, each
+    ``[batch rows cols]``.
     """
 
     site: Site
@@ -34,6 +36,7 @@ class Problem:
     criterion: Criterion
     grid: Grid | None = None
     fixed_mask: Mask | None = None
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
         """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.
@@ -44,14 +47,40 @@ class Problem:
         """
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
-        scores = self.criterion.score(weight, stats)
-        if not self.site.layout.parts or self._chooses_by_row:
-            return self.pattern.select(scores, self.sparsity)
-        keep = torch.empty_like(scores, dtype=torch.bool)
-        for part in self.site.layout.parts:
-            rows = part.rows(self.site.rows).to(scores.device)
-            keep[:, rows] = self.pattern.select(scores[:, rows], self.sparsity)
+        if self._chooses_by_row:
+            return self.pattern.select(self.criterion.score(weight, stats), self.sparsity)
+        keep = torch.empty_like(weight, dtype=torch.bool)
+        for number, rows in enumerate(self._projections):
+            keep[:, rows] = self.pattern.select(self._score(weight, stats, number, start), self.sparsity)
         return keep
+
+    def scores(self) -> Tensor:
+        """Scores ``[batch rows cols]`` of the weight as it was given."""
+        scores = torch.empty_like(self.weight)
+        for number, rows in enumerate(self._projections):
+            scores[:, rows] = self._score(self.weight, self.stats, number, 0)
+        return scores
+
+    def _score(self, weight: Tensor, stats: Stats, number: int, start: int) -> Tensor:
+        """Scores of one projection's rows of ``weight``, whose first column is the matrix's column ``start``."""
+        rows, columns = self._projections[number], slice(start, start + weight.shape[-1])
+        own = {name: moment[:, rows, columns] for name, moment in self.own.items()}
+        if self.criterion.relative:
+            row_total, column_total = self._totals[number]
+            own |= {"row_total": row_total, "column_total": column_total[:, :, columns]}
+        return self.criterion.score(weight[:, rows], stats.with_moments(**own))
+
+    @cached_property
+    def _totals(self) -> list[tuple[Tensor, Tensor]]:
+        """Sums of |W| over each row and each column of every projection."""
+        sizes = [self.weight[:, rows].abs() for rows in self._projections]
+        return [(size.sum(-1, keepdim=True), size.sum(-2, keepdim=True)) for size in sizes]
+
+    @cached_property
+    def _projections(self) -> list[Tensor | slice]:
+        """The rows of each projection that is fused in the matrix; all of them where there is but one."""
+        parts = self.site.layout.parts
+        return [part.rows(self.site.rows).to(self.weight.device) for part in parts] if parts else [slice(None)]
 
     @property
     def _chooses_by_row(self) -> bool:

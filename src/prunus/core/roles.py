@@ -22,6 +22,9 @@ class Criterion(ABC):
     needs: ClassVar[Needs] = Needs.NOTHING
     elementwise: ClassVar[bool] = False
     """Whether a score depends on its weight and that weight's input alone, so that matrices may be scored together."""
+    relative: ClassVar[bool] = False
+    """Whether a weight is set against its whole row and column: Stats then hold their sums of |W| in the dense matrix,
+    ``row_total [.. rows 1]`` and ``column_total [.. 1 cols]``."""
 
     @abstractmethod
     def score(self, weight: Tensor, stats: Stats) -> Tensor:

@@ -79,6 +79,10 @@ class Stats:
         """What a solver knows of diag((XᵀX)⁻¹), as a row ``[.. 1 cols]``."""
         return self._moment("inverse_diagonal").unsqueeze(-2)
 
+    def of_weights(self, name: str) -> Tensor:
+        """A moment of the weights themselves, ``[.. rows cols]`` or broadcastable to it."""
+        return self._moment(name)
+
     def has(self, name: str) -> bool:
         """Whether this moment was collected."""
         return name in self.moments

@@ -18,6 +18,7 @@ from ..core.registry import solver
 from ..core.roles import Solver
 from ..core.stats import Needs, Stats
 from .factor import InverseFactor, inverse_factor
+from .stacked import spans_of
 
 _STRIP = 16
 """Columns that are eliminated one by one before a matrix product carries their effect on."""
@@ -68,9 +69,8 @@ class _Stack:
         self.upper = factor.upper  # [batch cols cols]
         self.pivots = factor.upper.diagonal(dim1=-2, dim2=-1)  # [batch cols]
         batch, cols = self.pivots.shape
-        ends = torch.tensor([problem.site.rows for problem in problems]).cumsum(0).tolist()
-        self.spans = [slice(end - problem.site.rows, end) for problem, end in zip(problems, ends, strict=True)]
-        self.rows, self.cols = ends[-1], cols
+        self.spans = spans_of(problems)
+        self.rows, self.cols = self.spans[-1].stop, cols
         self.columns = torch.empty(batch, cols, self.rows, device=self.pivots.device)
         for problem, span in zip(problems, self.spans, strict=True):
             self.columns[:, :, span] = problem.weight.transpose(1, 2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.errors import RecipeError
 from ..core.method import Method
+from ..core.problem import Problem
 from ..core.progress import Progress
 from ..core.roles import Profile
 from ..core.site import Site
@@ -31,7 +32,7 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     """
     criterion = method.criterion
     if criterion.needs is Needs.NOTHING or windows is None:
-        return Profile(lambda site: criterion.score(source.matrix(site), Stats.none()))
+        return Profile(lambda site: _scores(source, site, Stats.none(), method))
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
@@ -39,7 +40,11 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
         trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
-    return Profile(lambda site: criterion.score(source.matrix(site), stats[site.name]))
+    return Profile(lambda site: _scores(source, site, stats[site.name], method))
+
+
+def _scores(source: Source, site: Site, stats: Stats, method: Method) -> Tensor:
+    return Problem(site, source.matrix(site), stats, 0.0, method.pattern, method.criterion).scores()
 
 
 @torch.no_grad()
