@@ -14,6 +14,7 @@ class Preset:
     allocation: str
     solver: str
     about: str
+    stages: tuple[str, ...] = ()
 
 
 PRESETS: dict[str, Preset] = {

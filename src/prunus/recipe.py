@@ -30,7 +30,10 @@ _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a run, named as the command line names them. Axes are ``"name:option=value,…"``; None = the preset's."""
+    """Settings of a run, named as the command line names them. Axes are ``"name:option=value,…"``; None = the preset's.
+
+    ``stage = ["none"]`` leaves out the preset's stages.
+    """
 
     method: str = "sparsegpt"
     sparsity: str | float | None = 0.5
@@ -38,6 +41,7 @@ class Recipe:
     pattern: str | None = None
     allocation: str | None = None
     solver: str | None = None
+    stage: tuple[str, ...] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
@@ -86,6 +90,9 @@ class Recipe:
                 faults.append(f"unknown setting '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
             elif name in ("criterion", "pattern", "allocation", "solver") and isinstance(value, Mapping):
                 values[name] = spec_of(value)
+            elif name == "stage" and value is not None:
+                items = value if isinstance(value, (list, tuple)) else (value,)
+                values[name] = tuple(spec_of(item) if isinstance(item, Mapping) else item for item in items)
             elif name == "set" and isinstance(value, Mapping):
                 values[name] = tuple(f"{glob}={wanted}" for glob, wanted in value.items())
             elif name in ("include", "exclude", "set"):
@@ -133,8 +140,8 @@ class Recipe:
         for name in ("criterion", "pattern", "allocation", "solver", "calibration"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 faults.append(f"{name} {getattr(self, name)!r} must be text")
-        for name in ("include", "exclude", "set"):
-            if not all(isinstance(item, str) for item in getattr(self, name)):
+        for name in ("include", "exclude", "set", "stage"):
+            if not all(isinstance(item, str) for item in getattr(self, name) or ()):
                 faults.append(f"{name} {list(getattr(self, name))!r} must be a list of texts")
         for name in ("skip_unsupported", "trust_remote_code"):
             if not isinstance(getattr(self, name), bool):
@@ -142,7 +149,7 @@ class Recipe:
         return faults
 
     def build_method(self) -> Method:
-        """The four choices as objects; the pattern is N:M where the sparsity says so."""
+        """The choices as objects; the pattern is N:M where the sparsity says so."""
         method = self._or_fail(self._method)
         if method is None:
             raise RecipeError(["no method"])
@@ -188,9 +195,11 @@ class Recipe:
         pattern = _make(registry.pattern, self.pattern or preset.pattern, faults)
         allocator = _make(registry.allocator, self.allocation or preset.allocation, faults)
         solver = _make(registry.solver, self.solver or preset.solver, faults)
+        specs = preset.stages if self.stage is None else tuple(spec for spec in self.stage if spec != "none")
+        stages = [_make(registry.stage, spec, faults) for spec in specs]
         if len(faults) > before or criterion is None or pattern is None or allocator is None or solver is None:
             return None
-        return Method(criterion, pattern, allocator, solver)
+        return Method(criterion, pattern, allocator, solver, tuple(stage for stage in stages if stage is not None))
 
     def _target(self, faults: list[str]) -> Target | None:
         if self.sparsity is None:

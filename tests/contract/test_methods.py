@@ -146,7 +146,7 @@ def test_problems_that_share_inputs_are_solved_as_each_alone(solver: str) -> Non
         assert together.rel_error == pytest.approx(alone.rel_error, rel=1e-3)
 
 
-@pytest.mark.parametrize("axis", [registry.criterion, registry.pattern, registry.allocator, registry.solver])
+@pytest.mark.parametrize("axis", registry.AXES)
 def test_every_method_is_documented_and_described_exactly(axis) -> None:
     for name, entry in axis.entries().items():
         assert entry.summary.endswith((".", ".)"))

@@ -31,6 +31,11 @@ HELP: dict[str, tuple[str, str, str]] = {
     "pattern": ("--pattern", "Method", "Where zeros may lie, e.g. unstructured:scope=row, block:height=16,width=16, row."),
     "allocation": ("--allocation", "Method", "How sparse each layer is: uniform, global or manual."),
     "solver": ("--solver", "Method", "What becomes of the survivors, e.g. sparsegpt:damp=0.01,blocksize=128."),
+    "stage": (
+        "--stage",
+        "Method",
+        "What follows on each block as a whole, e.g. match:epochs=4 (repeatable; none leaves out the preset's).",
+    ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
     "set": (
@@ -122,6 +127,7 @@ def _option(name: str) -> inspect.Parameter:
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
+        "stage": list[str] | None,
     }  # fmt: skip
     option = typer.Option(*flags.split(","), help=text, rich_help_panel=panel, show_default=False)
     kind = kinds.get(name, str | None)

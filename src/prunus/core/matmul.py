@@ -28,7 +28,30 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """X Wᵀ + b of ``inputs [.. cols]`` and ``weight [rows cols]``: ``[.. rows]``."""
     if not _by_onednn(inputs, weight):
         return functional.linear(inputs, weight, bias)
+    if torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad):
+        product: Tensor = _Linear.apply(inputs, weight)  # type: ignore[no-untyped-call]
+        return product if bias is None else product + bias
     return _onednn_linear(inputs, weight.contiguous(), bias)
+
+
+class _Linear(torch.autograd.Function):
+    """X Wᵀ with its gradients, G W and GᵀX, by oneDNN as well."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _onednn_linear(inputs, weight.contiguous(), None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        of_inputs = _onednn_linear(grad, weight.T.contiguous(), None) if ctx.needs_input_grad[0] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            flat, rows = inputs.reshape(-1, inputs.shape[-1]), grad.reshape(-1, grad.shape[-1])
+            of_weight = _onednn_linear(rows.T.contiguous(), flat.T.contiguous(), None)
+        return of_inputs, of_weight
 
 
 def add_gram(total: Tensor, inputs: Tensor) -> None:
@@ -91,7 +114,6 @@ def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.dtype == weight.dtype == torch.float32
         and inputs.device.type == "cpu"
         and inputs.numel() >= 1 << 14  # below that the call itself is what takes time
-        and not torch.is_grad_enabled()
         and _onednn_is_faster()
     )
 

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import registry
-from .roles import Allocator, Criterion, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Pattern, Solver
 from .stats import Needs
 
 
 @dataclass(frozen=True)
 class Method:
-    """A criterion, a pattern, an allocator and a solver, composed."""
+    """A criterion, a pattern, an allocator, a solver and what follows them on each block, composed."""
 
     criterion: Criterion
     pattern: Pattern
     allocator: Allocator
     solver: Solver
+    stages: tuple[BlockStage, ...] = ()
 
     @property
     def needs(self) -> Needs:
@@ -25,10 +26,11 @@ class Method:
         return self.criterion.needs | self.solver.needs
 
     def to_json(self) -> dict[str, Any]:
-        """The four choices with all their options."""
+        """All choices with all their options."""
         return {
             "criterion": registry.criterion.describe(self.criterion),
             "pattern": registry.pattern.describe(self.pattern),
             "allocator": registry.allocator.describe(self.allocator),
             "solver": registry.solver.describe(self.solver),
+            "stages": [registry.stage.describe(stage) for stage in self.stages],
         }

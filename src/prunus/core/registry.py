@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, Criterion, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Pattern, Solver
 
 Role = TypeVar("Role")
 
@@ -163,3 +163,5 @@ criterion: Registry[Criterion] = Registry("criterion", "prunus.criteria")
 pattern: Registry[Pattern] = Registry("pattern", "prunus.patterns")
 allocator: Registry[Allocator] = Registry("allocator", "prunus.allocate")
 solver: Registry[Solver] = Registry("solver", "prunus.solve")
+stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
+AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, solver, stage)

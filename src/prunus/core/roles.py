@@ -112,9 +112,34 @@ class Grid(ABC):
         """The grid points nearest to ``weight [batch rows]``, one column of the matrix."""
 
 
-class BlockStage(ABC):
-    """Work that spans the Sites of a block, after they are solved and before the block is written."""
+class BlockRuns(ABC):
+    """A loaded block, as it stands now, on batches of the inputs that it will really see."""
+
+    block: nn.Module
 
     @abstractmethod
-    def apply(self, block: nn.Module, solutions: Mapping[str, Solution]) -> Mapping[str, Solution]:
-        """New solutions by Site name."""
+    def __len__(self) -> int:
+        """How many batches there are."""
+
+    @abstractmethod
+    def output(self, number: int) -> Tensor:
+        """Hidden states ``[windows seqlen width]`` behind the block for one batch; gradients flow where enabled."""
+
+    @abstractmethod
+    def target(self, number: int) -> Tensor:
+        """What the dense model has there for the same batch."""
+
+    @abstractmethod
+    def parameter(self, site: Site) -> nn.Parameter:
+        """The block's parameter that a Site is made of, in its stored layout and the compute dtype."""
+
+
+class BlockStage(ABC):
+    """Work on a block as a whole, after its Sites are solved and before it is written."""
+
+    batch_tokens: int
+    """Most tokens of a batch."""
+
+    @abstractmethod
+    def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
+        """New solutions by Site name. The block holds the given ones, and whatever this leaves in it."""

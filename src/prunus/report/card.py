@@ -66,17 +66,12 @@ def _rows(record: Mapping[str, Any]) -> list[str]:
 
 def _method(method: Mapping[str, Any]) -> list[str]:
     lines = []
-    axes: dict[str, registry.Registry[Any]] = {
-        "criterion": registry.criterion,
-        "pattern": registry.pattern,
-        "allocator": registry.allocator,
-        "solver": registry.solver,
-    }
-    for axis, members in axes.items():
-        choice = dict(method[axis])
-        entry = members.entries()[choice.pop("name")]
-        options = ", ".join(f"{key} = {value}" for key, value in choice.items())
-        lines.append(f"- {axis}: **{entry.name}**{f' ({options})' if options else ''}, {entry.paper}")
+    for members in registry.AXES:
+        for described in [method[members.axis]] if members.axis in method else method[f"{members.axis}s"]:
+            choice = dict(described)
+            entry = members.entries()[choice.pop("name")]
+            options = ", ".join(f"{key} = {value}" for key, value in choice.items())
+            lines.append(f"- {members.axis}: **{entry.name}**{f' ({options})' if options else ''}, {entry.paper}")
     return lines
 
 

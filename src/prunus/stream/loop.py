@@ -16,13 +16,13 @@ from ..checkpoint.journal import Journal
 from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
-from ..core.roles import BlockStage
 from .coverage import USUAL, Coverage
 from .heap import return_free_memory, reused_memory
 from .solve_block import BlockSolver
 from .sources import CheckpointSource, Source
+from .streams import LoadedBlock, Streams
 from .survey import is_table
-from .trunk import Trunk
+from .trunk import Limits, Trunk
 
 STATE_SECONDS = 60.0
 """The carried state is saved when this long has passed since it was last: a resumed run replays no more than that."""
@@ -40,7 +40,6 @@ class PruneLoop:
     state_budget: int = 2 << 30
     gram_budget: int = 4 << 30
     coverage: Coverage = USUAL
-    stages: Sequence[BlockStage] = ()
     progress: Progress = field(default_factory=Silent)
     solver: BlockSolver = field(init=False)
 
@@ -63,45 +62,53 @@ class PruneLoop:
         return results
 
     def _run(self, done: Sequence[dict[str, Any]], total: int) -> list[dict[str, Any]]:
-        trunk = self._start(done)
+        streams = self._start(done)
         self.progress.start("Pruning", total)
         for _ in done:
             self.progress.step("done before")
         results: list[dict[str, Any]] = []
         saved, lap = monotonic(), perf_counter()
         for index in range(len(done), total):
-            solutions = self._solve(index, trunk)
+            solutions = self._solve(index, streams)
             weights = {solution.site: solution.weight for solution in solutions}
             records = [_record(solution, perf_counter() - lap) for solution in solutions]
             lap = perf_counter()
             self.source.put(weights)
             self.source.keep(weights, partial(self._mark, index, records))
             if index < len(self.source.blocks):
-                self._advance(index, trunk)
-            if trunk is not None and monotonic() - saved > STATE_SECONDS:
-                self._save_state(index, trunk)
+                self._advance(index, streams)
+            if streams is not None and self.journal is not None and monotonic() - saved > STATE_SECONDS:
+                streams.save(index)
                 saved = monotonic()
             results += records
             self.progress.step(_note(records))
         self.source.settle()
-        if trunk is not None:
-            trunk.close()
+        if streams is not None:
+            streams.close()
         return results
 
     def _steps(self, block: int | None) -> list[Step]:
         return [step for step in self.plan.steps if step.site.block == block]
 
     @torch.no_grad()
-    def _solve(self, index: int, trunk: Trunk | None) -> list[Solution]:
+    def _solve(self, index: int, streams: Streams | None) -> list[Solution]:
         """The Solutions of a block, or of what is outside the blocks, in the Plan's order."""
         if index == len(self.source.blocks):
-            return self._solve_outside(trunk)
+            return self._solve_outside(streams.pruned if streams is not None else None)
         block, steps = self.source.load(index), self._steps(index)
-        forward = partial(trunk.runs, block, index) if trunk is not None else None
+        forward = partial(streams.pruned.runs, block, index) if streams is not None else None
         solutions = self.solver.solve(block, self.source.prefix(index), steps, forward)
-        for stage in self.stages:
-            solutions = dict(stage.apply(block, solutions))
+        if streams is not None and streams.dense is not None:
+            streams.dense.advance(block, index)
+            solutions = self._refine(LoadedBlock(self.source, streams.pruned, streams.dense, index), solutions)
         return [solutions[step.site.name] for step in steps]
+
+    def _refine(self, block: LoadedBlock, solutions: dict[str, Solution]) -> dict[str, Solution]:
+        """The Solutions after every stage; a block without any is left alone."""
+        for stage in self.plan.method.stages if solutions else ():
+            self.source.put({solution.site: solution.weight for solution in solutions.values()})
+            solutions = stage.apply(block, solutions)
+        return solutions
 
     def _solve_outside(self, trunk: Trunk | None) -> list[Solution]:
         """Embeddings and head, where they were asked for; the head sees what comes out of the pruned blocks."""
@@ -113,12 +120,12 @@ class PruneLoop:
                 solutions |= self.solver.solve(self.source.model, "", steps, forward)
         return [solutions[step.site.name] for step in self._steps(None)]
 
-    def _advance(self, index: int, trunk: Trunk | None) -> None:
+    def _advance(self, index: int, streams: Streams | None) -> None:
         """Take the state through the pruned block, while the next one is read."""
         self.source.expect(index + 1)
         return_free_memory()
-        if trunk is not None and self._is_needed_after(index):
-            trunk.advance(self.source.blocks[index], index)
+        if streams is not None and self._is_needed_after(index):
+            streams.pruned.advance(self.source.blocks[index], index)
         self.source.release(index)
         return_free_memory()
 
@@ -126,54 +133,41 @@ class PruneLoop:
         """Whether anything looks at what comes out of this block."""
         return index + 1 < len(self.source.blocks) or bool(self._steps(None))
 
-    def _start(self, done: Sequence[dict[str, Any]]) -> Trunk | None:
-        """The trunk, taken to where the finished blocks end: from a saved state, replaying what came after it."""
+    def _start(self, done: Sequence[dict[str, Any]]) -> Streams | None:
+        """The hidden states, taken to where the finished blocks end: from saved ones, replaying what came after them."""
         if self.windows is None:
             return None
         folder = self.journal.folder if self.journal is not None else None
-        trunk = Trunk(self.source, self.windows, self.batch_tokens, self.state_budget, folder)
-        trunk.embed()
-        saved = [index for index in range(len(done)) if folder is not None and (folder / _state_name(index)).is_file()]
-        first = 0
-        if saved and folder is not None and not trunk.shares_state:
-            first = saved[-1] + 1
-            trunk.state.restore(folder / _state_name(saved[-1]))
+        stages = self.plan.method.stages
+        tokens = min(self.batch_tokens, *(stage.batch_tokens for stage in stages)) if stages else self.batch_tokens
+        limits = Limits(tokens, self.state_budget)
+        streams = Streams(self.source, self.windows, limits, folder, with_dense=bool(stages))
+        first = streams.start(len(done))
         if first < len(done):
             self.progress.start("Replaying finished blocks", len(done) - first)
         for index in range(first, len(done)):
-            self._replay(index, trunk)
+            self._replay(index, streams)
             self.progress.step()
-        return trunk
+        return streams
 
-    def _replay(self, index: int, trunk: Trunk) -> None:
+    def _replay(self, index: int, streams: Streams) -> None:
         source = self.source
         if not isinstance(source, CheckpointSource) or source.writer is None:
             raise TypeError("only a run from disk to disk can be resumed")
         writer = source.writer
         pruned = source.disk_names([step.site for step in self._steps(index)])
+        if streams.dense is not None:
+            streams.dense.advance(source.load(index), index)
         source.read_from(lambda name: writer.read(name) if name in pruned else source.checkpoint.read(name))
         block = source.load(index)
         source.read_from(None)
         if self._is_needed_after(index):
-            trunk.advance(block, index)
+            streams.pruned.advance(block, index)
         source.release(index)
 
     def _mark(self, index: int, records: list[dict[str, Any]]) -> None:
         if self.journal is not None:
             self.journal.mark({"block": index, "sites": records})
-
-    def _save_state(self, index: int, trunk: Trunk) -> None:
-        """What a resumed run starts from, once this block is marked."""
-        if self.journal is None or trunk.shares_state:
-            return
-        trunk.state.save(self.journal.folder / _state_name(index))
-        for old in self.journal.folder.glob("state-*.bin"):
-            if old.name < _state_name(index):
-                old.unlink()
-
-
-def _state_name(index: int) -> str:
-    return f"state-{index:05d}.bin"
 
 
 def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:

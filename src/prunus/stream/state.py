@@ -18,23 +18,27 @@ def hidden_bytes(model: Any, windows: Tensor) -> int:
 class State:
     """Hidden states ``[windows seqlen width]`` of all windows, read and written a batch of windows at a time.
 
-    Past ``budget`` bytes they live in a memory-mapped file in ``folder``, else in memory. Two buffers take turns: a
-    block reads one and writes the other, so that what a block started from stays whole until the block is finished.
+    Past ``budget`` bytes they live in memory-mapped files ``NAME-0.bin`` and ``NAME-1.bin`` in ``folder``, else in memory.
+    Two buffers take turns: a block reads one and writes the other, so that what a block started from stays whole until the
+    block is finished.
     """
 
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, budget: int, folder: Path | None) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: torch.dtype, budget: int, folder: Path | None, name: str = "spill"
+    ) -> None:
         self.shape = shape
         self.dtype = dtype
         nbytes = torch.Size(shape).numel() * dtype.itemsize
         self.spilled = folder is not None and 2 * nbytes > budget
         self.folder = folder
+        self.name = name
         self._buffers = [self._buffer(k) for k in (0, 1)]
         self._front = 0
 
     def _buffer(self, number: int) -> Tensor:
         if not self.spilled or self.folder is None:
             return torch.empty(self.shape, dtype=self.dtype)
-        path = self.folder / f"spill-{number}.bin"
+        path = self.folder / f"{self.name}-{number}.bin"
         count = torch.Size(self.shape).numel()
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, count * self.dtype.itemsize))
@@ -75,4 +79,4 @@ class State:
         self._buffers = []
         if self.spilled and self.folder is not None:
             for number in (0, 1):
-                (self.folder / f"spill-{number}.bin").unlink(missing_ok=True)
+                (self.folder / f"{self.name}-{number}.bin").unlink(missing_ok=True)

@@ -29,10 +29,12 @@ class Limits(NamedTuple):
 class Trunk:
     """Windows of token ids ``[windows seqlen]`` between the blocks of a model.
 
-    Entering it embeds them; :meth:`advance` takes them through one block; :meth:`logits` ends at the head.
+    :meth:`embed` enters it, :meth:`advance` goes through one block, :meth:`logits` ends at the head. ``name`` sets its
+    files in ``folder`` apart from those of another.
     """
 
-    def __init__(self, source: Source, windows: Tensor, batch_tokens: int, budget: int, folder: Path | None) -> None:
+    def __init__(self, source: Source, windows: Tensor, batch_tokens: int, budget: int, folder: Path | None,
+                 name: str = "spill") -> None:  # fmt: skip
         self.source = source
         self.windows = windows
         size = max(1, batch_tokens // windows.shape[1])
@@ -41,6 +43,7 @@ class Trunk:
         self._extras: list[tuple[Any, ...]] = []
         self._budget = budget
         self._folder = folder
+        self._name = name
         self._stack = 0
         self._first = 0
         self.recorder = Recorder(list(source.stacks[0].blocks))
@@ -63,7 +66,7 @@ class Trunk:
             hidden, calls = self.recorder.record(partial(trunk, **inputs), encoded)
             if number == 0:
                 shape = (len(self.windows), *hidden.shape[1:])
-                self.state = State(shape, hidden.dtype, self._budget, self._folder)
+                self.state = State(shape, hidden.dtype, self._budget, self._folder, f"{self._name}-{self._stack}")
             elif len(self.calls[0]) == len(calls):
                 calls = [old if same_call(old, new) else new for old, new in zip(self.calls[0], calls, strict=True)]
             self.calls.append(calls)
@@ -86,7 +89,9 @@ class Trunk:
         return any(call.shares_state for call in self.calls[0])
 
     def call(self, index: int, number: int = 0) -> BlockCall:
-        """How a block of the present stack is called for a batch of windows."""
+        """How a block is called for a batch of windows; the state is taken on to its stack first."""
+        if index == self._first + len(self.recorder.blocks):
+            self._next_stack()
         return self.calls[number][index - self._first]
 
     def runs(self, block: nn.Module, index: int) -> Iterator[Callable[[], Output]]:
@@ -95,19 +100,24 @@ class Trunk:
 
     @torch.no_grad()
     def _run(self, block: nn.Module, index: int, number: int) -> Output:
+        return self.run(block, index, number)
+
+    def run(self, block: nn.Module, index: int, number: int) -> Output:
+        """The block on one batch of the present state; gradients flow where they are enabled."""
+        call = self.call(index, number)
         hidden = self.state.read(self.batches[number], self.source.device)
         with FastLinears():
-            return self.call(index, number).run(block, hidden, self._extras[number])
+            return call.run(block, hidden, self._extras[number])
 
     def advance(self, block: nn.Module, index: int) -> None:
-        """Take the state through a loaded block, and on to the next stack where the block is the last of its own.
+        """Take the state through a loaded block.
 
         Raises:
             NumericalError: if hidden states become NaN or Inf.
         """
-        following = index - self._first + 1
         for number, run in enumerate(self.runs(block, index)):
             output = run()
+            following = index - self._first + 1
             if not all_finite(output.hidden):
                 raise NumericalError(
                     f"{self.source.prefix(index)}: its hidden states became NaN or Inf. With float16 try --dtype float32."
@@ -116,8 +126,6 @@ class Trunk:
             wanted = following < len(self.calls[number]) and self.calls[number][following].takes_extras
             self._extras[number] = output.extras if wanted else ()
         self.state.advance()
-        if following == len(self.recorder.blocks) and self._stack + 1 < len(self.source.stacks):
-            self._next_stack()
 
     def head_runs(self) -> Iterator[Callable[[], Tensor]]:
         """Calls that return logits ``[1 seqlen vocabulary]`` in fp32, one a window, once all blocks are behind."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import registry
-from ..core.registry import Registry
 from ..core.stats import Needs
 from ..presets import PRESETS
 
@@ -25,15 +24,14 @@ class Choice:
 
 
 def methods() -> list[Choice]:
-    """Presets, criteria, patterns, allocators and solvers, in this order."""
+    """Presets, criteria, patterns, allocators, solvers and stages, in this order."""
     presets = []
     for name, preset in PRESETS.items():
-        axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver))
+        axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *preset.stages))
         presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
-    members: list[Registry[Any]] = [registry.criterion, registry.pattern, registry.allocator, registry.solver]
     return presets + [
         Choice(axis.axis, entry.name, entry.summary, entry.paper, _needs(axis, entry.name), entry.cost, entry.options)
-        for axis in members
+        for axis in registry.AXES
         for entry in axis.entries().values()
     ]
 

@@ -94,7 +94,7 @@ def open_model(model: str | Path, recipe: Recipe) -> CheckpointSource:
 
 def needs_windows(method: Method, recipe: Recipe) -> bool:
     """Whether text is looked at: the method asks for it, or the person gave some to measure errors on."""
-    return method.needs is not Needs.NOTHING or recipe.calibration is not None
+    return method.needs is not Needs.NOTHING or bool(method.stages) or recipe.calibration is not None
 
 
 def is_tokenised(recipe: Recipe) -> bool:
