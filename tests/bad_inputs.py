@@ -313,7 +313,6 @@ CASES = [
          options("-s", "3:7")),
     Case("blocks that do not divide the matrix", RECIPE, r"does not divide into blocks of 5x5",
          options("--pattern", "block:height=5,width=5")),
-    Case("global allocation of N:M", RECIPE, r"use --allocation uniform", options("-s", "2:4", "--allocation", "global")),
     Case("glob that matches no layer", RECIPE, r"--include '\*\.nothing' matches none .*they are named like",
          options("--include", "*.nothing")),
     Case("nothing left to prune", RECIPE, r"nothing is left to prune", options("--exclude", "*")),

@@ -112,7 +112,6 @@ def test_buffers_in_the_file_are_no_parameters(checkpoint, quick, tmp_path) -> N
     [
         ({"sparsity": "2:4", "pattern": "row"}, "a pattern of its own"),
         ({"sparsity": "2:4", "pattern": "nm:n=4,m=8"}, "a pattern of its own"),
-        ({"sparsity": 0.5, "pattern": "nm", "allocation": "global"}, "use --allocation uniform"),
         ({"set": ["*=dense"]}, "leaves every layer dense"),
         ({"method": ["a"]}, "method .* must be text"),
         ({"criterion": 3}, "criterion 3 must be text"),

@@ -102,7 +102,7 @@ def test_the_global_threshold_is_that_of_all_scores_together(target: float, leve
     scores = {s.name: torch.rand(s.numel, generator=generator) * 10**k for k, s in enumerate(sites)}
     if levels:
         scores = {name: value.mul(levels).ceil() for name, value in scores.items()}
-    shares = GlobalThreshold().split(sites, target, Profile(lambda s: scores[s.name]))
+    shares = GlobalThreshold().split(sites, target, Profile(lambda s: scores[s.name], lambda s: scores[s.name]))
     drop = torch.zeros(3300, dtype=torch.bool)
     drop[torch.cat(list(scores.values())).sort(stable=True).indices[: zeros(3300, target)]] = True
     expected = [int(part.sum()) for part in drop.split([900, 400, 2000])]
@@ -113,12 +113,14 @@ def test_scores_without_order_have_no_threshold() -> None:
     from prunus.core.errors import NumericalError
 
     with pytest.raises(NumericalError, match="a: scores must be finite"):
-        GlobalThreshold().split([site("a", 3)], 0.5, Profile(lambda _: torch.tensor([1.0, float("nan"), 2.0])))
+        GlobalThreshold().split(
+            [site("a", 3)], 0.5, Profile(lambda _: torch.tensor([1.0, float("nan"), 2.0]), lambda _: torch.ones(3))
+        )
 
 
 def test_pins_decide_by_the_last_match() -> None:
     pins = tuple(Pin.parse(text) for text in ("a*=0.3", "ab=2:4", "c=threshold:0.5", "d=dense"))
-    profile = Profile(lambda _: torch.tensor([0.1, 0.4, 0.6, 0.9]))
+    profile = Profile(lambda _: torch.tensor([0.1, 0.4, 0.6, 0.9]), lambda _: torch.ones(4))
     sites = [site(name, 4) for name in ("ax", "ab", "c", "d", "other")]
     assert Manual(pins).split(sites, 0.9, profile) == {"ax": 0.3, "ab": 0.5, "c": 0.5, "d": 0.0, "other": 0.0}
     assert Uniform().split(sites, 0.9, None) == dict.fromkeys(["ax", "ab", "c", "d", "other"], 0.9)

@@ -142,7 +142,6 @@ def test_models_that_cannot_be_pruned(change, kind, fault, checkpoint, quick, tm
         ({"include": ["model.norm"]}, RecipeError, "matches none"),
         ({"set": ["*.nothing=0.3"]}, RecipeError, "--set '.*nothing' matches no Site"),
         ({"sparsity": "2:5"}, RecipeError, "32 columns do not divide into groups of 5"),
-        ({"sparsity": "2:4", "allocation": "global"}, RecipeError, "use --allocation uniform"),
         ({"pattern": "block:height=7,width=7"}, RecipeError, "does not divide into blocks of 7x7"),
         ({"include": ["model.embed_tokens"]}, RecipeError, "embedding has no input activations"),
         ({"seqlen": 512}, CalibrationError, "longer than the 256 positions"),

@@ -25,6 +25,18 @@ class Method:
         """Every moment that the criterion or the solver asks for."""
         return self.criterion.needs | self.solver.needs
 
+    @property
+    def compared_by(self) -> Criterion:
+        """The criterion by whose scores the allocator compares layers."""
+        name = self.allocator.scored_by
+        return self.criterion if name is None else registry.criterion.make(name)
+
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether calibration windows are run through the model."""
+        surveyed = self.allocator.needs_profile and self.compared_by.needs is not Needs.NOTHING
+        return surveyed or self.needs is not Needs.NOTHING or bool(self.stages)
+
     def to_json(self) -> dict[str, Any]:
         """All choices with all their options."""
         return {

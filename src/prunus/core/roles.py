@@ -76,16 +76,20 @@ class Pattern(ABC):
 class Profile:
     """What a first pass over the model found, for allocators that need it.
 
-    ``scores(site)`` computes the Site's scores afresh, so that no more than one Site's are held at a time.
+    ``scores(site)`` computes the Site's scores ``[batch rows cols]`` afresh, so that no more than one Site's are held at a
+    time; ``weight(site)`` reads its weights in fp32.
     """
 
     scores: Callable[[Site], Tensor]
+    weight: Callable[[Site], Tensor]
 
 
 class Allocator(ABC):
     """How sparse is each layer?"""
 
     needs_profile: ClassVar[bool] = False
+    scored_by: ClassVar[str | None] = None
+    """The criterion whose scores the profile holds; None: the method's own."""
 
     @abstractmethod
     def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:

@@ -13,10 +13,11 @@ from ..core.errors import RecipeError
 from ..core.method import Method
 from ..core.problem import Problem
 from ..core.progress import Progress
-from ..core.roles import Profile
+from ..core.roles import Criterion, Profile
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.waves import waves
+from ..patterns.unstructured import Unstructured
 from ..solve.factor import inverse_factor
 from .solve_block import observe
 from .sources import Source
@@ -30,9 +31,9 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     Raises:
         RecipeError: if a Site's inputs cannot be surveyed.
     """
-    criterion = method.criterion
+    criterion = method.compared_by
     if criterion.needs is Needs.NOTHING or windows is None:
-        return Profile(lambda site: _scores(source, site, Stats.none(), method))
+        return Profile(lambda site: _scores(source, site, Stats.none(), criterion), source.matrix)
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
@@ -40,18 +41,18 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
         trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
-    return Profile(lambda site: _scores(source, site, stats[site.name], method))
+    return Profile(lambda site: _scores(source, site, stats[site.name], criterion), source.matrix)
 
 
-def _scores(source: Source, site: Site, stats: Stats, method: Method) -> Tensor:
-    return Problem(site, source.matrix(site), stats, 0.0, method.pattern, method.criterion).scores()
+def _scores(source: Source, site: Site, stats: Stats, criterion: Criterion) -> Tensor:
+    return Problem(site, source.matrix(site), stats, 0.0, Unstructured(), criterion).scores()
 
 
 @torch.no_grad()
 def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: Trunk, budget: int,
                  progress: Progress) -> dict[str, Stats]:  # fmt: skip
     """Stats of every Site in the dense model; of a Gram only the diagonal of its inverse is kept."""
-    needs = method.criterion.needs
+    needs = method.compared_by.needs
     kept: dict[str, Stats] = {}
     trunk.embed()
     progress.start("Surveying", len(source.blocks))

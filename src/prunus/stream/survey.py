@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..allocate.levels import mixed_kept
 from ..allocate.manual import Manual, Pin
 from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.method import Method
@@ -158,6 +159,7 @@ def plan_steps(
     manual = Manual(tuple(request.pins))
     _check_request(selection, request, manual)
     shares = dict(request.shares) if request.shares is not None else _split(selection, request, manual, survey)
+    patterns = _patterns(selection, request, manual, shares)
     steps, untouched = [], {}
     faults: dict[str, list[str]] = {}
     for site in selection.sites:
@@ -166,11 +168,15 @@ def plan_steps(
         if by_hand and not shares.get(site.name):
             untouched[site.name] = "--set" if pin else "no --set names it"
             continue
-        pattern = request.method.pattern if pin is None else NM.of(pin.target) or request.loose
+        pattern = patterns.get(site.name)
+        if pattern is None:
+            untouched[site.name] = "left dense by --allocation"
+            continue
         fault = _misfit(pattern, site) or _unobservable(source, site, request.method)
         if fault:
             faults.setdefault(fault, []).append(site.name)
-        steps.append(Step(site, shares.get(site.name, 0.0), pattern))
+        share = pattern.own_sparsity if pattern.own_sparsity is not None else shares.get(site.name, 0.0)
+        steps.append(Step(site, share, pattern))
     if faults:
         raise RecipeError(
             [
@@ -186,17 +192,14 @@ def plan_steps(
 
 def _check_request(selection: Selection, request: Request, manual: Manual) -> None:
     """Raise RecipeError for pins that match nothing and targets that the allocator cannot serve."""
-    allocator, pattern = request.method.allocator, request.method.pattern
     faults = [
         f"--set '{pin.glob}' matches no Site to prune"
         for pin in request.pins
         if not any(fnmatchcase(site.name, pin.glob) for site in selection.sites)
     ]
-    by_hand = isinstance(allocator, Manual)
+    by_hand = isinstance(request.method.allocator, Manual)
     if request.target is None and not by_hand and any(manual.pin(site) is None for site in selection.sites):
         faults.append("--sparsity is missing, and --set does not name every Site")
-    if pattern.own_sparsity is not None and allocator.needs_profile and not by_hand:
-        faults.append(f"{pattern} fixes every layer's sparsity: use --allocation uniform")
     if faults:
         raise RecipeError(faults)
 
@@ -217,6 +220,26 @@ def _split(
     if free and request.target is not None:
         shares |= allocator.split(free, request.target.sparsity, profile)
     return shares
+
+
+def _patterns(selection: Selection, request: Request, manual: Manual, shares: Mapping[str, float]) -> dict[str, Pattern]:
+    """The pattern of every Site that is not left dense: N:M of an N of its own where an allocator mixes them."""
+    found: dict[str, Pattern] = {}
+    method, mixed = request.method, []
+    for site in selection.sites:
+        pin = manual.pin(site)
+        if pin is not None:
+            found[site.name] = NM.of(pin.target) or request.loose
+        elif isinstance(method.pattern, NM) and method.allocator.needs_profile and not isinstance(method.allocator, Manual):
+            mixed.append(site)
+        else:
+            found[site.name] = method.pattern
+    if mixed and isinstance(method.pattern, NM):
+        m = method.pattern.m
+        dense = {site.name: 0.0 for site in mixed}  # what an unfinished run did not plan is dense
+        kept = mixed_kept({**dense, **shares}, mixed, method.pattern.own_sparsity, m)
+        found |= {name: NM(n, m) for name, n in kept.items() if n < m}
+    return found
 
 
 def _misfit(pattern: Pattern, site: Site) -> str | None:

@@ -15,7 +15,6 @@ from ..core.errors import CalibrationError, RecipeError, ResourceError, Unsuppor
 from ..core.method import Method
 from ..core.plan import Plan
 from ..core.progress import Progress
-from ..core.stats import Needs
 from ..measure.memory import available_memory_bytes, resident_bytes
 from ..models.listed import is_expert
 from ..models.locate import locate
@@ -94,7 +93,7 @@ def open_model(model: str | Path, recipe: Recipe) -> CheckpointSource:
 
 def needs_windows(method: Method, recipe: Recipe) -> bool:
     """Whether text is looked at: the method asks for it, or the person gave some to measure errors on."""
-    return method.needs is not Needs.NOTHING or bool(method.stages) or recipe.calibration is not None
+    return method.looks_at_inputs or recipe.calibration is not None
 
 
 def is_tokenised(recipe: Recipe) -> bool:

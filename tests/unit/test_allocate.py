@@ -1,0 +1,116 @@
+"""Allocators: the target exactly, and the papers' formulas."""
+
+from __future__ import annotations
+
+import json
+from math import log
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunus
+from prunus.allocate.alpha import Alpha, hill_exponent
+from prunus.allocate.levels import mean_sparsity, mixed_kept
+from prunus.allocate.owl import Owl
+from prunus.core import registry
+from prunus.core.roles import Profile
+from prunus.core.site import Site
+from tiny import model_of
+
+SHAPES = [(1, 8, 16), (1, 32, 16), (2, 16, 24), (1, 8, 64), (1, 24, 16), (1, 16, 16)]
+
+
+def sites_and_profile(seed: int) -> tuple[list[Site], Profile]:
+    """Six Sites of different sizes in three blocks; weights of growing heaviness of tail."""
+    generator = torch.Generator().manual_seed(seed)
+    sites = [Site(f"s{k}", f"s{k}.weight", shape, torch.float32, block=k // 2) for k, shape in enumerate(SHAPES)]
+    weights = {
+        site.name: torch.randn(site.shape, generator=generator) ** (1 + 2 * (k // 2)) for k, site in enumerate(sites)
+    }
+    return sites, Profile(lambda site: weights[site.name].abs(), lambda site: weights[site.name])
+
+
+@pytest.mark.parametrize("name", [name for name in registry.allocator.entries() if name != "manual"])
+@given(seed=st.integers(0, 1000), target=st.sampled_from([0.0, 0.1, 0.5, 0.63, 0.9, 1.0]))
+@settings(max_examples=10, deadline=None)
+def test_every_allocator_meets_the_target(name: str, seed: int, target: float) -> None:
+    sites, profile = sites_and_profile(seed)
+    shares = registry.allocator.make(name).split(sites, target, profile)
+    assert set(shares) == {site.name for site in sites}
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert mean_sparsity(shares, sites) == pytest.approx(target, abs=2e-3)
+
+
+def test_owl_is_the_papers() -> None:
+    sites, profile = sites_and_profile(3)
+    shares = Owl(outlier=3.0, width=0.05).split(sites, 0.6, profile)
+    ratios = []
+    for block in range(3):
+        scores = torch.cat([profile.scores(site).flatten() for site in sites[2 * block : 2 * block + 2]])
+        ratios.append(float((scores > 3.0 * scores.mean()).float().mean()))
+    spread = max(ratios) - min(ratios)
+    found = [shares[f"s{2 * block}"] for block in range(3)]
+    assert [shares[f"s{2 * block + 1}"] for block in range(3)] == found
+    assert max(found) - min(found) == pytest.approx(0.1, abs=1e-6)
+    for one, two in ((0, 1), (1, 2)):
+        assert found[one] - found[two] == pytest.approx(0.1 * (ratios[two] - ratios[one]) / spread, abs=1e-6)
+
+
+def test_alpha_is_the_papers_and_spares_heavy_tails() -> None:
+    sites, profile = sites_and_profile(4)
+    weight = profile.weight(sites[3])[0]
+    spectrum = sorted(float(value) ** 2 for value in torch.linalg.svdvals(weight.double()))
+    k = len(spectrum) // 2
+    direct = 1 + k / sum(log(spectrum[-i] / spectrum[-k - 1]) for i in range(1, k + 1))
+    assert float(hill_exponent(weight[None])) == pytest.approx(direct, rel=1e-9)
+    shares = Alpha(width=0.3).split(sites, 0.5, profile)
+    exponents = [
+        sum(float(hill_exponent(profile.weight(site)).mean()) for site in sites[2 * b : 2 * b + 2]) / 2 for b in range(3)
+    ]
+    found = [shares[f"s{2 * block}"] for block in range(3)]
+    assert sorted(range(3), key=found.__getitem__) == sorted(range(3), key=exponents.__getitem__)
+    assert max(found) / min(found) == pytest.approx(1.3 / 0.7, rel=1e-6)
+
+
+def test_hill_of_a_matrix_without_rank_is_finite() -> None:
+    assert torch.isfinite(hill_exponent(torch.zeros(2, 4, 8))).all()
+    assert torch.isfinite(hill_exponent(torch.ones(1, 1, 8))).all()
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_mixed_n_of_m_keeps_the_total(seed: int, n: int) -> None:
+    sites, _ = sites_and_profile(0)
+    generator = torch.Generator().manual_seed(seed)
+    wanted = torch.rand(len(sites), generator=generator)
+    shares = {site.name: float(value) for site, value in zip(sites, wanted, strict=True)}
+    kept = mixed_kept(shares, sites, 1 - n / 4, 4)
+    assert all(1 <= value <= 4 for value in kept.values())
+    smallest = min(site.numel for site in sites if kept[site.name] < 4) / 4
+    total, limit = sum(kept[site.name] * site.numel / 4 for site in sites), sum(site.numel for site in sites) * n / 4
+    lowest = sum(int(max(1.0, 4 * (1 - shares[site.name])) + 1e-9) * site.numel / 4 for site in sites)
+    if lowest <= limit:
+        assert limit - smallest < total <= limit + 1e-3
+
+
+@pytest.mark.parametrize("allocation", ["owl", "alpha", "global"])
+def test_layers_of_one_model_may_keep_different_n_of_m(allocation: str, checkpoint, quick, tmp_path) -> None:
+    out = tmp_path / "out"
+    prunus.prune(checkpoint("llama"), out, sparsity="4:8", allocation=allocation, **quick)
+    plan = json.loads((out / "prunus.json").read_text())["plan"]
+    kinds = {(step["pattern"]["n"], step["pattern"]["m"]) for step in plan["steps"]}
+    assert len(kinds) > 1
+    assert {m for _, m in kinds} == {8}
+    dense = [name for name, reason in plan["untouched"].items() if "left dense by" in reason]
+    sizes = {name: module.weight.numel() for name, module in model_of("llama").named_modules() if hasattr(module, "weight")}
+    zeros = sum(step["sparsity"] * sizes[step["name"]] for step in plan["steps"])
+    weights = sum(sizes[name] for name in [*dense, *(step["name"] for step in plan["steps"])])
+    assert zeros / weights == pytest.approx(0.5, abs=0.01)
+
+
+def test_owl_with_magnitude_looks_at_inputs(checkpoint, quick, tmp_path) -> None:
+    result = prunus.prune(checkpoint("llama"), tmp_path / "out", method="magnitude", allocation="owl", **quick)
+    assert {site["error_of"] for site in result.sites} == {"sample"}
+    assert len({round(site["sparsity"], 3) for site in result.sites}) > 1
