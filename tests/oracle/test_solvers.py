@@ -307,3 +307,41 @@ def test_a_row_or_column_of_zeros_has_no_relative_importance() -> None:
     assert torch.isfinite(scores).all()
     assert not scores[2].any()
     assert not scores[:, 3].any()
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(), Unstructured("row"), NM(2, 4), NM(4, 8)])
+@pytest.mark.parametrize("seed", range(3))
+def test_swaps_lower_the_error_until_no_swap_does(pattern, seed: int) -> None:
+    """Against every swap there is, tried one by one, survivors kept as they are."""
+    problem, _ = make(6, 16, seed, criterion=Wanda(), pattern=pattern)
+    (plainly,), (few,), (many,) = (Keep(damp=0.0, swaps=swaps).solve([problem]) for swaps in (0, 1, 200))
+    assert plainly.lost > few.lost >= many.lost
+    assert pattern.violation(many.mask.keep) is None
+    assert torch.equal(many.mask.keep.sum(-1), plainly.mask.keep.sum(-1))
+    assert torch.equal(many.weight, problem.weight * many.mask.keep)
+    gram, dense = problem.stats.gram()[0].double(), problem.weight[0].double()
+    group = pattern.swap_group(16)
+    for row, keep in zip(dense, many.mask.keep[0], strict=True):
+        error = float((row * ~keep) @ gram @ (row * ~keep))
+        for back, out in product(torch.nonzero(~keep).flatten().tolist(), torch.nonzero(keep).flatten().tolist()):
+            if back // group == out // group:
+                other = keep.clone()
+                other[back], other[out] = True, False
+                assert float((row * ~other) @ gram @ (row * ~other)) > error - 1e-5 * float(row @ gram @ row)
+
+
+@pytest.mark.parametrize("solver", [Keep(), LeastSquares(), Admm()])
+def test_swaps_help_every_solver_that_has_them(solver) -> None:
+    plainly, refined = 0.0, 0.0
+    for seed in range(4):
+        problem, _ = make(48, 96, seed, criterion=Wanda(), pattern=NM(2, 4))
+        plainly += solver.solve([problem])[0].lost
+        refined += replace(solver, swaps=50).solve([problem])[0].lost
+    assert refined < plainly
+
+
+@pytest.mark.parametrize("pattern", [Unstructured("input"), Block(4, 8), Row(), Column()])
+def test_where_nothing_may_change_places_swaps_do_nothing(pattern) -> None:
+    problem, _ = make(16, 32, criterion=Wanda(), pattern=pattern)
+    (one,), (two,) = Keep().solve([problem]), Keep(swaps=10).solve([problem])
+    assert torch.equal(one.weight, two.weight)

@@ -62,6 +62,10 @@ class Pattern(ABC):
         """How many columns a left-to-right solver must choose at once; ``blocksize`` is its own habit."""
         return min(cols, blocksize)
 
+    def swap_group(self, cols: int) -> int | None:
+        """Within how many consecutive columns of a row a zero and a survivor may change places; None: nowhere."""
+        return None
+
     def fault(self, rows: int, cols: int) -> str | None:
         """Why a matrix of this shape cannot take the pattern; None if it can."""
         return None

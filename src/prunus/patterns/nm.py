@@ -83,5 +83,8 @@ class NM(Pattern):
     def window(self, cols: int, blocksize: int) -> int:
         return self.m
 
+    def swap_group(self, cols: int) -> int | None:
+        return self.m
+
     def fault(self, rows: int, cols: int) -> str | None:
         return f"{cols} columns do not divide into groups of {self.m}" if cols % self.m else None

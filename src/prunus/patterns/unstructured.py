@@ -38,5 +38,8 @@ class Unstructured(Pattern):
             return keep_highest(scores.transpose(-1, -2).contiguous(), sparsity).transpose(-1, -2)
         return keep_highest(scores, sparsity)
 
+    def swap_group(self, cols: int) -> int | None:
+        return None if self.scope == "input" else cols
+
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero

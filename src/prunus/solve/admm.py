@@ -18,6 +18,7 @@ from .conjugate import refit
 from .factor import inverse_of, scoring_stats
 from .normal import Normal, times
 from .stacked import Stacked
+from .swap import refined
 
 
 @final
@@ -52,14 +53,18 @@ class Admm(Solver):
     polish: int = 6
     """Conjugate-gradient steps on the final support."""
 
+    swaps: int = 0
+    """1-swaps a row by which the final mask is refined before the polish."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.damp <= 1 or self.rho <= 0 or self.growth < 1:
             raise ValueError(
                 f"damp {self.damp} must be in [0, 1], rho {self.rho} positive and growth {self.growth} at least 1"
             )
-        if self.steps < 0 or self.polish < 0 or self.penalties < 1:
+        if min(self.steps, self.polish, self.swaps) < 0 or self.penalties < 1:
             raise ValueError(
-                f"steps {self.steps} and polish {self.polish} must be at least 0, penalties {self.penalties} at least 1"
+                f"steps {self.steps}, polish {self.polish} and swaps {self.swaps} must be at least 0, "
+                f"penalties {self.penalties} at least 1"
             )
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
@@ -75,7 +80,7 @@ class Admm(Solver):
             return stack.choose(weight / scale, scores)
 
         found = self._alternate(layers, dense, target, choose, problems[0].site.name)
-        keep = choose(found)
+        found, keep = refined(stack, layers, dense, found, choose(found), self.swaps)
         polished = [refit(target[k], layer.gram, keep[k], found[k], self.polish) for k, layer in enumerate(layers)]
         return stack.solutions(torch.stack(polished).div_(scale), keep, perf_counter() - start, notes)
 

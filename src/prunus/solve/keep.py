@@ -7,26 +7,49 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import final
 
+import torch
+from torch import Tensor
+
 from ..core.problem import Problem, Solution
 from ..core.registry import solver
 from ..core.roles import Solver
+from ..core.stats import Needs, Stats
 from .factor import scoring_stats
+from .normal import Normal
+from .stacked import Stacked
+from .swap import refined
 
 
 @final
-@solver("keep", paper="arXiv:1506.02626", cost="nothing")
+@solver("keep", paper="arXiv:1506.02626", cost="nothing; with swaps a Gram")
 @dataclass(frozen=True)
 class Keep(Solver):
-    """Survivors keep their value: Ŵ = mask · W."""
+    """Survivors keep their value: Ŵ = mask · W. The mask may be refined by 1-swaps against the layer's error."""
 
     damp: float = 0.01
-    """Damping of the Gram, as a fraction of its mean diagonal, for criteria that need its inverse."""
+    """Damping of the Gram, as a fraction of its mean diagonal, for criteria that need its inverse and for swaps."""
+
+    swaps: int = 0
+    """1-swaps a row: a dropped weight comes back, a kept one goes, where that lowers ‖(W − Ŵ)X‖²."""
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return Needs.GRAM if self.swaps else Needs.NOTHING
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.damp <= 1 or self.swaps < 0:
+            raise ValueError(f"damp {self.damp} must be in [0, 1] and swaps {self.swaps} at least 0")
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
+        start = perf_counter()
         stats, notes = scoring_stats(problems, self.damp)
-        solutions = []
-        for problem in problems:
-            start = perf_counter()
-            keep = problem.select(problem.weight, stats, 0, problem.site.cols)
-            solutions.append(Solution.of(problem, problem.weight, keep, perf_counter() - start, notes))
-        return solutions
+        stack = Stacked.of(problems)
+        keep = stack.choose(stack.weight, stats)
+        if self.swaps:
+            keep = self._refined(stack, stats, keep)
+        return stack.solutions(stack.weight, keep, perf_counter() - start, notes)
+
+    def _refined(self, stack: Stacked, stats: Stats, keep: Tensor) -> Tensor:
+        layers = Normal.each(stats, self.damp, stack.problems[0].site.name)
+        dense = stack.weight * torch.stack([layer.scale for layer in layers]).unsqueeze(1)
+        return refined(stack, layers, dense, dense, keep, self.swaps)[1]

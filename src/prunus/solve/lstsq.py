@@ -19,6 +19,7 @@ from .exact import exact_refit
 from .factor import scoring_stats
 from .normal import Normal
 from .stacked import Stacked
+from .swap import refined
 
 
 @final
@@ -45,10 +46,14 @@ class LeastSquares(Solver):
     tolerance: float = 1e-4
     """Residual, relative to the target's, at which they end."""
 
+    swaps: int = 0
+    """1-swaps a row by which the mask is refined first, as if survivors kept their values."""
+
     def __post_init__(self) -> None:
-        if not 0 <= self.damp <= 1 or self.steps < 1 or self.tolerance < 0:
+        if not 0 <= self.damp <= 1 or self.steps < 1 or self.tolerance < 0 or self.swaps < 0:
             raise ValueError(
-                f"damp {self.damp} must be in [0, 1], steps {self.steps} at least 1, tolerance {self.tolerance} at least 0"
+                f"damp {self.damp} must be in [0, 1], steps {self.steps} at least 1, tolerance {self.tolerance} and "
+                f"swaps {self.swaps} at least 0"
             )
 
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
@@ -56,15 +61,16 @@ class LeastSquares(Solver):
         scores, notes = scoring_stats(problems, self.damp)
         stack = Stacked.of(problems)
         layers = Normal.each(problems[0].stats, self.damp, problems[0].site.name)
-        keep = stack.choose(stack.weight, scores)
-        solved = torch.empty_like(stack.weight)
+        scale = torch.stack([layer.scale for layer in layers]).unsqueeze(1)
+        dense = stack.weight * scale
+        start_from, keep = refined(stack, layers, dense, dense, stack.choose(stack.weight, scores), self.swaps)
+        solved = torch.empty_like(dense)
         for k, layer in enumerate(layers):
-            dense = stack.weight[k] * layer.scale
-            target = linear(dense, layer.gram)
+            target = linear(dense[k], layer.gram)
             if self.method == "exact":
-                fitted, ridge = exact_refit(target, layer.gram, keep[k], problems[0].site.name)
+                solved[k], ridge = exact_refit(target, layer.gram, keep[k], problems[0].site.name)
                 notes += (f"{ridge:g} added to a unit diagonal: a Gram of survivors was singular",) if ridge else ()
             else:
-                fitted = refit(target, layer.gram, keep[k], dense, self.steps, self.tolerance)
-            solved[k] = fitted / layer.scale
+                solved[k] = refit(target, layer.gram, keep[k], start_from[k], self.steps, self.tolerance)
+        solved /= scale
         return stack.solutions(solved, keep, perf_counter() - start, notes)

@@ -29,7 +29,8 @@ class Stacked:
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Stacked:
         """The Problems' dense weights."""
-        return cls(problems, torch.cat([problem.weight for problem in problems], dim=1), spans_of(problems))
+        weights = [problem.weight for problem in problems]
+        return cls(problems, torch.cat(weights, dim=1) if len(weights) > 1 else weights[0], spans_of(problems))
 
     def choose(self, weight: Tensor, stats: Stats) -> Tensor:
         """Keep-mask of ``weight [batch rows cols]`` as it is now, each Problem by its own pattern and sparsity."""
@@ -39,7 +40,8 @@ class Stacked:
 
     def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = ()) -> list[Solution]:
         """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit."""
-        solved = torch.where(keep.all(dim=-1, keepdim=True), self.weight, weight)
+        whole = keep.all(dim=-1, keepdim=True)
+        solved = torch.where(whole, self.weight, weight) if whole.any() and weight is not self.weight else weight
         each = seconds / weight.shape[1]
         return [
             Solution.of(problem, solved[:, span], keep[:, span], each * problem.site.rows, notes)
