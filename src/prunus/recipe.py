@@ -24,6 +24,7 @@ from .stream.coverage import POLICIES
 Role = TypeVar("Role")
 Result = TypeVar("Result")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_AXES = ("criterion", "pattern", "allocation", "solver", "grid")
 _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed": 0, "min_expert_tokens": 0}
 """Whole numbers and the least that each may be."""
 
@@ -32,7 +33,7 @@ _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed
 class Recipe:
     """Settings of a run, named as the command line names them. Axes are ``"name:option=value,…"``; None = the preset's.
 
-    ``stage = ["none"]`` leaves out the preset's stages.
+    ``grid = "none"`` and ``stage = ["none"]`` leave out the preset's.
     """
 
     method: str = "sparsegpt"
@@ -41,6 +42,7 @@ class Recipe:
     pattern: str | None = None
     allocation: str | None = None
     solver: str | None = None
+    grid: str | None = None
     stage: tuple[str, ...] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ class Recipe:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 faults.append(f"unknown setting '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
-            elif name in ("criterion", "pattern", "allocation", "solver") and isinstance(value, Mapping):
+            elif name in _AXES and isinstance(value, Mapping):
                 values[name] = spec_of(value)
             elif name == "stage" and value is not None:
                 items = value if isinstance(value, (list, tuple)) else (value,)
@@ -137,7 +139,7 @@ class Recipe:
         for name in ("method", "device", "dtype", "eval_text"):
             if not isinstance(getattr(self, name), str):
                 faults.append(f"{name} {getattr(self, name)!r} must be text")
-        for name in ("criterion", "pattern", "allocation", "solver", "calibration"):
+        for name in (*_AXES, "calibration"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 faults.append(f"{name} {getattr(self, name)!r} must be text")
         for name in ("include", "exclude", "set", "stage"):
@@ -195,11 +197,13 @@ class Recipe:
         pattern = _make(registry.pattern, self.pattern or preset.pattern, faults)
         allocator = _make(registry.allocator, self.allocation or preset.allocation, faults)
         solver = _make(registry.solver, self.solver or preset.solver, faults)
+        spec = self.grid or preset.grid
+        grid = _make(registry.grid, spec, faults) if spec != "none" else None
         specs = preset.stages if self.stage is None else tuple(spec for spec in self.stage if spec != "none")
         stages = [_make(registry.stage, spec, faults) for spec in specs]
         if len(faults) > before or criterion is None or pattern is None or allocator is None or solver is None:
             return None
-        return Method(criterion, pattern, allocator, solver, tuple(stage for stage in stages if stage is not None))
+        return Method(criterion, pattern, allocator, solver, grid, tuple(filter(None, stages)))
 
     def _target(self, faults: list[str]) -> Target | None:
         if self.sparsity is None:

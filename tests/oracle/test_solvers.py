@@ -14,7 +14,6 @@ from prunus.core import registry
 from prunus.core.errors import NumericalError, SingularGramError
 from prunus.core.mask import Mask
 from prunus.core.problem import Problem
-from prunus.core.roles import Grid
 from prunus.core.site import Layout, Part, Site
 from prunus.core.stats import Stats
 from prunus.criteria.magnitude import Magnitude
@@ -250,24 +249,6 @@ def test_a_gram_that_no_damping_saves_is_an_error_with_numbers() -> None:
     gram[0, 3, 3] = float("nan")
     with pytest.raises(NumericalError, match="NaN or Inf"):
         inverse_factor(Stats(torch.tensor([5]), {"gram": gram}), 0.01, "layer")
-
-
-class Coarse(Grid):
-    """Multiples of one half, to test the joint error."""
-
-    def snap(self, weight: Tensor, column: int) -> Tensor:
-        return weight.mul(2).round().div(2)
-
-
-def test_on_a_grid_the_error_of_rounding_is_spread_as_well() -> None:
-    problem, _ = make(32, 64, sparsity=0.25)
-    gram = problem.stats.gram()[0]
-    gridded = Problem(problem.site, problem.weight, problem.stats, 0.25, problem.pattern, Obs(), Coarse())
-    (joint,) = SparseGPT().solve([gridded])
-    (pruned,) = SparseGPT().solve([problem])
-    after = Coarse().snap(pruned.weight, 0)
-    assert torch.equal(joint.weight, Coarse().snap(joint.weight, 0))
-    assert loss(problem.weight[0], joint.weight[0], gram) < 0.95 * loss(problem.weight[0], after[0], gram)
 
 
 def test_whole_rows_are_chosen_on_all_their_columns() -> None:

@@ -31,6 +31,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "pattern": ("--pattern", "Method", "Where zeros may lie, e.g. unstructured:scope=row, block:height=16,width=16, row."),
     "allocation": ("--allocation", "Method", "How sparse each layer is: uniform, global or manual."),
     "solver": ("--solver", "Method", "What becomes of the survivors, e.g. sparsegpt:damp=0.01,blocksize=128."),
+    "grid": ("--grid", "Method", "Values that survivors may take, e.g. int:bits=4,group=64 (default: any)."),
     "stage": (
         "--stage",
         "Method",

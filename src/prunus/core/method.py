@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import registry
-from .roles import Allocator, BlockStage, Criterion, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Grid, Pattern, Solver
 from .stats import Needs
 
 
 @dataclass(frozen=True)
 class Method:
-    """A criterion, a pattern, an allocator, a solver and what follows them on each block, composed."""
+    """A criterion, a pattern, an allocator, a solver, maybe a grid, and what follows on each block, composed."""
 
     criterion: Criterion
     pattern: Pattern
     allocator: Allocator
     solver: Solver
+    grid: Grid | None = None
     stages: tuple[BlockStage, ...] = ()
 
     @property
@@ -44,5 +45,6 @@ class Method:
             "pattern": registry.pattern.describe(self.pattern),
             "allocator": registry.allocator.describe(self.allocator),
             "solver": registry.solver.describe(self.solver),
+            "grid": registry.grid.describe(self.grid) if self.grid is not None else None,
             "stages": [registry.stage.describe(stage) for stage in self.stages],
         }

@@ -98,7 +98,8 @@ class Solution:
 
     ``error_of`` says what ``rel_error = lost / total`` measures: ``"output"`` ‖(W − Ŵ)X‖²/‖WX‖² over all calibration
     tokens, ``"sample"`` the same over evenly spaced tokens, ``"weight"`` ‖W − Ŵ‖²/‖W‖² where no input was looked at.
-    ``extra`` carries what some solvers add: codes, scales, zeros, a bias change, an input permutation.
+    ``extra`` carries what some solvers add: of quantised weights the ``codes [batch rows cols]``, int8 or uint8, and
+    ``scales`` and ``zeros`` ``[batch rows groups]``.
     """
 
     site: Site
@@ -112,7 +113,8 @@ class Solution:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = ()) -> Solution:
+    def of(cls, problem: Problem, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = (),
+           extra: Mapping[str, Tensor] | None = None) -> Solution:  # fmt: skip
         """Check, round to the stored dtype and measure a solver's answer.
 
         Raises:
@@ -125,7 +127,7 @@ class Solution:
                 "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
             )
         lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
-        return cls(problem.site, stored, Mask(keep, problem.pattern), lost, total, kind, seconds, notes)
+        return cls(problem.site, stored, Mask(keep, problem.pattern), lost, total, kind, seconds, notes, extra or {})
 
     @property
     def rel_error(self) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, BlockStage, Criterion, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Grid, Pattern, Solver
 
 Role = TypeVar("Role")
 
@@ -163,5 +163,6 @@ criterion: Registry[Criterion] = Registry("criterion", "prunus.criteria")
 pattern: Registry[Pattern] = Registry("pattern", "prunus.patterns")
 allocator: Registry[Allocator] = Registry("allocator", "prunus.allocate")
 solver: Registry[Solver] = Registry("solver", "prunus.solve")
+grid: Registry[Grid] = Registry("grid", "prunus.quant")
 stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
-AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, solver, stage)
+AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, solver, grid, stage)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .site import Site
@@ -113,11 +114,54 @@ class Solver(ABC):
 
 
 class Grid(ABC):
-    """Must the survivors be quantised?"""
+    """Must the survivors be quantised?
+
+    A value is scale · (code − zero), with a scale and a zero for each row of every ``group`` of consecutive columns. Zero
+    itself is always on the grid, so that what is dropped costs nothing.
+    """
+
+    bits: int
+    """Bits of a code."""
+    group: int
+    """Consecutive columns that share a scale; 0: all."""
+
+    @property
+    @abstractmethod
+    def code_dtype(self) -> torch.dtype:
+        """int8 or uint8: what codes are kept in before they are packed."""
 
     @abstractmethod
-    def snap(self, weight: Tensor, column: int) -> Tensor:
-        """The grid points nearest to ``weight [batch rows]``, one column of the matrix."""
+    def fit(self, weight: Tensor, importance: Tensor) -> Levels:
+        """The levels of one group, ``weight [batch rows width]``, whose errors count by ``importance [batch 1 width]``."""
+
+    @abstractmethod
+    def codes(self, weight: Tensor, levels: Levels) -> Tensor:
+        """The codes, whole numbers in the weight's dtype, of the values nearest to ``weight [batch rows width]``."""
+
+    def snap(self, weight: Tensor, levels: Levels) -> Tensor:
+        """Those values."""
+        return levels.values(self.codes(weight, levels))
+
+    def width(self, cols: int) -> int:
+        """Columns that share a scale in a matrix of ``cols`` columns."""
+        return self.group or cols
+
+    def fault(self, cols: int) -> str | None:
+        """Why a matrix of so many columns cannot take the grid; None if it can."""
+        if cols % self.width(cols) == 0:
+            return None
+        return f"{cols} columns do not divide into the grid's groups of {self.group} (group=0: a scale a row)"
+
+
+class Levels(NamedTuple):
+    """Where the values of a group lie: ``scale`` and ``zero`` ``[batch rows 1]``, the latter a whole number."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What ``codes [batch rows width]`` stand for."""
+        return (codes - self.zero) * self.scale
 
 
 class BlockRuns(ABC):
@@ -140,6 +184,17 @@ class BlockRuns(ABC):
     @abstractmethod
     def parameter(self, site: Site) -> nn.Parameter:
         """The block's parameter that a Site is made of, in its stored layout and the compute dtype."""
+
+    def distance(self, number: int) -> Tensor:
+        """Mean over the tokens of one batch of ‖y − ŷ‖²/‖y‖², from the target to the output."""
+        target = self.target(number).float()
+        lost = (self.output(number).float() - target).square().sum(-1)
+        return (lost / target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)).mean()
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """The same over all batches."""
+        return sum(float(self.distance(number)) for number in range(len(self))) / len(self)
 
 
 class BlockStage(ABC):

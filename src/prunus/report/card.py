@@ -68,6 +68,8 @@ def _method(method: Mapping[str, Any]) -> list[str]:
     lines = []
     for members in registry.AXES:
         for described in [method[members.axis]] if members.axis in method else method[f"{members.axis}s"]:
+            if described is None:
+                continue
             choice = dict(described)
             entry = members.entries()[choice.pop("name")]
             options = ", ".join(f"{key} = {value}" for key, value in choice.items())

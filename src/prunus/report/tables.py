@@ -37,7 +37,7 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
     lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
     if len(notes) > 10:
         lines.append(Text(f"and {len(notes) - 10} more notes, see prunus.json", style="yellow"))
-    lines.append(Text(f"error is the mean of ‖(W−Ŵ)X‖²/‖WX‖²{_error_of(record)}", style="dim"))
+    lines.append(Text(_error_of(record), style="dim"))
     return Group(*lines)
 
 
@@ -59,10 +59,13 @@ def _coverage(record: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _error_of(record: Mapping[str, Any]) -> str:
+    """What the errors of the table are."""
     kinds = {site["error_of"] for site in record["sites"]}
-    if kinds == {"weight"}:
-        return ", here with X = I: no text was looked at"
-    return " on evenly spaced calibration tokens" if kinds == {"sample"} else " on all calibration tokens"
+    if "block" in kinds:
+        return "error is that of the layer's whole block: the mean over tokens of ‖y−ŷ‖²/‖y‖² of its hidden states"
+    tokens = {"weight": ", here with X = I: no text was looked at", "sample": " on evenly spaced calibration tokens"}
+    where = tokens[kinds.pop()] if kinds in ({"weight"}, {"sample"}) else " on all calibration tokens"
+    return f"error is the mean of ‖(W−Ŵ)X‖²/‖WX‖²{where}"
 
 
 def _before_after(record: Mapping[str, Any]) -> Table:

@@ -17,6 +17,7 @@ from ..core.stats import Needs
 from .conjugate import refit
 from .factor import inverse_of, scoring_stats
 from .normal import Normal, times
+from .regrid import finished
 from .stacked import Stacked
 from .swap import refined
 
@@ -82,7 +83,7 @@ class Admm(Solver):
         found = self._alternate(layers, dense, target, choose, problems[0].site.name)
         found, keep = refined(stack, layers, dense, found, choose(found), self.swaps)
         polished = [refit(target[k], layer.gram, keep[k], found[k], self.polish) for k, layer in enumerate(layers)]
-        return stack.solutions(torch.stack(polished).div_(scale), keep, perf_counter() - start, notes)
+        return finished(stack, torch.stack(polished).div_(scale), keep, perf_counter() - start, notes, self.damp)
 
     def _alternate(self, layers: Sequence[Normal], dense: Tensor, target: Tensor, choose: Callable[[Tensor], Tensor],
                    name: str) -> Tensor:  # fmt: skip

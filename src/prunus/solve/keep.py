@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import final
@@ -16,6 +16,7 @@ from ..core.roles import Solver
 from ..core.stats import Needs, Stats
 from .factor import scoring_stats
 from .normal import Normal
+from .rounding import nearest, packed
 from .stacked import Stacked
 from .swap import refined
 
@@ -47,7 +48,18 @@ class Keep(Solver):
         keep = stack.choose(stack.weight, stats)
         if self.swaps:
             keep = self._refined(stack, stats, keep)
-        return stack.solutions(stack.weight, keep, perf_counter() - start, notes)
+        solved, extras = stack.weight, None
+        if any(problem.grid is not None for problem in problems):
+            solved, extras = self._rounded(stack, keep)
+        return stack.solutions(solved, keep, perf_counter() - start, notes, extras)
+
+    def _rounded(self, stack: Stacked, keep: Tensor) -> tuple[Tensor, list[Mapping[str, Tensor]]]:
+        """Survivors rounded to the nearest values of the Problems' grids, and what is packed of them."""
+        solved, extras = stack.weight * keep, []
+        for problem, span in zip(stack.problems, stack.spans, strict=True):
+            solved[:, span], levels = nearest(problem, solved[:, span])
+            extras.append(packed(problem, solved[:, span], levels))
+        return solved, extras
 
     def _refined(self, stack: Stacked, stats: Stats, keep: Tensor) -> Tensor:
         layers = Normal.each(stats, self.damp, stack.problems[0].site.name)

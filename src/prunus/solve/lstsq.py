@@ -18,6 +18,7 @@ from .conjugate import refit
 from .exact import exact_refit
 from .factor import scoring_stats
 from .normal import Normal
+from .regrid import finished
 from .stacked import Stacked
 from .swap import refined
 
@@ -73,4 +74,4 @@ class LeastSquares(Solver):
             else:
                 solved[k] = refit(target, layer.gram, keep[k], start_from[k], self.steps, self.tolerance)
         solved /= scale
-        return stack.solutions(solved, keep, perf_counter() - start, notes)
+        return finished(stack, solved, keep, perf_counter() - start, notes, self.damp)

@@ -15,9 +15,10 @@ from torch import Tensor
 from ..core.matmul import linear
 from ..core.problem import Problem, Solution
 from ..core.registry import solver
-from ..core.roles import Solver
+from ..core.roles import Levels, Solver
 from ..core.stats import Needs, Stats
 from .factor import InverseFactor, inverse_factor
+from .rounding import packed
 from .stacked import spans_of
 
 _STRIP = 16
@@ -55,8 +56,8 @@ class SparseGPT(Solver):
             stack.eliminate(left, right)
         seconds = (perf_counter() - start) / stack.rows
         return [
-            Solution.of(problem, weight, keep, seconds * problem.site.rows, factor.notes)
-            for problem, weight, keep in stack.results()
+            Solution.of(problem, weight, keep, seconds * problem.site.rows, factor.notes, packed(problem, weight, levels))
+            for problem, weight, keep, levels in stack.results()
         ]
 
 
@@ -77,6 +78,8 @@ class _Stack:
         self.columns.masked_fill_(factor.dead.unsqueeze(2), 0)
         self.keep = torch.ones_like(self.columns, dtype=torch.bool)
         self.windows = [problem.pattern.window(cols, blocksize) for problem in problems]
+        self.groups = [problem.grid.width(cols) if problem.grid is not None else cols for problem in problems]
+        self.levels: list[list[Levels]] = [[] for _ in problems]
         self.choosers = self._choosers()
         self.blocksize = blocksize
         self.quantised = any(problem.grid is not None for problem in problems)
@@ -92,14 +95,15 @@ class _Stack:
         return found
 
     def blocks(self) -> list[tuple[int, int]]:
-        """Ranges of at most ``blocksize`` columns that no window straddles (windows of all columns aside)."""
-        unit = math.lcm(*(window for window in self.windows if window < self.cols))
+        """Ranges of about ``blocksize`` columns that no window or grid group straddles (those of all columns aside)."""
+        unit = math.lcm(*(width for width in (*self.windows, *self.groups) if width < self.cols))
         return _ranges(0, self.cols, max(unit, self.blocksize // unit * unit))
 
     def strips(self, left: int, right: int) -> list[tuple[int, int]]:
         """A block cut into strips of about 16 columns: small windows lie inside one, larger ones begin with one."""
-        unit = math.lcm(*(window for window in self.windows if window <= _STRIP))
-        large = [window for window in self.windows if _STRIP < window < self.cols]
+        widths = (*self.windows, *self.groups)
+        unit = math.lcm(*(width for width in widths if width <= _STRIP))
+        large = [width for width in widths if _STRIP < width < self.cols]
         starts = sorted({left, right, *(j for window in large for j in range(left, right) if j % window == 0)})
         width = max(unit, _STRIP // unit * unit)
         return [strip for a, b in itertools.pairwise(starts) for strip in _ranges(a, b, width)]
@@ -121,12 +125,13 @@ class _Stack:
         columns, made = strip.split(1, 1), errors.split(1, 1)  # width of [batch 1 rows]
         for left, right in itertools.pairwise([*self._choices(start, stop), stop]):
             self._choose(left)
+            self._fit(left)
             pivots = self.pivots[:, left:right, None]
             leaving = (~self.keep[:, left:right] / pivots).split(1, 1)  # 1 / U_jj where w is to be dropped, else 0
             for j in range(left, right):
                 k = j - start
                 if self.quantised:
-                    snapped = self._snap(columns[k].masked_fill(~self.keep[:, j : j + 1], 0), j)
+                    snapped = self._snap(columns[k].masked_fill(~self.keep[:, j : j + 1], 0))
                     torch.div(columns[k] - snapped, self.pivots[:, j, None, None], out=made[k])
                     columns[k].copy_(snapped)
                 else:  # what is dropped is masked at the end, all at once
@@ -147,8 +152,9 @@ class _Stack:
                 rest[entry] -= linear(reach[entry], errors[entry].T)
 
     def _choices(self, start: int, stop: int) -> list[int]:
-        """The columns of a strip where masks are chosen; its first is always among them."""
-        return sorted({start, *(j for *_, window in self.choosers for j in range(start, stop) if j % window == 0)})
+        """The columns of a strip where masks are chosen and grids fitted; its first is always among them."""
+        widths = {*(window for *_, window in self.choosers), *self.groups}
+        return sorted({start, *(j for width in widths for j in range(start, stop) if j % width == 0)})
 
     def _choose(self, j: int) -> None:
         """Choose the masks of the windows that begin with column ``j``."""
@@ -160,18 +166,33 @@ class _Stack:
             weight = self.columns[:, j:stop, span].transpose(1, 2)
             self.keep[:, j:stop, span] = problem.select(weight, stats, j, stop).transpose(1, 2)
 
-    def _snap(self, column: Tensor, j: int) -> Tensor:
+    def _fit(self, j: int) -> None:
+        """Fit the grids of the groups that begin with column ``j`` to the survivors as they are now."""
+        for number, problem in enumerate(self.problems):
+            width = self.groups[number]
+            if problem.grid is None or j % width:
+                continue
+            span, stop = self.spans[number], j + width
+            weight = self.columns[:, j:stop, span].transpose(1, 2)
+            keep = self.keep[:, j:stop, span].transpose(1, 2)
+            if self.windows[number] < width:  # not all of the group is chosen yet: as if it were chosen from now
+                stats = self.stats.columns(j, stop, inverse_diagonal=self.pivots[:, j:stop].square())
+                keep = problem.select(weight, stats, j, stop)
+            importance = self.pivots[:, None, j:stop].pow(-2)
+            self.levels[number].append(problem.grid.fit(weight * keep, importance))
+
+    def _snap(self, column: Tensor) -> Tensor:
         """``column [batch 1 rows]`` on the Problems' grids."""
-        for problem, span in zip(self.problems, self.spans, strict=True):
+        for problem, span, levels in zip(self.problems, self.spans, self.levels, strict=True):
             if problem.grid is not None:
-                column[..., span] = problem.grid.snap(column[..., span], j)
+                column[..., span] = problem.grid.snap(column[..., span].mT, levels[-1]).mT
         return column
 
-    def results(self) -> list[tuple[Problem, Tensor, Tensor]]:
-        """Each Problem with its weights and keep-mask, ``[batch rows cols]``."""
+    def results(self) -> list[tuple[Problem, Tensor, Tensor, list[Levels]]]:
+        """Each Problem with its weights and keep-mask ``[batch rows cols]``, and the levels of its groups."""
         return [
-            (problem, self.columns[:, :, span].transpose(1, 2), self.keep[:, :, span].transpose(1, 2))
-            for problem, span in zip(self.problems, self.spans, strict=True)
+            (problem, self.columns[:, :, span].transpose(1, 2), self.keep[:, :, span].transpose(1, 2), levels)
+            for problem, span, levels in zip(self.problems, self.spans, self.levels, strict=True)
         ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,12 +38,14 @@ class Stacked:
         pairs = zip(self.problems, self.spans, strict=True)
         return torch.cat([problem.select(weight[:, span], stats, 0, cols) for problem, span in pairs], dim=1)
 
-    def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = ()) -> list[Solution]:
-        """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit."""
+    def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = (),
+                  extras: Sequence[Mapping[str, Tensor]] | None = None) -> list[Solution]:  # fmt: skip
+        """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit, unless on a grid."""
         whole = keep.all(dim=-1, keepdim=True)
-        solved = torch.where(whole, self.weight, weight) if whole.any() and weight is not self.weight else weight
+        if extras is None and whole.any() and weight is not self.weight:
+            weight = torch.where(whole, self.weight, weight)
         each = seconds / weight.shape[1]
         return [
-            Solution.of(problem, solved[:, span], keep[:, span], each * problem.site.rows, notes)
-            for problem, span in zip(self.problems, self.spans, strict=True)
+            Solution.of(problem, weight[:, span], keep[:, span], each * problem.site.rows, notes, extra)
+            for problem, span, extra in zip(self.problems, self.spans, extras or [{}] * len(self.problems), strict=True)
         ]

@@ -48,11 +48,11 @@ class Match(BlockStage):
 
     def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
         tuned = [_Tuned(runs.parameter(solution.site), solution) for solution in solutions.values()]
-        before = _mean_distance(runs)
+        before = runs.error()
         self._descend(runs, tuned)
         for one in tuned:
             one.settle()
-        after = _mean_distance(runs)
+        after = runs.error()
         if not math.isfinite(after):
             name = tuned[0].solution.site.name
             raise NumericalError(
@@ -78,7 +78,7 @@ class Match(BlockStage):
             for _ in range(self.epochs):
                 for number in torch.randperm(len(runs), generator=generator).tolist():
                     with torch.enable_grad():
-                        loss = _distance(runs.output(number), runs.target(number))
+                        loss = runs.distance(number)
                         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
                     for one, grad in zip(tuned, grads, strict=True):
                         one.take(grad)
@@ -121,19 +121,5 @@ class _Tuned:
         """The Solution with the tuned weights; its error is now that of the whole block."""
         site = self.solution.site
         weight = site.layout.to_matrix(self.parameter.detach()).to(site.dtype, copy=True)
-        note = f"matched: error of its block {before:.4g} -> {after:.4g}"
-        notes = (*self.solution.notes, note)
-        return replace(self.solution, weight=weight, lost=after, total=1.0, error_of="block", notes=notes)
-
-
-def _distance(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over tokens of ‖y − ŷ‖²/‖y‖² between hidden states ``[.. width]``."""
-    energy = target.float().square().sum(-1)
-    lost = (output.float() - target.float()).square().sum(-1)
-    return (lost / energy.clamp_min(torch.finfo(torch.float32).tiny)).mean()
-
-
-@torch.no_grad()
-def _mean_distance(runs: BlockRuns) -> float:
-    """The same over all batches."""
-    return sum(float(_distance(runs.output(k), runs.target(k))) for k in range(len(runs))) / len(runs)
+        extra = {**self.solution.extra, "matched": torch.tensor([before, after], dtype=torch.float64)}
+        return replace(self.solution, weight=weight, lost=after, total=1.0, error_of="block", extra=extra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
@@ -42,9 +42,13 @@ class PruneLoop:
     coverage: Coverage = USUAL
     progress: Progress = field(default_factory=Silent)
     solver: BlockSolver = field(init=False)
+    rounder: BlockSolver = field(init=False)
 
     def __post_init__(self) -> None:
-        self.solver = BlockSolver(self.plan.method, self.source.matrix, self.gram_budget, self.coverage)
+        method = self.plan.method
+        first = replace(method, grid=None) if method.stages else method  # stages tune weights that no grid binds yet
+        self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage)
+        self.rounder = BlockSolver(method, self.source.matrix, self.gram_budget, self.coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""
@@ -100,15 +104,31 @@ class PruneLoop:
         solutions = self.solver.solve(block, self.source.prefix(index), steps, forward)
         if streams is not None and streams.dense is not None:
             streams.dense.advance(block, index)
-            solutions = self._refine(LoadedBlock(self.source, streams.pruned, streams.dense, index), solutions)
+            loaded = LoadedBlock(self.source, streams.pruned, streams.dense, index)
+            solutions = self._refine(loaded, solutions)
+            if self.plan.method.grid is not None and solutions:
+                masks = {name: solution.mask for name, solution in solutions.items()}
+                rounded = self.rounder.solve(block, self.source.prefix(index), steps, forward, masks)
+                solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
 
     def _refine(self, block: LoadedBlock, solutions: dict[str, Solution]) -> dict[str, Solution]:
-        """The Solutions after every stage; a block without any is left alone."""
+        """The Solutions after every stage, and in the block; a block without any is left alone."""
         for stage in self.plan.method.stages if solutions else ():
             self.source.put({solution.site: solution.weight for solution in solutions.values()})
             solutions = stage.apply(block, solutions)
         return solutions
+
+    def _judged(self, block: LoadedBlock, tuned: dict[str, Solution], rounded: dict[str, Solution]) -> dict[str, Solution]:
+        """Tuned weights after they were rounded to a grid, with the error that the block then has."""
+        self.source.put({solution.site: solution.weight for solution in rounded.values()})
+        error = block.error()
+        judged = {}
+        for name, solution in rounded.items():
+            before = tuned[name]
+            notes, extra = (*before.notes, *solution.notes), {**before.extra, **solution.extra}
+            judged[name] = replace(solution, lost=error, total=1.0, error_of="block", notes=notes, extra=extra)
+        return judged
 
     def _solve_outside(self, trunk: Trunk | None) -> list[Solution]:
         """Embeddings and head, where they were asked for; the head sees what comes out of the pruned blocks."""
@@ -185,6 +205,8 @@ def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
         "block_seconds": round(block_seconds, 4),
         "notes": list(solution.notes),
     }
+    if "matched" in solution.extra:
+        record["block_error"] = dict(zip(("before", "after"), solution.extra["matched"].tolist(), strict=True))
     if "tokens" in solution.extra:
         record["experts"] = {
             "tokens": solution.extra["tokens"].tolist(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModelError
+from ..core.mask import Mask
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.problem import Problem, Solution
@@ -42,8 +43,12 @@ class BlockSolver:
     coverage: Coverage = USUAL
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
-    def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None) -> dict[str, Solution]:
-        """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at."""
+    def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
+              masks: Mapping[str, Mask] | None = None) -> dict[str, Solution]:  # fmt: skip
+        """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at.
+
+        Where ``masks`` are given no others are chosen.
+        """
         by_name = {step.site.name: step for step in steps}
         if forward is None:
             none = Stats.none()
@@ -62,6 +67,8 @@ class BlockSolver:
                 settled = self.coverage.settle(stats, starved, again)
                 weights = [_rows(self.matrix(site), wave) for site in sites]
                 problems = [self._problem(by_name[s.name], w, settled) for s, w in zip(sites, weights, strict=True)]
+                if masks is not None:
+                    problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
                 return_free_memory()
                 for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                     left = self.coverage.leave(problem, solution, starved)
@@ -70,7 +77,7 @@ class BlockSolver:
         return {name: Solution.joined(found) for name, found in parts.items()}
 
     def _problem(self, step: Step, weight: Tensor, stats: Stats) -> Problem:
-        return Problem(step.site, weight, stats, step.sparsity, step.pattern, self.method.criterion)
+        return Problem(step.site, weight, stats, step.sparsity, step.pattern, self.method.criterion, self.method.grid)
 
 
 def _ids(wave: Wave, entries: Sequence[int]) -> tuple[int, ...]:
@@ -116,6 +123,14 @@ def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Itera
     if observer.calls is not None:
         known[kind] = observer.calls
     return observer.result()
+
+
+def _narrowed(mask: Mask, wave: Wave) -> Mask:
+    """A mask of the wave's experts alone."""
+    if wave.experts is None:
+        return mask
+    dense = tuple(place for place, expert in enumerate(wave.experts) if expert in mask.dense)
+    return Mask(mask.keep[list(wave.experts)], mask.pattern, dense)
 
 
 def _rows(matrix: Tensor, wave: Wave) -> Tensor:

@@ -15,7 +15,7 @@ from ..allocate.manual import Manual, Pin
 from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Step
-from ..core.roles import Pattern, Profile
+from ..core.roles import Grid, Pattern, Profile
 from ..core.site import Site
 from ..core.sparsity import Target
 from ..core.stats import Needs
@@ -172,7 +172,7 @@ def plan_steps(
         if pattern is None:
             untouched[site.name] = "left dense by --allocation"
             continue
-        fault = _misfit(pattern, site) or _unobservable(source, site, request.method)
+        fault = _misfit(pattern, site, request.method.grid) or _unobservable(source, site, request.method)
         if fault:
             faults.setdefault(fault, []).append(site.name)
         share = pattern.own_sparsity if pattern.own_sparsity is not None else shares.get(site.name, 0.0)
@@ -242,10 +242,11 @@ def _patterns(selection: Selection, request: Request, manual: Manual, shares: Ma
     return found
 
 
-def _misfit(pattern: Pattern, site: Site) -> str | None:
-    """Why the pattern does not fit the Site, or one of the projections fused in it."""
+def _misfit(pattern: Pattern, site: Site, grid: Grid | None) -> str | None:
+    """Why the pattern does not fit the Site, or one of the projections fused in it, or why the grid does not."""
     heights = [len(part.rows(site.rows)) for part in site.layout.parts] or [site.rows]
-    return next((fault for rows in heights if (fault := pattern.fault(rows, site.cols))), None)
+    misfit = next((fault for rows in heights if (fault := pattern.fault(rows, site.cols))), None)
+    return misfit or (grid.fault(site.cols) if grid is not None else None)
 
 
 def _unobservable(source: Source, site: Site, method: Method) -> str | None:

@@ -24,10 +24,11 @@ class Choice:
 
 
 def methods() -> list[Choice]:
-    """Presets, criteria, patterns, allocators, solvers and stages, in this order."""
+    """Presets, then the members of every axis."""
     presets = []
     for name, preset in PRESETS.items():
-        axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *preset.stages))
+        extras = (() if preset.grid == "none" else (preset.grid,)) + preset.stages
+        axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
         presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
     return presets + [
         Choice(axis.axis, entry.name, entry.summary, entry.paper, _needs(axis, entry.name), entry.cost, entry.options)

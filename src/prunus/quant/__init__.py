@@ -1,0 +1,1 @@
+"""Grids: which values survivors may take. One file a grid."""
