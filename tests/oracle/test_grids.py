@@ -15,10 +15,13 @@ from transformers import AutoModelForCausalLM
 import prunus
 from prunus.core import registry
 from prunus.core.errors import RecipeError
+from prunus.core.packing import packed_bytes
 from prunus.core.roles import Levels
 from prunus.core.stats import Stats
 from prunus.criteria.obs import Obs
 from prunus.criteria.wanda import Wanda
+from prunus.patterns.block import Block
+from prunus.patterns.lines import Column, Row
 from prunus.patterns.nm import NM
 from prunus.patterns.unstructured import Unstructured
 from prunus.quant.integer import Integer
@@ -185,3 +188,22 @@ def test_a_model_on_a_grid_is_written_as_it_is_in_memory(family, choices, checkp
 def test_groups_that_do_not_divide_the_columns_are_refused(checkpoint, quick, tmp_path) -> None:
     with pytest.raises(RecipeError, match="32 columns do not divide into the grid's groups of 24 .group=0"):
         prunus.prune(checkpoint("llama"), tmp_path / "out", grid="int:group=24", **quick)
+
+
+def test_packed_bytes_are_the_arithmetic() -> None:
+    """24 x 64 in fp32: bitmask or indices, survivors, and a 16-bit scale (and a zero) a group."""
+
+    def solved(pattern, sparsity: float, grid: Integer | None) -> int:
+        problem, _ = make(24, 64, criterion=Wanda(), pattern=pattern, sparsity=sparsity, grid=grid)
+        return packed_bytes(Keep().solve([problem])[0], grid)
+
+    weights = 24 * 64
+    assert solved(Unstructured(), 0.5, None) == weights // 8 + weights // 2 * 4
+    assert solved(Unstructured(), 0.0, None) == weights * 4
+    assert solved(Unstructured(), 0.0, Integer(4, 16)) == weights // 2 + 24 * 4 * 2
+    assert solved(Unstructured(), 0.5, Integer(4, 16, symmetric=False)) == weights // 8 + weights // 4 + 24 * 4 * 20 // 8
+    assert solved(NM(2, 4), 0.5, Integer(8, 0)) == weights // 8 + weights // 2 + 24 * 2
+    assert solved(NM(1, 8), 7 / 8, None) == weights // 8 * 3 // 8 + weights // 8 * 4
+    assert solved(Block(4, 8), 0.5, None) == weights // 32 // 8 + weights // 2 * 4
+    assert solved(Row(), 0.5, None) == 3 + weights // 2 * 4
+    assert solved(Column(), 0.5, None) == 8 + weights // 2 * 4

@@ -63,6 +63,10 @@ class Pattern(ABC):
         """How many columns a left-to-right solver must choose at once; ``blocksize`` is its own habit."""
         return min(cols, blocksize)
 
+    def position_bits(self, rows: int, cols: int) -> int:
+        """Bits that say which weights of a matrix are kept: one a weight, unless the pattern leaves less to say."""
+        return rows * cols
+
     def swap_group(self, cols: int) -> int | None:
         """Within how many consecutive columns of a row a zero and a survivor may change places; None: nowhere."""
         return None
@@ -124,6 +128,11 @@ class Grid(ABC):
     """Bits of a code."""
     group: int
     """Consecutive columns that share a scale; 0: all."""
+
+    @property
+    @abstractmethod
+    def zero_bits(self) -> int:
+        """Bits of a group's zero; 0 where it is never stored."""
 
     @property
     @abstractmethod

@@ -53,6 +53,9 @@ class Block(Pattern):
         """One entry a block, repeated over the block's weights."""
         return keep.unsqueeze(-1).unsqueeze(-3).expand_as(blocks).reshape(matrix.shape)
 
+    def position_bits(self, rows: int, cols: int) -> int:
+        return (rows // self.height) * (cols // self.width)
+
     def window(self, cols: int, blocksize: int) -> int:
         return min(cols, max(self.width, blocksize // self.width * self.width))
 

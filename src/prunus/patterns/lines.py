@@ -30,6 +30,9 @@ class Row(Pattern):
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero.any(-1, keepdim=True).expand_as(nonzero)
 
+    def position_bits(self, rows: int, cols: int) -> int:
+        return rows
+
     def window(self, cols: int, blocksize: int) -> int:
         return cols
 
@@ -51,6 +54,9 @@ class Column(Pattern):
 
     def cover(self, nonzero: Tensor) -> Tensor:
         return nonzero.any(-2, keepdim=True).expand_as(nonzero)
+
+    def position_bits(self, rows: int, cols: int) -> int:
+        return cols
 
     def window(self, cols: int, blocksize: int) -> int:
         return cols

@@ -83,6 +83,9 @@ class NM(Pattern):
     def window(self, cols: int, blocksize: int) -> int:
         return self.m
 
+    def position_bits(self, rows: int, cols: int) -> int:
+        return rows * (cols // self.m) * min(self.m, self.n * (self.m - 1).bit_length())
+
     def swap_group(self, cols: int) -> int | None:
         return self.m
 

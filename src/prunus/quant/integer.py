@@ -56,6 +56,10 @@ class Integer(Grid):
         return self.lowest + (1 << self.bits) - 1
 
     @property
+    def zero_bits(self) -> int:
+        return 0 if self.symmetric else self.bits
+
+    @property
     def code_dtype(self) -> torch.dtype:
         return torch.int8 if self.symmetric else torch.uint8
 

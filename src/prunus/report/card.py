@@ -57,6 +57,11 @@ def _rows(record: Mapping[str, Any]) -> list[str]:
         f"| zeros in the {sites} pruned matrices | | {record['sparsity']:.2%} |",
         f"| zeros in all parameters | | {record['sparsity_total']:.2%} |",
     ]
+    packed = record["packed"]
+    rows.append(
+        f"| those matrices with values, positions and scales packed ({packed['bits_per_weight']:.2f} bits a weight) "
+        f"| {packed['dense_bytes'] / 1e6:,.1f} MB | {packed['packed_bytes'] / 1e6:,.1f} MB |"
+    )
     evaluation = record["evaluation"]
     if evaluation:
         what = f"perplexity, {evaluation['text']}, {evaluation['tokens']} tokens in windows of {evaluation['seqlen']}"

@@ -29,6 +29,7 @@ def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proo
         "method": plan.method_name,
         "sparsity": proof["sparsity"],
         "sparsity_total": proof["sparsity_total"],
+        "packed": _packed(plan, results),
         "seconds": None,
         "seconds_to_written": None,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -41,6 +42,14 @@ def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proo
         "plan": plan.to_json(),
         "environment": environment(),
     }
+
+
+def _packed(plan: Plan, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bytes of the pruned layers as they were and as they would be packed: survivors, positions, scales."""
+    before = sum(step.site.numel * step.site.dtype.itemsize for step in plan.steps)
+    after = sum(result["packed_bytes"] for result in results)
+    weights = sum(step.site.numel for step in plan.steps)
+    return {"dense_bytes": before, "packed_bytes": after, "bits_per_weight": 8 * after / weights}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

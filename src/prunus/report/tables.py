@@ -80,6 +80,9 @@ def _before_after(record: Mapping[str, Any]) -> Table:
     proof = record["proof"]
     table.add_row("zeros in the pruned layers", "", f"{record['sparsity']:.2%}")
     table.add_row("zeros in all parameters", "", f"{record['sparsity_total']:.2%}")
+    packed = record["packed"]
+    after = f"{packed['packed_bytes'] / 1e6:,.1f} MB, {packed['bits_per_weight']:.2f} bits a weight"
+    table.add_row("those layers, packed (not written so)", f"{packed['dense_bytes'] / 1e6:,.1f} MB", after)
     if "nonzeros" in proof:
         table.add_row("parameters; not zero", f"{proof['parameters']:,}", f"{proof['nonzeros']:,}")
         done, _, detail = proof["reload"].partition(":")

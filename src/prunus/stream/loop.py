@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.journal import Journal
+from ..core.packing import packed_bytes
 from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
+from ..core.roles import Grid
 from .coverage import USUAL, Coverage
 from .heap import return_free_memory, reused_memory
 from .solve_block import BlockSolver
@@ -75,7 +77,7 @@ class PruneLoop:
         for index in range(len(done), total):
             solutions = self._solve(index, streams)
             weights = {solution.site: solution.weight for solution in solutions}
-            records = [_record(solution, perf_counter() - lap) for solution in solutions]
+            records = [_record(solution, self.plan.method.grid, perf_counter() - lap) for solution in solutions]
             lap = perf_counter()
             self.source.put(weights)
             self.source.keep(weights, partial(self._mark, index, records))
@@ -190,7 +192,7 @@ class PruneLoop:
             self.journal.mark({"block": index, "sites": records})
 
 
-def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
+def _record(solution: Solution, grid: Grid | None, block_seconds: float) -> dict[str, Any]:
     record: dict[str, Any] = {
         "name": solution.site.name,
         "block": solution.site.block,
@@ -199,6 +201,7 @@ def _record(solution: Solution, block_seconds: float) -> dict[str, Any]:
         "parameters": solution.site.numel,
         "sparsity": solution.mask.sparsity,
         "nonzeros": int(torch.count_nonzero(solution.weight)),
+        "packed_bytes": packed_bytes(solution, grid),
         "rel_error": solution.rel_error,
         "error_of": solution.error_of,
         "seconds": round(solution.seconds, 4),
