@@ -24,5 +24,11 @@ PRESETS: dict[str, Preset] = {
     "wanda": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
                     "weight times input norm, compared within each output row; two passes over little text"),
     "sparsegpt": Preset("obs", "unstructured:scope=layer", "uniform", "sparsegpt",
-                        "optimal-brain-surgeon choice and repair of the survivors; the best of the three"),
+                        "optimal-brain-surgeon choice and repair of the survivors, left to right"),
+    "fast": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
+                   "what Wanda does: no repair, little text needed"),
+    "balanced": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
+                       "masks and survivors found together by ADMM, in about SparseGPT's time"),
+    "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
+                   "balanced, then every block tuned against the dense model; several times as long", stages=("match",)),
 }  # fmt: skip

@@ -55,7 +55,8 @@ def problem_of(seed: int, criterion: str, pattern: str, sparsity: float, batch: 
     chosen = PATTERNS[pattern]
     wanted = sparsity if chosen.own_sparsity is None else chosen.own_sparsity
     site = Site("site", "site.weight", (batch, ROWS, COLS), torch.float32)
-    return Problem(site, weight, stats_of(inputs), wanted, chosen, registry.criterion.make(criterion))
+    own = {"grad": torch.randn(weight.shape, generator=generator), "grad_sq": torch.rand(weight.shape, generator=generator)}
+    return Problem(site, weight, stats_of(inputs), wanted, chosen, registry.criterion.make(criterion), own=own)
 
 
 def wanted_zeros(pattern: str, sparsity: float) -> int:
@@ -126,7 +127,7 @@ def test_a_batch_of_matrices_is_solved_as_each_alone(solver: str, pattern: str) 
     for k in (0, 1):
         stats = Stats(both.stats.tokens[k : k + 1], {n: m[k : k + 1] for n, m in both.stats.moments.items()})
         site = Site("one", "one.weight", (1, ROWS, COLS), torch.float32)
-        alone = Problem(site, both.weight[k : k + 1], stats, both.sparsity, both.pattern, both.criterion)
+        alone = replace(both, site=site, weight=both.weight[k : k + 1], stats=stats)
         (solution,) = registry.solver.make(solver).solve([alone])
         assert torch.equal(solution.mask.keep[0], joint.mask.keep[k])
         torch.testing.assert_close(solution.weight[0], joint.weight[k], rtol=1e-4, atol=1e-5)

@@ -112,6 +112,11 @@ class Solver(ABC):
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal, wherever its inverse is taken."""
 
+    @property
+    def products(self) -> int:
+        """Products of a weight ``[rows cols]`` with a matrix ``[cols cols]`` that it takes beside one factorisation."""
+        return 0
+
     @abstractmethod
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         """One Solution a Problem. All Problems share one Stats, hence one factorisation and one stacked solve."""
@@ -211,6 +216,11 @@ class BlockStage(ABC):
 
     batch_tokens: int
     """Most tokens of a batch."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """How many forward passes over all windows its work amounts to."""
 
     @abstractmethod
     def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:

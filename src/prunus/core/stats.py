@@ -20,8 +20,17 @@ class Needs(Flag):
     """``abs_sum [batch cols]``: sum of absolute inputs."""
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
+    GRAD = auto()
+    """``grad [batch rows cols]``: gradient of the dense model's loss with respect to the weights."""
+    GRAD_SQ = auto()
+    """``grad_sq [batch rows cols]``: squares of the gradients of each window's loss, summed over windows."""
     SAMPLE = auto()
     """``sample [batch kept cols]``: evenly spaced input rows, to measure an output error without a Gram."""
+
+    @property
+    def of_inputs(self) -> Needs:
+        """Those that are sums over a layer's inputs; gradients are not."""
+        return self & ~(Needs.GRAD | Needs.GRAD_SQ)
 
 
 @dataclass(frozen=True)

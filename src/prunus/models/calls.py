@@ -142,7 +142,6 @@ class Recorder:
                 raise _MisreadError(why, len(calls)) from error
         raise _MisreadError(f"{len(calls)} of {len(self.blocks)} blocks were run", len(calls))
 
-    @torch.no_grad()
     def finish(self, run: Callable[[], Any], hidden: Tensor) -> Any:
         """What ``run()`` of the whole model gives with ``hidden`` behind the last block."""
         with self._finished_before(None), self.giving(hidden):

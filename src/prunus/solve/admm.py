@@ -68,6 +68,10 @@ class Admm(Solver):
                 f"penalties {self.penalties} at least 1"
             )
 
+    @property
+    def products(self) -> int:
+        return 2 + self.steps + self.polish + self.penalties
+
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         start = perf_counter()
         scores, notes = scoring_stats(problems, self.damp)

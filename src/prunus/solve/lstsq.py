@@ -57,6 +57,10 @@ class LeastSquares(Solver):
                 f"swaps {self.swaps} at least 0"
             )
 
+    @property
+    def products(self) -> int:
+        return 2 + self.steps
+
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         start = perf_counter()
         scores, notes = scoring_stats(problems, self.damp)

@@ -48,6 +48,10 @@ class SparseGPT(Solver):
         if self.blocksize < 1 or not 0 <= self.damp <= 1:
             raise ValueError(f"blocksize {self.blocksize} must be at least 1 and damp {self.damp} in [0, 1]")
 
+    @property
+    def products(self) -> int:
+        return 4  # one, but column by column
+
     def solve(self, problems: Sequence[Problem]) -> list[Solution]:
         start = perf_counter()
         factor = inverse_factor(problems[0].stats, self.damp, problems[0].site.name)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from ..core.differentiable import differentiable
 from ..core.errors import NumericalError
 from ..core.problem import Solution
 from ..core.registry import stage
@@ -46,6 +47,10 @@ class Match(BlockStage):
                 f"epochs {self.epochs} and batch_tokens {self.batch_tokens} must be at least 1, lr {self.lr} positive"
             )
 
+    @property
+    def passes(self) -> int:
+        return 2 + 3 * self.epochs
+
     def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
         tuned = [_Tuned(runs.parameter(solution.site), solution) for solution in solutions.values()]
         before = runs.error()
@@ -72,9 +77,7 @@ class Match(BlockStage):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         generator = torch.Generator().manual_seed(self.seed)
         parameters = [one.parameter for one in tuned]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        try:
+        with differentiable(parameters):
             for _ in range(self.epochs):
                 for number in torch.randperm(len(runs), generator=generator).tolist():
                     with torch.enable_grad():
@@ -86,9 +89,6 @@ class Match(BlockStage):
                     schedule.step()
                     for one in tuned:
                         one.show()
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
 
 
 class _Tuned:

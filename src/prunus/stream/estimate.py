@@ -32,6 +32,8 @@ _DISK_RATE = 0.5e9
 """Bytes a second, read, written and compared."""
 _WORKING_COPIES = 4.25
 """Of a weight in fp32 while it is solved: itself, as columns or scores, masked, its error, and the mask in bytes."""
+_TUNED_COPIES = 6
+"""Of a block in fp32 while a stage tunes it: as it was, masters, gradients, Adam's two moments, and masks."""
 _ACTIVATIONS = 8
 """Tensors of the widest layer's size that a forward pass holds."""
 
@@ -68,14 +70,16 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [_size(block) for block in source.blocks]
-    passes = sum((1 + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
+    refining = sum(stage.passes for stage in method.stages) + bool(method.stages)
+    passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     forward = 2 * tokens * passes + 4 * (judged.numel() if judged is not None else 0) * _size(source.model)
     groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
     seconds = forward / rate / _FORWARD_EFFICIENCY + sum(group.weights for group in groups) / _SELECTION_RATE
     if Needs.GRAM in method.needs:
         grams = sum(tokens * group.cols**2 for group in groups)
-        solving = sum(group.batch * 4 / 3 * group.cols**3 + 3 * group.weights * group.cols for group in groups)
-        seconds += grams / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
+        solving = sum(group.batch * 4 / 3 * group.cols**3 for group in groups)
+        products = 2 * method.solver.products * sum(group.weights * group.cols for group in groups)
+        seconds += (grams + products) / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
     return seconds
 
 
@@ -85,13 +89,15 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     width = source.model.dtype.itemsize
     block = max(map(_size, source.blocks)) * width
     outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
-    state = min(limits.budget, 2 * hidden_bytes(source.model, windows)) if windows is not None else 0
+    streams = 2 if method.stages else 1
+    state = min(limits.budget, 2 * streams * hidden_bytes(source.model, windows)) if windows is not None else 0
     groups = [(wave, group) for found in observed.values() for wave in found for group in _groups(wave)]
     wide = max((group.rows for _, group in groups), default=0)
     running = _ACTIVATIONS * limits.batch_tokens * wide * 4 if windows is not None else 0
     solving = max((_working_bytes(group, method) for _, group in groups), default=0)
+    tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.stages else 0
     moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
-    stages = [outside + state, 2 * block + state + moments + max(running, solving) + KEPT]
+    stages = [outside + state, 2 * block + state + moments + max(running, solving, tuning + running) + KEPT]
     if judged is not None:
         vocabulary = source.model.get_input_embeddings().weight.shape[0]
         stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)

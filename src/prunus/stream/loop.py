@@ -19,6 +19,7 @@ from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import Grid
 from .coverage import USUAL, Coverage
+from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
 from .solve_block import BlockSolver
 from .sources import CheckpointSource, Source
@@ -42,6 +43,7 @@ class PruneLoop:
     state_budget: int = 2 << 30
     gram_budget: int = 4 << 30
     coverage: Coverage = USUAL
+    gradients: Gradients | None = None
     progress: Progress = field(default_factory=Silent)
     solver: BlockSolver = field(init=False)
     rounder: BlockSolver = field(init=False)
@@ -49,7 +51,8 @@ class PruneLoop:
     def __post_init__(self) -> None:
         method = self.plan.method
         first = replace(method, grid=None) if method.stages else method  # stages tune weights that no grid binds yet
-        self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage)
+        own = self.gradients.of if self.gradients is not None else (lambda site: {})
+        self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own)
         self.rounder = BlockSolver(method, self.source.matrix, self.gram_budget, self.coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
@@ -68,6 +71,8 @@ class PruneLoop:
         return results
 
     def _run(self, done: Sequence[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+        if self.gradients is not None:
+            self.gradients.collect()
         streams = self._start(done)
         self.progress.start("Pruning", total)
         for _ in done:

@@ -13,27 +13,33 @@ from ..core.errors import RecipeError
 from ..core.method import Method
 from ..core.problem import Problem
 from ..core.progress import Progress
-from ..core.roles import Criterion, Profile
+from ..core.roles import Profile
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.waves import waves
 from ..patterns.unstructured import Unstructured
 from ..solve.factor import inverse_factor
+from .gradients import Gradients
 from .solve_block import observe
 from .sources import Source
 from .trunk import Limits, Trunk
 
 
 def make_profile(source: Source, sites: Sequence[Site], method: Method, windows: Tensor | None,
-                 limits: Limits, progress: Progress) -> Profile:  # fmt: skip
+                 limits: Limits, progress: Progress, gradients: Gradients | None = None) -> Profile:  # fmt: skip
     """Scores from weights alone, or with the Stats of a pass of the dense model over ``windows [samples seqlen]``.
 
     Raises:
         RecipeError: if a Site's inputs cannot be surveyed.
     """
     criterion = method.compared_by
-    if criterion.needs is Needs.NOTHING or windows is None:
-        return Profile(lambda site: _scores(source, site, Stats.none(), criterion), source.matrix)
+    own = gradients.of if gradients is not None else (lambda site: {})
+
+    def scores(site: Site, stats: Stats) -> Tensor:
+        return Problem(site, source.matrix(site), stats, 0.0, Unstructured(), criterion, own=own(site)).scores()
+
+    if criterion.needs.of_inputs is Needs.NOTHING or windows is None:
+        return Profile(lambda site: scores(site, Stats.none()), source.matrix)
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
@@ -41,11 +47,7 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
         trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
-    return Profile(lambda site: _scores(source, site, stats[site.name], criterion), source.matrix)
-
-
-def _scores(source: Source, site: Site, stats: Stats, criterion: Criterion) -> Tensor:
-    return Problem(site, source.matrix(site), stats, 0.0, Unstructured(), criterion).scores()
+    return Profile(lambda site: scores(site, stats[site.name]), source.matrix)
 
 
 @torch.no_grad()

@@ -33,14 +33,15 @@ Kind = tuple[type[nn.Module], tuple[str, ...]]
 class BlockSolver:
     """Solves the Sites of one loaded block after another by a method; no block is changed.
 
-    ``matrix`` gives a Site's weight, ``budget`` bounds the bytes of moments held at once, ``coverage`` says what becomes of
-    experts that too few tokens reach.
+    ``matrix`` gives a Site's weight and ``own`` the moments of the weight itself, ``budget`` bounds the bytes of moments
+    held at once, ``coverage`` says what becomes of experts that too few tokens reach.
     """
 
     method: Method
     matrix: Callable[[Site], Tensor]
     budget: int
     coverage: Coverage = USUAL
+    own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
@@ -52,10 +53,7 @@ class BlockSolver:
         by_name = {step.site.name: step for step in steps}
         if forward is None:
             none = Stats.none()
-            return {
-                name: self.method.solver.solve([self._problem(step, self.matrix(step.site), none)])[0]
-                for name, step in by_name.items()
-            }
+            return {name: self.method.solver.solve([self._problem(step, none)])[0] for name, step in by_name.items()}
         needs = observed_needs(self.method)
         parts: dict[str, list[Solution]] = defaultdict(list)
         for wave in waves([step.site for step in steps], needs, self.budget):
@@ -65,8 +63,7 @@ class BlockSolver:
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
                 )
                 settled = self.coverage.settle(stats, starved, again)
-                weights = [_rows(self.matrix(site), wave) for site in sites]
-                problems = [self._problem(by_name[s.name], w, settled) for s, w in zip(sites, weights, strict=True)]
+                problems = [self._problem(by_name[site.name], settled, wave.experts) for site in sites]
                 if masks is not None:
                     problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
                 return_free_memory()
@@ -76,8 +73,12 @@ class BlockSolver:
                     parts[problem.site.name].append(told)
         return {name: Solution.joined(found) for name, found in parts.items()}
 
-    def _problem(self, step: Step, weight: Tensor, stats: Stats) -> Problem:
-        return Problem(step.site, weight, stats, step.sparsity, step.pattern, self.method.criterion, self.method.grid)
+    def _problem(self, step: Step, stats: Stats, experts: Sequence[int] | None = None) -> Problem:
+        """What is asked of a step's Site, or of some of its experts."""
+        method, chosen = self.method, slice(None) if experts is None else list(experts)
+        own = {name: moment[chosen] for name, moment in self.own(step.site).items()}
+        weight = self.matrix(step.site)[chosen]
+        return Problem(step.site, weight, stats, step.sparsity, step.pattern, method.criterion, grid=method.grid, own=own)
 
 
 def _ids(wave: Wave, entries: Sequence[int]) -> tuple[int, ...]:
@@ -131,7 +132,3 @@ def _narrowed(mask: Mask, wave: Wave) -> Mask:
         return mask
     dense = tuple(place for place, expert in enumerate(wave.experts) if expert in mask.dense)
     return Mask(mask.keep[list(wave.experts)], mask.pattern, dense)
-
-
-def _rows(matrix: Tensor, wave: Wave) -> Tensor:
-    return matrix if wave.experts is None else matrix[list(wave.experts)]

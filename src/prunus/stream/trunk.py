@@ -102,12 +102,12 @@ class Trunk:
     def _run(self, block: nn.Module, index: int, number: int) -> Output:
         return self.run(block, index, number)
 
-    def run(self, block: nn.Module, index: int, number: int) -> Output:
-        """The block on one batch of the present state; gradients flow where they are enabled."""
+    def run(self, block: nn.Module, index: int, number: int, hidden: Tensor | None = None) -> Output:
+        """The block on one batch of the present state, or on other ``hidden`` states; gradients flow where enabled."""
         call = self.call(index, number)
-        hidden = self.state.read(self.batches[number], self.source.device)
+        entering = self.state.read(self.batches[number], self.source.device) if hidden is None else hidden
         with FastLinears():
-            return call.run(block, hidden, self._extras[number])
+            return call.run(block, entering, self._extras[number])
 
     def advance(self, block: nn.Module, index: int) -> None:
         """Take the state through a loaded block.
@@ -138,8 +138,11 @@ class Trunk:
 
     @torch.no_grad()
     def _head(self, window: slice) -> Tensor:
+        return self.head(window, self.state.read(window, self.source.device))
+
+    def head(self, window: slice, hidden: Tensor) -> Tensor:
+        """Logits in fp32 of ``hidden`` states behind the last block, the head loaded; gradients flow where enabled."""
         inputs = model_inputs(self.source.model, self.windows[window].to(self.source.device))
-        hidden = self.state.read(window, self.source.device)
         with FastLinears():
             output = self.recorder.finish(partial(self.source.model, **inputs), hidden)
         logits: Tensor = output.logits.float()

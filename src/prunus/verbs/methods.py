@@ -40,7 +40,10 @@ def methods() -> list[Choice]:
 def _needs(axis: Any, name: str) -> str:
     method = axis.make(name)
     needs = getattr(method, "needs", Needs.NOTHING)
-    words = {Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram"}
+    words = {
+        Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram", Needs.GRAD: "gradients",
+        Needs.GRAD_SQ: "squared gradients",
+    }  # fmt: skip
     found = [word for need, word in words.items() if need in needs]
     if getattr(method, "needs_profile", False):
         found.append("all scores")

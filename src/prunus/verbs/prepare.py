@@ -23,6 +23,7 @@ from ..observe.text import read_text, thin
 from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
+from ..stream.gradients import Gradients
 from ..stream.probe import never_run
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
@@ -45,6 +46,7 @@ class Prepared:
     plan: Plan
     windows: Tensor | None
     judged: Tensor | None = None
+    gradients: Gradients | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -140,9 +142,11 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     method = recipe.build_method()
     selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
     limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
+    needs = method.criterion.needs | method.compared_by.needs
+    gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
     steps, more = plan_steps(
-        source, selection, request, lambda sites: make_profile(source, sites, method, windows, limits, progress)
+        source, selection, request, lambda sites: make_profile(source, sites, method, windows, limits, progress, gradients)
     )
     plan = Plan(
         model=label,
@@ -155,7 +159,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
         parameters=sum(parameter.numel() for parameter in source.model.parameters()),
         estimate=estimate(source, steps, method, windows, limits, judged),
     )
-    return Prepared(recipe, source, plan, windows, judged)
+    return Prepared(recipe, source, plan, windows, judged, gradients)
 
 
 def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,

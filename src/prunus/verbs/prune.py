@@ -207,7 +207,7 @@ def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> Pr
     return PruneLoop(
         prepared.source, prepared.plan, prepared.windows, journal,
         batch_tokens=prepared.recipe.batch_tokens, state_budget=budget, gram_budget=budget, progress=progress,
-        coverage=Coverage(prepared.recipe.starved_experts, prepared.recipe.min_expert_tokens),
+        coverage=Coverage(prepared.recipe.starved_experts, prepared.recipe.min_expert_tokens), gradients=prepared.gradients,
     )  # fmt: skip
 
 
