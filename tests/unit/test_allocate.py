@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from math import log
 
 import pytest
@@ -12,11 +15,20 @@ from hypothesis import strategies as st
 
 import prunus
 from prunus.allocate.alpha import Alpha, hill_exponent
+from prunus.allocate.evolve import Evolve
 from prunus.allocate.levels import mean_sparsity, mixed_kept
 from prunus.allocate.owl import Owl
+from prunus.allocate.sensitivity import Sensitivity
 from prunus.core import registry
+from prunus.core.progress import Silent
 from prunus.core.roles import Profile
 from prunus.core.site import Site
+from prunus.measure.quality import Divergence
+from prunus.recipe import Recipe
+from prunus.stream.sources import MemorySource
+from prunus.stream.trials import Trials
+from prunus.stream.trunk import Limits
+from prunus.verbs.prepare import calibration_windows
 from tiny import model_of
 
 SHAPES = [(1, 8, 16), (1, 32, 16), (2, 16, 24), (1, 8, 64), (1, 24, 16), (1, 16, 16)]
@@ -32,12 +44,25 @@ def sites_and_profile(seed: int) -> tuple[list[Site], Profile]:
     return sites, Profile(lambda site: weights[site.name].abs(), lambda site: weights[site.name])
 
 
+def trials_of(sites: list[Site]) -> Callable[[Sequence[Mapping[str, float]], int], list[float]]:
+    """A damage that grows with the square of the sparsity, and more so in later Sites."""
+
+    def evaluate(candidates: Sequence[Mapping[str, float]], tokens: int) -> list[float]:
+        assert tokens > 0
+        costs = [(k + 1) * site.numel for k, site in enumerate(sites)]
+        return [sum(c * one[s.name] ** 2 for c, s in zip(costs, sites, strict=True)) for one in candidates]
+
+    return evaluate
+
+
 @pytest.mark.parametrize("name", [name for name in registry.allocator.entries() if name != "manual"])
 @given(seed=st.integers(0, 1000), target=st.sampled_from([0.0, 0.1, 0.5, 0.63, 0.9, 1.0]))
 @settings(max_examples=10, deadline=None)
 def test_every_allocator_meets_the_target(name: str, seed: int, target: float) -> None:
     sites, profile = sites_and_profile(seed)
-    shares = registry.allocator.make(name).split(sites, target, profile)
+    method = registry.allocator.make(name)
+    trials = replace(profile, levels=method.levels(target), evaluate=trials_of(sites))
+    shares = method.split(sites, target, trials)
     assert set(shares) == {site.name for site in sites}
     assert all(0 <= share <= 1 for share in shares.values())
     assert mean_sparsity(shares, sites) == pytest.approx(target, abs=2e-3)
@@ -72,6 +97,76 @@ def test_alpha_is_the_papers_and_spares_heavy_tails() -> None:
     found = [shares[f"s{2 * block}"] for block in range(3)]
     assert sorted(range(3), key=found.__getitem__) == sorted(range(3), key=exponents.__getitem__)
     assert max(found) / min(found) == pytest.approx(1.3 / 0.7, rel=1e-6)
+
+
+def test_sensitivity_finds_the_cheapest_budget() -> None:
+    """Damage c_k s_k² a weight: at the optimum c_k s_k is the same everywhere."""
+    sites, profile = sites_and_profile(0)
+    method = Sensitivity(unit="layer", step=0.02, spread=24)
+    trials = replace(profile, levels=method.levels(0.5), evaluate=trials_of(sites))
+    shares = method.split(sites, 0.5, trials)
+    products = [(k + 1) * shares[site.name] for k, site in enumerate(sites) if shares[site.name] < 0.97]
+    assert len(products) >= 4
+    assert max(products) / min(products) < 1.1
+    by_block = Sensitivity(step=0.05, spread=9).split(sites, 0.5, trials)
+    assert by_block["s0"] == by_block["s1"] > by_block["s2"] > by_block["s4"]
+
+
+def test_evolution_comes_near_the_best_of_all_mixtures() -> None:
+    """Four Sites of one size at three levels: every mixture that meets the target, tried one by one."""
+    sites = [Site(f"s{k}", f"s{k}.weight", (1, 8, 8), torch.float32, block=k) for k in range(4)]
+    evaluate, levels = trials_of(sites), (0.3, 0.5, 0.7)
+    every = [
+        dict(zip((site.name for site in sites), choice, strict=True))
+        for choice in product(levels, repeat=4)
+        if abs(sum(choice) - 2.0) < 1e-6
+    ]
+    profile = Profile(lambda site: torch.ones(site.shape), lambda site: torch.ones(site.shape), levels, evaluate)
+    found = Evolve(generations=20, offspring=8).split(sites, 0.5, profile)
+    assert found in every
+    assert evaluate([found], 1)[0] == pytest.approx(min(evaluate(every, 1)))
+    assert Evolve(generations=20, offspring=8).split(sites, 0.5, profile) == found
+
+
+@pytest.mark.parametrize("allocation", ["sensitivity:tokens=256", "evolve:generations=2,offspring=4,tokens=2000"])
+@pytest.mark.parametrize("sparsity", ["0.6", "2:4"])
+def test_trials_of_a_model(allocation: str, sparsity: str, checkpoint, tokenizer, quick, tmp_path) -> None:
+    settings = {**quick, "method": "wanda", "allocation": allocation, "sparsity": sparsity}
+    result = prunus.prune(checkpoint("mixtral"), tmp_path / "out", **settings)
+    model = model_of("mixtral")
+    again = prunus.prune(model, tokenizer=tokenizer, **settings)
+    assert [site["sparsity"] for site in again.sites] == [site["sparsity"] for site in result.sites]
+    dense = model_of("mixtral")
+    source = MemorySource(dense, torch.device("cpu"))
+    weights = sum(site.numel for found in source.found for site in found.sites)
+    zeros = sum(round(site["sparsity"] * site["parameters"]) for site in result.sites)
+    assert zeros / weights == pytest.approx(0.6 if sparsity == "0.6" else 0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) -> None:
+    """KL of a mixture, as evaluated block by block, against both models run whole; and the user's model is left alone."""
+    model, dense = model_of(family), model_of(family)
+    source = MemorySource(model, torch.device("cpu"))
+    sites = [site for found in source.found for site in found.sites]
+    windows = calibration_windows(source, tokenizer, Recipe.of(quick))
+    method = Recipe.of({**quick, "method": "wanda"}).build_method()
+    trials = Trials(source, method, sites, (0.4, 0.8), windows, Limits(128, 1 << 30), Silent())
+    trials.build()
+    mixed = {site.name: (0.0, 0.4, 0.8)[k % 3] for k, site in enumerate(sites)}
+    other = {site.name: 0.8 for site in sites}
+    found = trials.evaluate([mixed, other, dict.fromkeys(mixed, 0.0)], 3 * windows.shape[1])
+    assert found[2] == 0.0
+    for one, two in zip(model.parameters(), dense.parameters(), strict=True):
+        assert torch.equal(one, two)
+    mixture = model_of(family)
+    held = MemorySource(mixture, torch.device("cpu"))
+    held.put({site: trials._weight(site, mixed[site.name], {site: held.matrix(site)}) for site in sites})
+    expected = Divergence()
+    with torch.no_grad():
+        for window in windows[:3]:
+            expected.add(dense(input_ids=window[None]).logits.float(), mixture(input_ids=window[None]).logits.float())
+    assert found[0] == pytest.approx(expected.kl, rel=1e-3)
 
 
 def test_hill_of_a_matrix_without_rank_is_finite() -> None:

@@ -68,3 +68,13 @@ def by_block(sites: Sequence[Site]) -> dict[int | None, list[Site]]:
     for site in sites:
         found.setdefault(site.block, []).append(site)
     return found
+
+
+def around(target: float, step: float, spread: int) -> tuple[float, ...]:
+    """The target and up to ``spread`` levels on either side of it, ``step`` apart, within (0, 1).
+
+    >>> around(0.9, 0.05, 2)
+    (0.8, 0.85, 0.9, 0.95)
+    """
+    levels = (round(target + step * k, 6) for k in range(-spread, spread + 1))
+    return tuple(level for level in levels if 0 < level < 1 or level == target)

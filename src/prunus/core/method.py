@@ -36,6 +36,7 @@ class Method:
     def looks_at_inputs(self) -> bool:
         """Whether calibration windows are run through the model."""
         surveyed = self.allocator.needs_profile and self.compared_by.needs is not Needs.NOTHING
+        surveyed = surveyed or self.allocator.needs_trials
         return surveyed or self.needs is not Needs.NOTHING or bool(self.stages)
 
     def to_json(self) -> dict[str, Any]:

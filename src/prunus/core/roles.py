@@ -81,16 +81,24 @@ class Pattern(ABC):
         return None
 
 
+Evaluate = Callable[[Sequence[Mapping[str, float]], int], list[float]]
+"""``evaluate(candidates, tokens)``: for every candidate, which gives each Site one of the profile's levels, the mean
+KL(dense ‖ candidate) a token over so many tokens."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a first pass over the model found, for allocators that need it.
 
     ``scores(site)`` computes the Site's scores ``[batch rows cols]`` afresh, so that no more than one Site's are held at a
-    time; ``weight(site)`` reads its weights in fp32.
+    time; ``weight(site)`` reads its weights in fp32. Where the allocator asks for trials, every Site has been solved at
+    each of the ``levels`` of sparsity, and ``evaluate`` tries mixtures of them.
     """
 
     scores: Callable[[Site], Tensor]
     weight: Callable[[Site], Tensor]
+    levels: tuple[float, ...] = ()
+    evaluate: Evaluate | None = None
 
 
 class Allocator(ABC):
@@ -99,6 +107,12 @@ class Allocator(ABC):
     needs_profile: ClassVar[bool] = False
     scored_by: ClassVar[str | None] = None
     """The criterion whose scores the profile holds; None: the method's own."""
+    needs_trials: ClassVar[bool] = False
+    """Whether mixtures of Sites solved at several levels have to be tried."""
+
+    def levels(self, target: float) -> tuple[float, ...]:
+        """The sparsities, in rising order, at which every Site has to be solved for its trials; none without trials."""
+        return ()
 
     @abstractmethod
     def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:

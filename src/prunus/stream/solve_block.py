@@ -50,28 +50,35 @@ class BlockSolver:
 
         Where ``masks`` are given no others are chosen.
         """
-        by_name = {step.site.name: step for step in steps}
         if forward is None:
             none = Stats.none()
-            return {name: self.method.solver.solve([self._problem(step, none)])[0] for name, step in by_name.items()}
+            return {step.site.name: self.method.solver.solve([self._problem(step, none)])[0] for step in steps}
+        (found,) = self.solve_each(block, prefix, [steps], forward, masks)
+        return found
+
+    def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
+                   masks: Mapping[str, Mask] | None = None) -> list[dict[str, Solution]]:  # fmt: skip
+        """The same for several choices of steps for the same Sites, from one observation."""
         needs = observed_needs(self.method)
-        parts: dict[str, list[Solution]] = defaultdict(list)
-        for wave in waves([step.site for step in steps], needs, self.budget):
+        asked = [{step.site.name: step for step in steps} for steps in choices]
+        parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
+        for wave in waves([step.site for step in choices[0]], needs, self.budget):
             for sites, stats, routed in observe(block, prefix, wave, needs, forward(), self._calls):
                 starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
                 )
                 settled = self.coverage.settle(stats, starved, again)
-                problems = [self._problem(by_name[site.name], settled, wave.experts) for site in sites]
-                if masks is not None:
-                    problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
-                return_free_memory()
-                for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
-                    left = self.coverage.leave(problem, solution, starved)
-                    told = _with_tokens(left, stats, starved) if routed else left
-                    parts[problem.site.name].append(told)
-        return {name: Solution.joined(found) for name, found in parts.items()}
+                for steps, found in zip(asked, parts, strict=True):
+                    problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
+                    if masks is not None:
+                        problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
+                    return_free_memory()
+                    for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
+                        left = self.coverage.leave(problem, solution, starved)
+                        told = _with_tokens(left, stats, starved) if routed else left
+                        found[problem.site.name].append(told)
+        return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
 
     def _problem(self, step: Step, stats: Stats, experts: Sequence[int] | None = None) -> Problem:
         """What is asked of a step's Site, or of some of its experts."""

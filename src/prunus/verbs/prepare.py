@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..core.errors import CalibrationError, RecipeError, ResourceError, Unsuppor
 from ..core.method import Method
 from ..core.plan import Plan
 from ..core.progress import Progress
+from ..core.roles import Profile
+from ..core.site import Site
 from ..measure.memory import available_memory_bytes, resident_bytes
 from ..models.listed import is_expert
 from ..models.locate import locate
@@ -28,6 +30,7 @@ from ..stream.probe import never_run
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
 from ..stream.survey import Choice, Request, plan_steps, select_sites
+from ..stream.trials import Trials, trial_levels
 from ..stream.trunk import Limits
 
 DEFAULT_CALIBRATION = "factbook"
@@ -145,9 +148,17 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
-    steps, more = plan_steps(
-        source, selection, request, lambda sites: make_profile(source, sites, method, windows, limits, progress, gradients)
-    )
+
+    def survey(sites: Sequence[Site]) -> Profile:
+        profile = make_profile(source, sites, method, windows, limits, progress, gradients)
+        if not method.allocator.needs_trials or windows is None or request.target is None:
+            return profile
+        levels = trial_levels(method, request.target.sparsity)
+        trials = Trials(source, method, sites, levels, windows, limits, progress)
+        trials.build()
+        return replace(profile, levels=levels, evaluate=trials.evaluate)
+
+    steps, more = plan_steps(source, selection, request, survey)
     plan = Plan(
         model=label,
         fingerprint=source.checkpoint.fingerprint if isinstance(source, CheckpointSource) else "in memory",

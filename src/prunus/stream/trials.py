@@ -1,0 +1,166 @@
+"""Trials: every Site solved at several sparsities, and models mixed from them held against the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import UnsupportedModelError
+from ..core.method import Method
+from ..core.plan import Step
+from ..core.progress import Progress
+from ..core.roles import Pattern
+from ..core.site import Site
+from ..measure.quality import Divergence
+from ..patterns.nm import NM
+from .solve_block import BlockSolver
+from .sources import Source
+from .trunk import Limits, Trunk
+
+_DENSE = 0.0
+
+
+@dataclass
+class Trials:
+    """The dense model's Sites solved one by one at every level, on disk, and candidates that mix them.
+
+    ``windows [samples seqlen]`` are what they are solved on; candidates are tried on the first of them.
+    """
+
+    source: Source
+    method: Method
+    sites: Sequence[Site]
+    levels: Sequence[float]
+    windows: Tensor
+    limits: Limits
+    progress: Progress
+    _trunks: dict[int, tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._folder = Path(mkdtemp(prefix="prunus-"))
+        finalize(self, rmtree, self._folder, ignore_errors=True)
+        self._inside = {index: [s for s in self.sites if s.block == index] for index in range(len(self.source.blocks))}
+
+    @torch.no_grad()
+    def build(self) -> None:
+        """Solve every Site at every level but 0, on the inputs that it has in the dense model.
+
+        Raises:
+            UnsupportedModelError: if a Site is outside the blocks, or blocks hand each other more than hidden states.
+        """
+        trunk = self._start(self.windows)
+        solver = BlockSolver(replace(self.method, grid=None, stages=()), self.source.matrix, self.limits.budget)
+        self.progress.start("Solving at every level", len(self.source.blocks))
+        wanted = [level for level in self.levels if level > _DENSE]
+        for index, sites in self._inside.items():
+            block = self.source.load(index)
+            choices = [[Step(site, level, at_level(self.method.pattern, level)) for site in sites] for level in wanted]
+            if sites:
+                runs = lambda block=block, index=index: trunk.runs(block, index)  # noqa: E731
+                for level, found in zip(
+                    wanted, solver.solve_each(block, self.source.prefix(index), choices, runs), strict=True
+                ):
+                    for solution in found.values():
+                        self._write(solution.site, level, solution.weight)
+            trunk.advance(block, index)
+            self.source.release(index)
+            self.progress.step()
+        trunk.close()
+
+    @torch.no_grad()
+    def evaluate(self, candidates: Sequence[Mapping[str, float]], tokens: int) -> list[float]:
+        """Mean KL(dense ‖ candidate) a token in nats, over the first windows of about so many ``tokens``.
+
+        Candidates run side by side, a block at a time; what begins alike is run once.
+        """
+        count = max(1, min(len(self.windows), tokens // self.windows.shape[1]))
+        if count not in self._trunks:
+            trunk = self._start(self.windows[:count])
+            dense = {site.name: _DENSE for site in self.sites}
+            (ends,) = self._run(trunk, [dense])
+            self._trunks[count] = (trunk, ends)
+        trunk, dense_ends = self._trunks[count]
+        return self._judge(trunk, dense_ends, self._run(trunk, candidates))
+
+    def _run(self, trunk: Trunk, candidates: Sequence[Mapping[str, float]]) -> list[list[Tensor]]:
+        """The hidden states behind the last block of every candidate, batch by batch."""
+        entering = [trunk.state.read(batch, self.source.device) for batch in trunk.batches]
+        groups: list[tuple[list[int], list[Tensor]]] = [(list(range(len(candidates))), entering)]
+        for index, sites in self._inside.items():
+            block = self.source.load(index)
+            self.source.expect(index + 1)
+            dense = {site: self.source.matrix(site).clone() for site in sites}
+            after = []
+            for members, states in groups:
+                alike: dict[tuple[float, ...], list[int]] = {}
+                for member in members:
+                    alike.setdefault(tuple(candidates[member][site.name] for site in sites), []).append(member)
+                for levels, same in alike.items():
+                    self.source.put({s: self._weight(s, level, dense) for s, level in zip(sites, levels, strict=True)})
+                    after.append((same, self._through(trunk, block, index, states)))
+            self.source.put(dense)
+            self.source.release(index)
+            groups = after
+        found = {member: states for members, states in groups for member in members}
+        return [found[member] for member in range(len(candidates))]
+
+    @staticmethod
+    def _through(trunk: Trunk, block: nn.Module, index: int, states: list[Tensor]) -> list[Tensor]:
+        return [trunk.run(block, index, number, hidden).hidden for number, hidden in enumerate(states)]
+
+    def _judge(self, trunk: Trunk, dense: list[Tensor], ends: list[list[Tensor]]) -> list[float]:
+        found = [Divergence() for _ in ends]
+        self.source.load_outside(head=True)
+        for number, batch in enumerate(trunk.batches):
+            for k in range(batch.stop - batch.start):
+                window, place = slice(batch.start + k, batch.start + k + 1), slice(k, k + 1)
+                logits = trunk.head(window, dense[number][place])
+                for divergence, states in zip(found, ends, strict=True):
+                    divergence.add(logits, trunk.head(window, states[number][place]))
+        self.source.release_outside()
+        return [divergence.kl for divergence in found]
+
+    def _start(self, windows: Tensor) -> Trunk:
+        trunk = Trunk(self.source, windows, *self.limits, None)
+        trunk.embed()
+        outside = [site.name for site in self.sites if site.block is None]
+        if outside or trunk.shares_state or len(self.source.stacks) > 1:
+            what = outside[0] if outside else type(self.source.model).__name__
+            raise UnsupportedModelError(
+                f"{what}: trials mix blocks of one stack that hand on hidden states alone. Choose another --allocation, or "
+                "leave it out with --exclude."
+            )
+        return trunk
+
+    def _write(self, site: Site, level: float, weight: Tensor) -> None:
+        flat = weight.contiguous().flatten().view(torch.uint8).cpu().numpy()
+        flat.tofile(self._file(site, level))
+
+    def _weight(self, site: Site, level: float, dense: Mapping[Site, Tensor]) -> Tensor:
+        if level == _DENSE:
+            return dense[site]
+        flat = torch.from_file(str(self._file(site, level)), size=site.numel, dtype=site.dtype)
+        return flat.view(site.shape).to(self.source.device)
+
+    def _file(self, site: Site, level: float) -> Path:
+        return self._folder / f"{site.name}.{self.levels.index(level)}"
+
+
+def trial_levels(method: Method, target: float) -> tuple[float, ...]:
+    """The sparsities that trials mix: every N of N:M, else those that the allocator wants."""
+    if isinstance(method.pattern, NM):
+        m = method.pattern.m
+        return tuple(1 - n / m for n in range(m, 0, -1))
+    return method.allocator.levels(target)
+
+
+def at_level(pattern: Pattern, level: float) -> Pattern:
+    """The pattern at this sparsity: of N:M the one with another N."""
+    return NM(round(pattern.m * (1 - level)), pattern.m) if isinstance(pattern, NM) else pattern
