@@ -69,9 +69,8 @@ class Evolve(Allocator):
             (parent,) = _best([parent, *two], profile.evaluate, self.tokens // 3, 1)
         return parent
 
-    def _child(
-        self, parent: Mapping[str, float], sites: Sequence[Site], levels: Sequence[float], chance: Random
-    ) -> Candidate:
+    @staticmethod
+    def _child(parent: Candidate, sites: Sequence[Site], levels: Sequence[float], chance: Random) -> Candidate:
         """The parent after one to three level swaps, each between two layers of the same number of weights."""
         child = dict(parent)
         for _ in range(min(chance.randint(1, 3), chance.randint(1, 3))):
