@@ -39,6 +39,11 @@ class Method:
         surveyed = surveyed or self.allocator.needs_trials
         return surveyed or self.needs is not Needs.NOTHING or bool(self.stages)
 
+    @property
+    def tunes(self) -> bool:
+        """Whether a stage tunes blocks against the dense model."""
+        return any(stage.tunes for stage in self.stages)
+
     def to_json(self) -> dict[str, Any]:
         """All choices with all their options."""
         return {

@@ -225,17 +225,28 @@ class BlockRuns(ABC):
         return sum(float(self.distance(number)) for number in range(len(self))) / len(self)
 
 
-class BlockStage(ABC):
-    """Work on a block as a whole, after its Sites are solved and before it is written."""
+class BlockStage:
+    """Work on a block as a whole: an order for its layers' inputs before they are solved, or new values for all at once."""
 
-    batch_tokens: int
-    """Most tokens of a batch."""
+    arranges: ClassVar[bool] = False
+    """Whether :meth:`arrange` has to be asked."""
+    tunes: ClassVar[bool] = False
+    """Whether :meth:`apply` has work to do, for which the dense model's hidden states are carried along."""
+    batch_tokens: int = 1 << 30
+    """Most tokens of a batch while it tunes."""
 
     @property
-    @abstractmethod
     def passes(self) -> int:
         """How many forward passes over all windows its work amounts to."""
+        return 0
 
-    @abstractmethod
+    def arrange(self, problem: Problem, groups: int, copies: int) -> Tensor | None:
+        """A new order ``[groups width]`` of the channels that a Problem's inputs are; None to leave them.
+
+        The inputs are ``[groups copies width]``; channels change places within their group, alike in all copies.
+        """
+        return None
+
     def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
         """New solutions by Site name. The block holds the given ones, and whatever this leaves in it."""
+        return dict(solutions)

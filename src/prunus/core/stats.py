@@ -106,6 +106,13 @@ class Stats:
             narrow[name] = moment[..., start:stop, start:stop] if square else moment[..., start:stop]
         return Stats(self.tokens, {**narrow, **replace})
 
+    def permuted(self, order: Tensor) -> Stats:
+        """The same Stats of inputs in another ``order [cols]``."""
+        moments = {name: moment[..., order] for name, moment in self.moments.items()}
+        if "gram" in moments:
+            moments["gram"] = moments["gram"][..., order, :]
+        return Stats(self.tokens, moments)
+
     def with_moments(self, **moments: Tensor) -> Stats:
         """A copy with these moments added or replaced."""
         return Stats(self.tokens, {**self.moments, **moments})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Match(BlockStage):
     token, and a few tokens of enormous norm would otherwise be all that counts. The learning rate falls to zero on a cosine
     and is relative to the root mean square of each matrix, so that one value serves models of any scale.
     """
+
+    tunes: ClassVar[bool] = True
 
     epochs: int = 4
     """Passes over the calibration windows."""

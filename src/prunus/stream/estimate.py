@@ -70,7 +70,7 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [_size(block) for block in source.blocks]
-    refining = sum(stage.passes for stage in method.stages) + bool(method.stages)
+    refining = sum(stage.passes for stage in method.stages) + method.tunes
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     forward = 2 * tokens * passes + 4 * (judged.numel() if judged is not None else 0) * _size(source.model)
     groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
@@ -89,13 +89,13 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     width = source.model.dtype.itemsize
     block = max(map(_size, source.blocks)) * width
     outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
-    streams = 2 if method.stages else 1
+    streams = 2 if method.tunes else 1
     state = min(limits.budget, 2 * streams * hidden_bytes(source.model, windows)) if windows is not None else 0
     groups = [(wave, group) for found in observed.values() for wave in found for group in _groups(wave)]
     wide = max((group.rows for _, group in groups), default=0)
     running = _ACTIVATIONS * limits.batch_tokens * wide * 4 if windows is not None else 0
     solving = max((_working_bytes(group, method) for _, group in groups), default=0)
-    tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.stages else 0
+    tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.tunes else 0
     moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
     stages = [outside + state, 2 * block + state + moments + max(running, solving, tuning + running) + KEPT]
     if judged is not None:

@@ -18,6 +18,7 @@ from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import Grid
+from .arrange import Arranger
 from .coverage import USUAL, Coverage
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
@@ -47,12 +48,14 @@ class PruneLoop:
     progress: Progress = field(default_factory=Silent)
     solver: BlockSolver = field(init=False)
     rounder: BlockSolver = field(init=False)
+    arranger: Arranger = field(init=False)
 
     def __post_init__(self) -> None:
         method = self.plan.method
-        first = replace(method, grid=None) if method.stages else method  # stages tune weights that no grid binds yet
+        first = replace(method, grid=None) if method.tunes else method  # stages tune weights that no grid binds yet
         own = self.gradients.of if self.gradients is not None else (lambda site: {})
-        self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own)
+        self.arranger = Arranger(method.stages)
+        self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own, self.arranger.arranged)
         self.rounder = BlockSolver(method, self.source.matrix, self.gram_budget, self.coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
@@ -107,8 +110,11 @@ class PruneLoop:
         if index == len(self.source.blocks):
             return self._solve_outside(streams.pruned if streams is not None else None)
         block, steps = self.source.load(index), self._steps(index)
-        forward = partial(streams.pruned.runs, block, index) if streams is not None else None
-        solutions = self.solver.solve(block, self.source.prefix(index), steps, forward)
+        forward = None
+        if streams is not None:
+            forward = partial(streams.pruned.runs, block, index)
+            self.arranger.begin(block, [step.site for step in steps], lambda: streams.pruned.run(block, index, 0).hidden)
+        solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward))
         if streams is not None and streams.dense is not None:
             streams.dense.advance(block, index)
             loaded = LoadedBlock(self.source, streams.pruned, streams.dense, index)
@@ -121,7 +127,7 @@ class PruneLoop:
 
     def _refine(self, block: LoadedBlock, solutions: dict[str, Solution]) -> dict[str, Solution]:
         """The Solutions after every stage, and in the block; a block without any is left alone."""
-        for stage in self.plan.method.stages if solutions else ():
+        for stage in [stage for stage in self.plan.method.stages if stage.tunes and solutions]:
             self.source.put({solution.site: solution.weight for solution in solutions.values()})
             solutions = stage.apply(block, solutions)
         return solutions
@@ -165,10 +171,10 @@ class PruneLoop:
         if self.windows is None:
             return None
         folder = self.journal.folder if self.journal is not None else None
-        stages = self.plan.method.stages
-        tokens = min(self.batch_tokens, *(stage.batch_tokens for stage in stages)) if stages else self.batch_tokens
+        method = self.plan.method
+        tokens = min([self.batch_tokens, *(stage.batch_tokens for stage in method.stages)])
         limits = Limits(tokens, self.state_budget)
-        streams = Streams(self.source, self.windows, limits, folder, with_dense=bool(stages))
+        streams = Streams(self.source, self.windows, limits, folder, with_dense=method.tunes)
         first = streams.start(len(done))
         if first < len(done):
             self.progress.start("Replaying finished blocks", len(done) - first)

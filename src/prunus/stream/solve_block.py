@@ -42,6 +42,7 @@ class BlockSolver:
     budget: int
     coverage: Coverage = USUAL
     own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
+    arrange: Callable[[Problem], Problem] = lambda problem: problem
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
@@ -73,6 +74,8 @@ class BlockSolver:
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
+                    if len(problems) == 1:  # what others read too cannot change its order for one
+                        problems = [self.arrange(problems[0])]
                     return_free_memory()
                     for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                         left = self.coverage.leave(problem, solution, starved)
