@@ -30,5 +30,5 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
                        "masks and survivors found together by ADMM, in about SparseGPT's time"),
     "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
-                   "balanced, then every block tuned against the dense model; several times as long", stages=("match",)),
+                   "balanced, a good order of inputs for N:M, then blocks tuned against the dense model; several times as long", stages=("permute", "match")),
 }  # fmt: skip

@@ -25,12 +25,20 @@ Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16
 RemoteCode = Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")]
 
 HELP: dict[str, tuple[str, str, str]] = {
-    "method": ("--method,-m", "Method", "Preset: magnitude, wanda or sparsegpt (default). `prunus methods` lists all."),
+    "method": (
+        "--method,-m",
+        "Method",
+        "Preset: fast, balanced, best, magnitude, wanda or sparsegpt (default). `prunus methods` lists all.",
+    ),
     "sparsity": ("--sparsity,-s", "Method", "Fraction of zeros (0.5, 50%) or N:M (2:4, 4:8). Default 0.5."),
     "criterion": ("--criterion", "Method", "What a weight is worth, e.g. wanda:statistic=mean_abs."),
     "pattern": ("--pattern", "Method", "Where zeros may lie, e.g. unstructured:scope=row, block:height=16,width=16, row."),
-    "allocation": ("--allocation", "Method", "How sparse each layer is: uniform, global or manual."),
-    "solver": ("--solver", "Method", "What becomes of the survivors, e.g. sparsegpt:damp=0.01,blocksize=128."),
+    "allocation": (
+        "--allocation",
+        "Method",
+        "How sparse each layer is: uniform, global, owl, alpha, sensitivity, evolve or manual.",
+    ),
+    "solver": ("--solver", "Method", "What becomes of the survivors: keep, lstsq, sparsegpt or admm, e.g. admm:steps=20."),
     "grid": ("--grid", "Method", "Values that survivors may take, e.g. int:bits=4,group=64 (default: any)."),
     "stage": (
         "--stage",
