@@ -30,5 +30,6 @@ PRESETS: dict[str, Preset] = {
     "balanced": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
                        "masks and survivors found together by ADMM, in about SparseGPT's time"),
     "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
-                   "balanced, a good order of inputs for N:M, then blocks tuned against the dense model; several times as long", stages=("permute", "match")),
+                   "balanced, with inputs in a good order for N:M and blocks tuned against the dense model; takes longer",
+                   stages=("permute", "match")),
 }  # fmt: skip
