@@ -2,7 +2,7 @@
 
 >>> import prunus
 >>> [choice.name for choice in prunus.methods() if choice.axis == "preset"]
-['magnitude', 'wanda', 'sparsegpt']
+['magnitude', 'wanda', 'sparsegpt', 'fast', 'balanced', 'best']
 """
 
 from __future__ import annotations
