@@ -16,7 +16,7 @@ from ..core.roles import Solver
 from ..core.stats import Needs
 from .conjugate import refit
 from .factor import inverse_of, scoring_stats
-from .normal import Normal, times
+from .normal import Normal, Scaled, times
 from .regrid import finished
 from .stacked import Stacked
 from .swap import refined
@@ -80,18 +80,17 @@ class Admm(Solver):
         start = perf_counter()
         scores, notes = scoring_stats(problems, self.damp)
         stack = Stacked.of(problems)
-        layers = Normal.each(problems[0].stats, self.damp, problems[0].site.name)
-        scale = torch.stack([layer.scale for layer in layers]).unsqueeze(1)
-        dense = stack.weight * scale
+        scaled = Scaled.of(stack, self.damp)
+        layers, dense = scaled.layers, scaled.dense
         target = times(dense, [layer.gram for layer in layers])
 
         def choose(weight: Tensor) -> Tensor:
-            return stack.choose(weight / scale, scores)
+            return stack.choose(weight / scaled.scale, scores)
 
         found = self._alternate(layers, dense, target, choose, problems[0].site.name)
-        found, keep = refined(stack, layers, dense, found, choose(found), self.swaps)
+        found, keep = refined(stack, scaled, found, choose(found), self.swaps)
         polished = [refit(target[k], layer.gram, keep[k], found[k], self.polish) for k, layer in enumerate(layers)]
-        return finished(stack, torch.stack(polished).div_(scale), keep, perf_counter() - start, notes, self.damp)
+        return finished(stack, torch.stack(polished).div_(scaled.scale), keep, perf_counter() - start, notes, self.damp)
 
     def _alternate(self, layers: Sequence[Normal], dense: Tensor, target: Tensor, choose: Callable[[Tensor], Tensor],
                    name: str) -> Tensor:  # fmt: skip

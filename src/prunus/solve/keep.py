@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import final
 
-import torch
 from torch import Tensor
 
 from ..core.problem import Problem, Solution
 from ..core.registry import solver
 from ..core.roles import Solver
-from ..core.stats import Needs, Stats
+from ..core.stats import Needs
 from .factor import scoring_stats
-from .normal import Normal
+from .normal import Scaled
 from .rounding import nearest, packed
 from .stacked import Stacked
 from .swap import refined
@@ -47,7 +46,8 @@ class Keep(Solver):
         stack = Stacked.of(problems)
         keep = stack.choose(stack.weight, stats)
         if self.swaps:
-            keep = self._refined(stack, stats, keep)
+            scaled = Scaled.of(stack, self.damp)
+            _, keep = refined(stack, scaled, scaled.dense, keep, self.swaps)
         solved, extras = stack.weight, None
         if any(problem.grid is not None for problem in problems):
             solved, extras = self._rounded(stack, keep)
@@ -60,8 +60,3 @@ class Keep(Solver):
             solved[:, span], levels = nearest(problem, solved[:, span])
             extras.append(packed(problem, solved[:, span], levels))
         return solved, extras
-
-    def _refined(self, stack: Stacked, stats: Stats, keep: Tensor) -> Tensor:
-        layers = Normal.each(stats, self.damp, stack.problems[0].site.name)
-        dense = stack.weight * torch.stack([layer.scale for layer in layers]).unsqueeze(1)
-        return refined(stack, layers, dense, dense, keep, self.swaps)[1]

@@ -17,7 +17,7 @@ from ..core.stats import Needs
 from .conjugate import refit
 from .exact import exact_refit
 from .factor import scoring_stats
-from .normal import Normal
+from .normal import Scaled
 from .regrid import finished
 from .stacked import Stacked
 from .swap import refined
@@ -65,17 +65,16 @@ class LeastSquares(Solver):
         start = perf_counter()
         scores, notes = scoring_stats(problems, self.damp)
         stack = Stacked.of(problems)
-        layers = Normal.each(problems[0].stats, self.damp, problems[0].site.name)
-        scale = torch.stack([layer.scale for layer in layers]).unsqueeze(1)
-        dense = stack.weight * scale
-        start_from, keep = refined(stack, layers, dense, dense, stack.choose(stack.weight, scores), self.swaps)
+        scaled = Scaled.of(stack, self.damp)
+        dense = scaled.dense
+        start_from, keep = refined(stack, scaled, dense, stack.choose(stack.weight, scores), self.swaps)
         solved = torch.empty_like(dense)
-        for k, layer in enumerate(layers):
+        for k, layer in enumerate(scaled.layers):
             target = linear(dense[k], layer.gram)
             if self.method == "exact":
                 solved[k], ridge = exact_refit(target, layer.gram, keep[k], problems[0].site.name)
                 notes += (f"{ridge:g} added to a unit diagonal: a Gram of survivors was singular",) if ridge else ()
             else:
                 solved[k] = refit(target, layer.gram, keep[k], start_from[k], self.steps, self.tolerance)
-        solved /= scale
+        solved /= scaled.scale
         return finished(stack, solved, keep, perf_counter() - start, notes, self.damp)

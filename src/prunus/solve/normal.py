@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.matmul import linear
 from ..core.stats import Stats
 from .factor import checked_gram
+from .stacked import Stacked
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,25 @@ class Normal:
         scale = diagonal.sqrt()
         gram.div_(scale).div_(scale.unsqueeze(1))
         return cls(gram, scale)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A stack of Problems with every input scaled to unit energy: a :class:`Normal` a batch entry, their ``scale
+    [batch 1 cols]`` and the ``dense`` weights ``[batch rows cols]`` times it.
+    """
+
+    layers: list[Normal]
+    scale: Tensor
+    dense: Tensor
+
+    @classmethod
+    def of(cls, stack: Stacked, damp: float) -> Scaled:
+        """The stack's Problems share the Stats that are scaled by."""
+        first = stack.problems[0]
+        layers = Normal.each(first.stats, damp, first.site.name)
+        scale = torch.stack([layer.scale for layer in layers]).unsqueeze(1)
+        return cls(layers, scale, stack.weight * scale)
 
 
 def times(weight: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -41,9 +41,9 @@ class Stacked:
     def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = (),
                   extras: Sequence[Mapping[str, Tensor]] | None = None) -> list[Solution]:  # fmt: skip
         """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit, unless on a grid."""
-        whole = keep.all(dim=-1, keepdim=True)
-        if extras is None and whole.any() and weight is not self.weight:
-            weight = torch.where(whole, self.weight, weight)
+        if extras is None and weight is not self.weight:
+            whole = keep.all(dim=-1, keepdim=True)
+            weight = torch.where(whole, self.weight, weight) if whole.any() else weight
         each = seconds / weight.shape[1]
         return [
             Solution.of(problem, weight[:, span], keep[:, span], each * problem.site.rows, notes, extra)

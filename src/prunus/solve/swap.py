@@ -5,13 +5,11 @@ No solver of its own: several have it as an option.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..core.matmul import linear
-from .normal import Normal
+from .normal import Scaled
 from .stacked import Stacked
 
 _SHORTLIST = 16
@@ -20,19 +18,21 @@ _LEAST = 1e-6
 """Of a row's energy, what a swap must gain."""
 
 
-def refined(stack: Stacked, layers: Sequence[Normal], dense: Tensor, weight: Tensor, keep: Tensor, rounds: int) -> tuple[
-    Tensor, Tensor
-]:  # fmt: skip
+def refined(stack: Stacked, scaled: Scaled, weight: Tensor, keep: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """Weight and mask ``[batch rows cols]`` of all Problems, in scaled inputs, after :func:`swap`.
 
-    Fixed masks, and patterns in which nothing may change places, stay as they are.
+    Fixed masks, and patterns in which nothing may change places, are left as they are, unmasked values too.
     """
-    weight, keep = weight * keep, keep.clone()
+    if not rounds:
+        return weight, keep
+    weight, keep = weight.clone(), keep.clone()
     for problem, span in zip(stack.problems, stack.spans, strict=True):
         group = problem.pattern.swap_group(problem.site.cols) if problem.fixed_mask is None else None
-        for entry, layer in enumerate(layers if rounds and group else ()):
+        if group is None:
+            continue
+        for entry, layer in enumerate(scaled.layers):
             place = (entry, span)
-            weight[place], keep[place] = swap(dense[place], weight[place], layer.gram, keep[place], group or 1, rounds)
+            weight[place], keep[place] = swap(scaled.dense[place], weight[place], layer.gram, keep[place], group, rounds)
     return weight, keep
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..core.differentiable import differentiable
-from ..core.errors import UnsupportedModelError
 from ..core.progress import Progress
 from ..core.site import Site
 from ..core.stats import Needs
@@ -65,16 +64,14 @@ class Gradients:
         Raises:
             UnsupportedModelError: if blocks hand each other more than hidden states, or a Site is outside the blocks.
         """
-        outside = [site.name for site in self.sites if site.block is None]
         tokens = self.windows.shape[1] if "grad_sq" in self.names else self.limits.batch_tokens
         trunk = Trunk(self.source, self.windows, tokens, self.limits.budget, folder)
         trunk.embed()
-        if outside or trunk.shares_state or len(self.source.stacks) > 1:
-            what = outside[0] if outside else type(self.source.model).__name__
-            raise UnsupportedModelError(
-                f"{what}: gradients are taken block by block, for one stack of blocks that hand on hidden states alone. "
-                "Choose another criterion, or leave it out with --exclude."
-            )
+        trunk.require_plain(
+            self.sites,
+            "gradients are taken block by block, for one stack of blocks that hand on hidden states alone. Choose another "
+            "criterion, or leave it out with --exclude.",
+        )
         blocks = len(self.source.blocks)
         self.progress.start("Gradients", 2 * blocks)
         for index in range(blocks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -12,7 +13,6 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.progress import Progress
@@ -63,10 +63,9 @@ class Trials:
             block = self.source.load(index)
             choices = [[Step(site, level, at_level(self.method.pattern, level)) for site in sites] for level in wanted]
             if sites:
-                runs = lambda block=block, index=index: trunk.runs(block, index)  # noqa: E731
-                for level, found in zip(
-                    wanted, solver.solve_each(block, self.source.prefix(index), choices, runs), strict=True
-                ):
+                runs = partial(trunk.runs, block, index)
+                solved = solver.solve_each(block, self.source.prefix(index), choices, runs)
+                for level, found in zip(wanted, solved, strict=True):
                     for solution in found.values():
                         self._write(solution.site, level, solution.weight)
             trunk.advance(block, index)
@@ -130,13 +129,11 @@ class Trials:
     def _start(self, windows: Tensor) -> Trunk:
         trunk = Trunk(self.source, windows, *self.limits, None)
         trunk.embed()
-        outside = [site.name for site in self.sites if site.block is None]
-        if outside or trunk.shares_state or len(self.source.stacks) > 1:
-            what = outside[0] if outside else type(self.source.model).__name__
-            raise UnsupportedModelError(
-                f"{what}: trials mix blocks of one stack that hand on hidden states alone. Choose another --allocation, or "
-                "leave it out with --exclude."
-            )
+        trunk.require_plain(
+            self.sites,
+            "trials mix blocks of one stack that hand on hidden states alone. Choose another --allocation, or leave it out "
+            "with --exclude.",
+        )
         return trunk
 
     def _write(self, site: Site, level: float, weight: Tensor) -> None:

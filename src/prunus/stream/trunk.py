@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import NumericalError
+from ..core.errors import NumericalError, UnsupportedModelError
 from ..core.finite import all_finite
 from ..core.matmul import FastLinears
+from ..core.site import Site
 from ..models.calls import BlockCall, Output, Recorder, same_call
 from ..models.skeleton import model_inputs
 from .sources import Source
@@ -87,6 +88,12 @@ class Trunk:
     def shares_state(self) -> bool:
         """Whether blocks hand each other more than hidden states."""
         return any(call.shares_state for call in self.calls[0])
+
+    def require_plain(self, sites: Sequence[Site], advice: str) -> None:
+        """Raise UnsupportedModelError unless all Sites are in one stack of blocks that hand on hidden states alone."""
+        outside = [site.name for site in sites if site.block is None]
+        if outside or self.shares_state or len(self.source.stacks) > 1:
+            raise UnsupportedModelError(f"{outside[0] if outside else type(self.source.model).__name__}: {advice}")
 
     def call(self, index: int, number: int = 0) -> BlockCall:
         """How a block is called for a batch of windows; the state is taken on to its stack first."""
