@@ -14,6 +14,7 @@ class Preset:
     allocation: str
     solver: str
     about: str
+    target: str = "sparse"
     grid: str = "none"
     stages: tuple[str, ...] = ()
 

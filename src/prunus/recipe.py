@@ -20,11 +20,12 @@ from .core.sparsity import Target, parse_sparsity
 from .patterns.nm import NM
 from .presets import PRESETS
 from .stream.coverage import POLICIES
+from .targets.sparse import Sparse
 
 Role = TypeVar("Role")
 Result = TypeVar("Result")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-_AXES = ("criterion", "pattern", "allocation", "solver", "grid")
+_AXES = ("criterion", "pattern", "allocation", "target", "solver", "grid")
 _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed": 0, "min_expert_tokens": 0}
 """Whole numbers and the least that each may be."""
 
@@ -41,6 +42,7 @@ class Recipe:
     criterion: str | None = None
     pattern: str | None = None
     allocation: str | None = None
+    target: str | None = None
     solver: str | None = None
     grid: str | None = None
     stage: tuple[str, ...] | None = None
@@ -155,7 +157,7 @@ class Recipe:
         method = self._or_fail(self._method)
         if method is None:
             raise RecipeError(["no method"])
-        named = NM.of(self.target())
+        named = NM.of(self.wanted())
         return dataclasses.replace(method, pattern=named) if named is not None else method
 
     def loose_pattern(self) -> Pattern:
@@ -165,7 +167,7 @@ class Recipe:
             return named.pattern
         return registry.pattern.make("unstructured")
 
-    def target(self) -> Target | None:
+    def wanted(self) -> Target | None:
         """The wanted sparsity; None where only ``--set`` says any."""
         return self._or_fail(self._target)
 
@@ -197,13 +199,20 @@ class Recipe:
         pattern = _make(registry.pattern, self.pattern or preset.pattern, faults)
         allocator = _make(registry.allocator, self.allocation or preset.allocation, faults)
         solver = _make(registry.solver, self.solver or preset.solver, faults)
+        target = _make(registry.target, self.target or preset.target, faults)
         spec = self.grid or preset.grid
         grid = _make(registry.grid, spec, faults) if spec != "none" else None
         specs = preset.stages if self.stage is None else tuple(spec for spec in self.stage if spec != "none")
         stages = [_make(registry.stage, spec, faults) for spec in specs]
-        if len(faults) > before or criterion is None or pattern is None or allocator is None or solver is None:
+        if len(faults) > before or not (criterion and pattern and allocator and target and solver):
             return None
-        return Method(criterion, pattern, allocator, solver, grid, tuple(filter(None, stages)))
+        if self.target and target.needs and not solver.aims:
+            faults.append(
+                f"target '{self.target}' is for solvers that give survivors new values; '{self.solver or preset.solver}' "
+                "does not: choose another --solver"
+            )
+        aim = target if solver.aims else Sparse()
+        return Method(criterion, pattern, allocator, aim, solver, grid, tuple(filter(None, stages)))
 
     def _target(self, faults: list[str]) -> Target | None:
         if self.sparsity is None:

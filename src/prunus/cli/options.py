@@ -39,6 +39,11 @@ HELP: dict[str, tuple[str, str, str]] = {
         "How sparse each layer is: uniform, global, owl, alpha, sensitivity, evolve or manual.",
     ),
     "solver": ("--solver", "Method", "What becomes of the survivors: keep, lstsq, sparsegpt or admm, e.g. admm:steps=20."),
+    "target": (
+        "--target",
+        "Method",
+        "Output that solvers aim at: sparse (each layer's own on its real inputs) or, in part, the dense model's: dense.",
+    ),
     "grid": ("--grid", "Method", "Values that survivors may take, e.g. int:bits=4,group=64 (default: any)."),
     "stage": (
         "--stage",

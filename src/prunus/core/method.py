@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import registry
-from .roles import Allocator, BlockStage, Criterion, Grid, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Grid, OutputTarget, Pattern, Solver
 from .stats import Needs
 
 
 @dataclass(frozen=True)
 class Method:
-    """A criterion, a pattern, an allocator, a solver, maybe a grid, and what follows on each block, composed."""
+    """A criterion, a pattern, an allocator, a target, a solver, maybe a grid, and work on each block, composed."""
 
     criterion: Criterion
     pattern: Pattern
     allocator: Allocator
+    target: OutputTarget
     solver: Solver
     grid: Grid | None = None
     stages: tuple[BlockStage, ...] = ()
 
     @property
     def needs(self) -> Needs:
-        """Every moment that the criterion or the solver asks for."""
-        return self.criterion.needs | self.solver.needs
+        """Every moment that the criterion, the target or the solver asks for."""
+        return self.criterion.needs | self.target.needs | self.solver.needs
 
     @property
     def compared_by(self) -> Criterion:
@@ -44,12 +45,18 @@ class Method:
         """Whether a stage tunes blocks against the dense model."""
         return any(stage.tunes for stage in self.stages)
 
+    @property
+    def follows_dense(self) -> bool:
+        """Whether the dense model's hidden states are carried along."""
+        return self.tunes or Needs.DRIFT in self.needs
+
     def to_json(self) -> dict[str, Any]:
         """All choices with all their options."""
         return {
             "criterion": registry.criterion.describe(self.criterion),
             "pattern": registry.pattern.describe(self.pattern),
             "allocator": registry.allocator.describe(self.allocator),
+            "target": registry.target.describe(self.target),
             "solver": registry.solver.describe(self.solver),
             "grid": registry.grid.describe(self.grid) if self.grid is not None else None,
             "stages": [registry.stage.describe(stage) for stage in self.stages],

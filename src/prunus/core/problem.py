@@ -25,7 +25,8 @@ class Problem:
 
     A ``fixed_mask`` takes the choice of zeros away from criterion and pattern. A ``grid`` asks for survivors that
     lie on a quantisation grid. ``own`` holds moments of the weights themselves, such as their gradients, each
-    ``[batch rows cols]``.
+    ``[batch rows cols]``. ``aim`` are other weights than W that Ŵ is to come near to, where another output than WX is aimed
+    at; errors are told from W all the same.
     """
 
     site: Site
@@ -37,6 +38,12 @@ class Problem:
     grid: Grid | None = None
     fixed_mask: Mask | None = None
     own: Mapping[str, Tensor] = field(default_factory=dict)
+    aim: Tensor | None = None
+
+    @property
+    def aimed(self) -> Tensor:
+        """The weights ``[batch rows cols]`` that a solver starts from and goes for."""
+        return self.weight if self.aim is None else self.aim
 
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
         """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, BlockStage, Criterion, Grid, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Grid, OutputTarget, Pattern, Solver
 
 Role = TypeVar("Role")
 
@@ -162,7 +162,8 @@ def _coerce(value: Any, hint: Any) -> Any:
 criterion: Registry[Criterion] = Registry("criterion", "prunus.criteria")
 pattern: Registry[Pattern] = Registry("pattern", "prunus.patterns")
 allocator: Registry[Allocator] = Registry("allocator", "prunus.allocate")
+target: Registry[OutputTarget] = Registry("target", "prunus.targets")
 solver: Registry[Solver] = Registry("solver", "prunus.solve")
 grid: Registry[Grid] = Registry("grid", "prunus.quant")
 stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
-AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, solver, grid, stage)
+AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage)

@@ -119,10 +119,22 @@ class Allocator(ABC):
         """Sparsity by Site name, such that the parameter-weighted mean is ``target``."""
 
 
+class OutputTarget(ABC):
+    """Which output do the survivors aim at? WT, that of the dense layer on some inputs T beside the real ones X."""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @abstractmethod
+    def drift(self, stats: Stats) -> Tensor | None:
+        """(T − X)ᵀX ``[.. cols cols]``; None where T is X, or what T is made of was not seen."""
+
+
 class Solver(ABC):
     """What becomes of the survivors?"""
 
     needs: ClassVar[Needs] = Needs.NOTHING
+    aims: ClassVar[bool] = True
+    """Whether survivors get new values, so that it matters what output they aim at."""
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal, wherever its inverse is taken."""
 

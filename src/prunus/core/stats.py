@@ -20,6 +20,8 @@ class Needs(Flag):
     """``abs_sum [batch cols]``: sum of absolute inputs."""
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
+    DRIFT = auto()
+    """``drift [batch cols cols]``: (X₀ − X)ᵀX with X₀ the same layer's inputs in the dense model."""
     GRAD = auto()
     """``grad [batch rows cols]``: gradient of the dense model's loss with respect to the weights."""
     GRAD_SQ = auto()
@@ -31,6 +33,10 @@ class Needs(Flag):
     def of_inputs(self) -> Needs:
         """Those that are sums over a layer's inputs; gradients are not."""
         return self & ~(Needs.GRAD | Needs.GRAD_SQ)
+
+
+_SQUARE = ("gram", "drift")
+"""Moments that have a row for every input too."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,10 @@ class Stats:
         """XᵀX, ``[.. cols cols]``."""
         return self._moment("gram")
 
+    def drift(self) -> Tensor:
+        """(X₀ − X)ᵀX, ``[.. cols cols]``."""
+        return self._moment("drift")
+
     def inverse_diagonal(self) -> Tensor:
         """What a solver knows of diag((XᵀX)⁻¹), as a row ``[.. 1 cols]``."""
         return self._moment("inverse_diagonal").unsqueeze(-2)
@@ -102,16 +112,14 @@ class Stats:
         for name, moment in self.moments.items():
             if name in replace:
                 continue
-            square = name == "gram"
-            narrow[name] = moment[..., start:stop, start:stop] if square else moment[..., start:stop]
+            narrow[name] = moment[..., start:stop, start:stop] if name in _SQUARE else moment[..., start:stop]
         return Stats(self.tokens, {**narrow, **replace})
 
     def permuted(self, order: Tensor) -> Stats:
         """The same Stats of inputs in another ``order [cols]``."""
         moments = {name: moment[..., order] for name, moment in self.moments.items()}
-        if "gram" in moments:
-            moments["gram"] = moments["gram"][..., order, :]
-        return Stats(self.tokens, moments)
+        squares = {name: moment[..., order, :] for name, moment in moments.items() if name in _SQUARE}
+        return Stats(self.tokens, {**moments, **squares})
 
     def with_moments(self, **moments: Tensor) -> Stats:
         """A copy with these moments added or replaced."""

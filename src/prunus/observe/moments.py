@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.matmul import add_gram, mirror
+from ..core.matmul import add_gram, linear, mirror
 from ..core.stats import Needs
 
 
@@ -30,12 +30,19 @@ MOMENTS: dict[str, Moment] = {
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
     "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), add_gram, mirror),
 }
-"""The additive moments. ``sample`` keeps rows instead of a sum, see :mod:`prunus.observe.tally`."""
+"""The moments that are sums over inputs. ``drift`` sets two beside each other, ``sample`` keeps rows: see ``Tally``."""
+
+
+def add_drift(total: Tensor, inputs: Tensor, dense: Tensor) -> None:
+    """Add (X₀ − X)ᵀX to ``total [cols cols]``, of ``inputs`` X and ``dense`` X₀, both ``[tokens cols]``."""
+    total += linear((dense - inputs).T.contiguous(), inputs.T)
 
 
 def nbytes(needs: Needs, batch: int, cols: int) -> int:
     """Bytes of fp32 moments for a Site with ``batch`` entries of ``cols`` inputs."""
     values = sum(torch.Size(m.shape(cols)).numel() for m in MOMENTS.values() if m.need in needs)
+    if Needs.DRIFT in needs:
+        values += cols * cols
     if Needs.SAMPLE in needs:
         values += 2 * SAMPLE_ROWS * cols
     return 4 * batch * values

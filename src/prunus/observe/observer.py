@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -36,7 +37,8 @@ class Observer:
 
     Sites that are handed the same tensor share a Tally. The wave's experts narrow its stacked Sites to some of theirs.
     ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them. It is
-    found by the first pass otherwise.
+    found by the first pass otherwise. Before a pass the block may be run on the dense model's hidden states, so that what
+    Sites are handed is set beside what they are handed there; not for experts, who get other tokens there.
     """
 
     def __init__(self, block: nn.Module, prefix: str, wave: Wave, needs: Needs, calls: int | None = None) -> None:
@@ -49,6 +51,8 @@ class Observer:
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
+        self._dense: dict[str, list[Tensor]] | None = None
+        self._before: dict[str, list[Tensor]] = {}
         self.calls = calls
         self._reached = 0
         self._called: set[str] = set()
@@ -72,15 +76,20 @@ class Observer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def watch(self, run: Callable[[], object]) -> None:
-        """One forward pass, ``run()``, over a batch of inputs."""
+    def watch(self, run: Callable[[], object], dense: Callable[[], object] | None = None) -> None:
+        """One forward pass, ``run()``, over a batch of inputs; ``dense()`` is the same in the dense model, to its end."""
         self._reached = 0
+        if dense is not None:
+            self._dense = defaultdict(list)
+            dense()
+            self._before, self._dense = self._dense, None
         try:
             run()
         except _EnoughError:
             pass
         finally:
             self._seen.clear()
+            self._before = {}
         if self.calls is None and not any(site.layout.stacked or self.entries[name] for name, site in self.sites.items()):
             self.calls = self._reached
 
@@ -109,12 +118,20 @@ class Observer:
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count the tokens that the block is called with."""
+        if self._dense is not None:
+            return
         hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         self._tokens += hidden.shape[:-1].numel()
 
     def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        expert = self.entries[site.name] is not None
+
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0]
+            if self._dense is not None:
+                if not expert:
+                    self._dense[site.name].append(inputs)
+                return
             known = next((tally for tensor, tally in self._seen if tensor is inputs), None)
             tally = known or self._owner.get(site.name) or self._new(site, inputs.device)
             if self._owner.setdefault(site.name, tally) is not tally:
@@ -122,7 +139,8 @@ class Observer:
             if site not in tally.sites:
                 tally.sites.append(site)
             if known is None:
-                tally.add(0, inputs)
+                before = self._before.get(site.name)
+                tally.add(0, inputs, before.pop(0) if before else None)
                 self._seen.append((inputs, tally))
             self._reached += 1
             if self._reached == self.calls and len(self._owner) == len(self.sites):
@@ -149,7 +167,7 @@ class Observer:
 
         def observe(role: str, expert: int, inputs: Tensor) -> None:
             site = by_role.get(role)
-            if site is None:
+            if site is None or self._dense is not None:
                 return
             tally = self._owner.get(site.name) or self._new(site, inputs.device)
             if expert in places:

@@ -11,7 +11,7 @@ from ..core.errors import NumericalError
 from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
-from .moments import MOMENTS, SAMPLE_ROWS
+from .moments import MOMENTS, SAMPLE_ROWS, add_drift
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -57,16 +57,21 @@ class Tally:
             for name, moment in MOMENTS.items()
             if moment.need in self.needs
         }
+        self.drift: Tensor | None = None
         self.samples = [Sample(self.cols, self.device) for _ in range(self.batch)]
 
-    def add(self, entry: int, inputs: Tensor) -> None:
-        """Add ``inputs [.. cols]`` to one batch entry."""
+    def add(self, entry: int, inputs: Tensor, dense: Tensor | None = None) -> None:
+        """Add ``inputs [.. cols]`` to one batch entry, beside those that the same tokens have in the ``dense`` model."""
         flat = inputs.detach().reshape(-1, self.cols).float()
         self.tokens[entry] += len(flat)
         for name, total in self.totals.items():
             MOMENTS[name].update(total[entry], flat)
         if Needs.SAMPLE in self.needs:
             self.samples[entry].add(flat)
+        if dense is not None:
+            if self.drift is None:
+                self.drift = torch.zeros(self.batch, self.cols, self.cols, device=self.device)
+            add_drift(self.drift[entry], flat, dense.reshape(-1, self.cols).float())
 
     def stats(self) -> Stats:
         """The sums as Stats.
@@ -82,6 +87,8 @@ class Tally:
                     "--dtype float32 or bfloat16."
                 )
         moments = dict(self.totals)
+        if self.drift is not None:
+            moments["drift"] = self.drift
         if Needs.SAMPLE in self.needs:
             moments["sample"] = nn.utils.rnn.pad_sequence([sample.rows for sample in self.samples], batch_first=True)
         return Stats(self.tokens, moments)

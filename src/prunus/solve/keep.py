@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ from .swap import refined
 @dataclass(frozen=True)
 class Keep(Solver):
     """Survivors keep their value: Ŵ = mask · W. The mask may be refined by 1-swaps against the layer's error."""
+
+    aims: ClassVar[bool] = False
 
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal, for criteria that need its inverse and for swaps."""

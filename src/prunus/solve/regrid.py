@@ -28,7 +28,7 @@ def finished(
     for number in gridded:
         problem, span = stack.problems[number], stack.spans[number]
         mask = Mask(keep[:, span], problem.pattern)
-        fixed.append(replace(problem, weight=weight[:, span] * keep[:, span], fixed_mask=mask))
+        fixed.append(replace(problem, weight=weight[:, span] * keep[:, span], aim=None, fixed_mask=mask))
     rounded = weight.clone()
     extras: list[Mapping[str, Tensor]] = [{} for _ in stack.problems]
     for number, solution in zip(gridded, SparseGPT(damp=damp).solve(fixed), strict=True):

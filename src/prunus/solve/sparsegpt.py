@@ -78,7 +78,7 @@ class _Stack:
         self.rows, self.cols = self.spans[-1].stop, cols
         self.columns = torch.empty(batch, cols, self.rows, device=self.pivots.device)
         for problem, span in zip(problems, self.spans, strict=True):
-            self.columns[:, :, span] = problem.weight.transpose(1, 2)
+            self.columns[:, :, span] = problem.aimed.transpose(1, 2)
         self.columns.masked_fill_(factor.dead.unsqueeze(2), 0)
         self.keep = torch.ones_like(self.columns, dtype=torch.bool)
         self.windows = [problem.pattern.window(cols, blocksize) for problem in problems]

@@ -28,8 +28,8 @@ class Stacked:
 
     @classmethod
     def of(cls, problems: Sequence[Problem]) -> Stacked:
-        """The Problems' dense weights."""
-        weights = [problem.weight for problem in problems]
+        """The weights that the Problems aim at."""
+        weights = [problem.aimed for problem in problems]
         return cls(problems, torch.cat(weights, dim=1) if len(weights) > 1 else weights[0], spans_of(problems))
 
     def choose(self, weight: Tensor, stats: Stats) -> Tensor:
@@ -40,7 +40,7 @@ class Stacked:
 
     def solutions(self, weight: Tensor, keep: Tensor, seconds: float, notes: tuple[str, ...] = (),
                   extras: Sequence[Mapping[str, Tensor]] | None = None) -> list[Solution]:  # fmt: skip
-        """One Solution a Problem. Rows that lost nothing keep their dense weights to the last bit, unless on a grid."""
+        """One Solution a Problem. Rows that lost nothing keep what they aim at to the last bit, unless on a grid."""
         if extras is None and weight is not self.weight:
             whole = keep.all(dim=-1, keepdim=True)
             weight = torch.where(whole, self.weight, weight) if whole.any() else weight

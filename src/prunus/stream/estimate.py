@@ -70,7 +70,7 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [_size(block) for block in source.blocks]
-    refining = sum(stage.passes for stage in method.stages) + method.tunes
+    refining = sum(stage.passes for stage in method.stages) + method.follows_dense
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     forward = 2 * tokens * passes + 4 * (judged.numel() if judged is not None else 0) * _size(source.model)
     groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
@@ -79,6 +79,8 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
         grams = sum(tokens * group.cols**2 for group in groups)
         solving = sum(group.batch * 4 / 3 * group.cols**3 for group in groups)
         products = 2 * method.solver.products * sum(group.weights * group.cols for group in groups)
+        if Needs.DRIFT in method.needs:
+            grams *= 3  # (X₀ − X)ᵀX has no symmetry to spare half of it
         seconds += (grams + products) / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
     return seconds
 
@@ -89,7 +91,7 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     width = source.model.dtype.itemsize
     block = max(map(_size, source.blocks)) * width
     outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
-    streams = 2 if method.tunes else 1
+    streams = 2 if method.follows_dense else 1
     state = min(limits.budget, 2 * streams * hidden_bytes(source.model, windows)) if windows is not None else 0
     groups = [(wave, group) for found in observed.values() for wave in found for group in _groups(wave)]
     wide = max((group.rows for _, group in groups), default=0)

@@ -18,6 +18,8 @@ from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.roles import Grid
+from ..core.stats import Needs
+from ..targets.sparse import Sparse
 from .arrange import Arranger
 from .coverage import USUAL, Coverage
 from .gradients import Gradients
@@ -56,7 +58,8 @@ class PruneLoop:
         own = self.gradients.of if self.gradients is not None else (lambda site: {})
         self.arranger = Arranger(method.stages)
         self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own, self.arranger.arranged)
-        self.rounder = BlockSolver(method, self.source.matrix, self.gram_budget, self.coverage)
+        again = replace(method, target=Sparse())  # what was tuned aims at the dense model's output already
+        self.rounder = BlockSolver(again, self.source.matrix, self.gram_budget, self.coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""
@@ -110,18 +113,23 @@ class PruneLoop:
         if index == len(self.source.blocks):
             return self._solve_outside(streams.pruned if streams is not None else None)
         block, steps = self.source.load(index), self._steps(index)
-        forward = None
+        forward = dense = None
         if streams is not None:
             forward = partial(streams.pruned.runs, block, index)
+            if streams.dense is not None and Needs.DRIFT in self.plan.method.needs:
+                dense = partial(streams.dense.steps, block, index)
             self.arranger.begin(block, [step.site for step in steps], lambda: streams.pruned.run(block, index, 0).hidden)
-        solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward))
+        solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward, dense))
         if streams is not None and streams.dense is not None:
-            streams.dense.advance(block, index)
+            if dense is not None and steps:
+                streams.dense.turn()
+            else:
+                streams.dense.advance(block, index)
             loaded = LoadedBlock(self.source, streams.pruned, streams.dense, index)
             solutions = self._refine(loaded, solutions)
-            if self.plan.method.grid is not None and solutions:
+            if self.plan.method.tunes and self.plan.method.grid is not None and solutions:
                 masks = {name: solution.mask for name, solution in solutions.items()}
-                rounded = self.rounder.solve(block, self.source.prefix(index), steps, forward, masks)
+                rounded = self.rounder.solve(block, self.source.prefix(index), steps, forward, masks=masks)
                 solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
 
@@ -174,7 +182,7 @@ class PruneLoop:
         method = self.plan.method
         tokens = min([self.batch_tokens, *(stage.batch_tokens for stage in method.stages)])
         limits = Limits(tokens, self.state_budget)
-        streams = Streams(self.source, self.windows, limits, folder, with_dense=method.tunes)
+        streams = Streams(self.source, self.windows, limits, folder, with_dense=method.follows_dense)
         first = streams.start(len(done))
         if first < len(done):
             self.progress.start("Replaying finished blocks", len(done) - first)

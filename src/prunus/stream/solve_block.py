@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,20 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
+from ..solve.aim import aimed
 from .coverage import USUAL, Coverage
 from .heap import return_free_memory
 
-Pass = Callable[[], Iterable[Callable[[], object]]]
-"""A forward pass over all windows, a call for each batch of them; the observer sees what flows."""
+Masks = Mapping[str, Mask]
+"""A mask for each Site, by its name."""
+
+Call = Callable[[], object]
+"""Runs a block on a batch of windows; the observer sees what flows."""
+
+Pass = Callable[[], Iterable[Call]]
+"""A forward pass over all windows, a call for each batch of them."""
+
+_OWN_TARGET = "aimed at the target sparse: the dense model has no like inputs to set its own against"
 
 Kind = tuple[type[nn.Module], tuple[str, ...]]
 """A block's class and the roles of the Sites observed in it."""
@@ -46,25 +56,27 @@ class BlockSolver:
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
-              masks: Mapping[str, Mask] | None = None) -> dict[str, Solution]:  # fmt: skip
+              dense: Pass | None = None, masks: Masks | None = None) -> dict[str, Solution]:  # fmt: skip
         """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at.
 
-        Where ``masks`` are given no others are chosen.
+        ``dense`` is the same block's pass over the dense model's hidden states, for targets that need it. Where ``masks``
+        are given no others are chosen.
         """
         if forward is None:
             none = Stats.none()
             return {step.site.name: self.method.solver.solve([self._problem(step, none)])[0] for step in steps}
-        (found,) = self.solve_each(block, prefix, [steps], forward, masks)
+        (found,) = self.solve_each(block, prefix, [steps], forward, dense, masks)
         return found
 
     def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
-                   masks: Mapping[str, Mask] | None = None) -> list[dict[str, Solution]]:  # fmt: skip
+                   dense: Pass | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
         """The same for several choices of steps for the same Sites, from one observation."""
         needs = observed_needs(self.method)
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
         for wave in waves([step.site for step in choices[0]], needs, self.budget):
-            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), self._calls):
+            beside = dense() if dense is not None else None
+            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), beside, self._calls):
                 starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
@@ -74,14 +86,21 @@ class BlockSolver:
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
+                    problems = aimed(problems, self.method.target, self.method.solver.damp)
                     if len(problems) == 1:  # what others read too cannot change its order for one
                         problems = [self.arrange(problems[0])]
                     return_free_memory()
                     for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                         left = self.coverage.leave(problem, solution, starved)
                         told = _with_tokens(left, stats, starved) if routed else left
-                        found[problem.site.name].append(told)
+                        found[problem.site.name].append(self._with_target(told, problem))
         return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
+
+    def _with_target(self, solution: Solution, problem: Problem) -> Solution:
+        """The Solution with a note where it could not aim at what the method wants."""
+        if Needs.DRIFT not in self.method.target.needs or problem.stats.has("drift") or problem.sparsity == 0:
+            return solution
+        return replace(solution, notes=(*solution.notes, _OWN_TARGET))
 
     def _problem(self, step: Step, stats: Stats, experts: Sequence[int] | None = None) -> Problem:
         """What is asked of a step's Site, or of some of its experts."""
@@ -120,17 +139,18 @@ def observed_needs(method: Method) -> Needs:
     return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
 
 
-def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Callable[[], object]],
-            calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
+def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Call],
+            dense: Iterable[Call] | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
     """Sites that share an input and their Stats, from one pass over the windows (``runs``).
 
-    How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.
+    ``dense`` are the same batches on the dense model's hidden states. How often Sites are reached in a pass is kept in
+    ``calls`` and relied on for later blocks of the same kind.
     """
     known = calls if calls is not None else {}
     kind = (type(block), tuple(site.role for site in wave.sites))
     with Observer(block, prefix, wave, needs, known.get(kind)) as observer:
-        for run in runs:
-            observer.watch(run)
+        for run, beside in zip(runs, repeat(None) if dense is None else dense, strict=False):
+            observer.watch(run, beside)
     if observer.calls is not None:
         known[kind] = observer.calls
     return observer.result()

@@ -20,6 +20,7 @@ from ..core.roles import Pattern
 from ..core.site import Site
 from ..measure.quality import Divergence
 from ..patterns.nm import NM
+from ..targets.sparse import Sparse
 from .solve_block import BlockSolver
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -56,7 +57,8 @@ class Trials:
             UnsupportedModelError: if a Site is outside the blocks, or blocks hand each other more than hidden states.
         """
         trunk = self._start(self.windows)
-        solver = BlockSolver(replace(self.method, grid=None, stages=()), self.source.matrix, self.limits.budget)
+        method = replace(self.method, target=Sparse(), grid=None, stages=())
+        solver = BlockSolver(method, self.source.matrix, self.limits.budget)
         self.progress.start("Solving at every level", len(self.source.blocks))
         wanted = [level for level in self.levels if level > _DENSE]
         for index, sites in self._inside.items():

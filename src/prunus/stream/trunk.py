@@ -42,6 +42,7 @@ class Trunk:
         self.batches = [slice(k, min(k + size, len(windows))) for k in range(0, len(windows), size)]
         self.calls: list[list[BlockCall]] = []
         self._extras: list[tuple[Any, ...]] = []
+        self._next_extras: list[tuple[Any, ...]] = []
         self._budget = budget
         self._folder = folder
         self._name = name
@@ -60,7 +61,7 @@ class Trunk:
         self.source.load_outside(head=False)
         model = self.source.model
         trunk = model if before is not None or len(self.source.stacks) > 1 else model.base_model
-        self.calls, self._extras = [], [()] * len(self.batches)
+        self.calls, self._extras, self._next_extras = [], [()] * len(self.batches), [()] * len(self.batches)
         for number, batch in enumerate(self.batches):
             inputs = model_inputs(model, self.windows[batch].to(self.source.device))
             encoded = before.read(batch, self.source.device) if before is not None else None
@@ -122,17 +123,29 @@ class Trunk:
         Raises:
             NumericalError: if hidden states become NaN or Inf.
         """
-        for number, run in enumerate(self.runs(block, index)):
-            output = run()
-            following = index - self._first + 1
-            if not all_finite(output.hidden):
-                raise NumericalError(
-                    f"{self.source.prefix(index)}: its hidden states became NaN or Inf. With float16 try --dtype float32."
-                )
-            self.state.write(self.batches[number], output.hidden)
-            wanted = following < len(self.calls[number]) and self.calls[number][following].takes_extras
-            self._extras[number] = output.extras if wanted else ()
+        for step in self.steps(block, index):
+            step()
+        self.turn()
+
+    def steps(self, block: nn.Module, index: int) -> Iterator[Callable[[], None]]:
+        """Calls that take one batch of windows each through a loaded block; what they give counts from :meth:`turn` on."""
+        return (partial(self._step, block, index, number) for number in range(len(self.batches)))
+
+    def turn(self) -> None:
+        """Make what the last :meth:`steps` gave the present state."""
         self.state.advance()
+        self._extras = list(self._next_extras)
+
+    def _step(self, block: nn.Module, index: int, number: int) -> None:
+        output = self._run(block, index, number)
+        following = index - self._first + 1
+        if not all_finite(output.hidden):
+            raise NumericalError(
+                f"{self.source.prefix(index)}: its hidden states became NaN or Inf. With float16 try --dtype float32."
+            )
+        self.state.write(self.batches[number], output.hidden)
+        wanted = following < len(self.calls[number]) and self.calls[number][following].takes_extras
+        self._next_extras[number] = output.extras if wanted else ()
 
     def head_runs(self) -> Iterator[Callable[[], Tensor]]:
         """Calls that return logits ``[1 seqlen vocabulary]`` in fp32, one a window, once all blocks are behind."""

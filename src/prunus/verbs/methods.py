@@ -27,7 +27,7 @@ def methods() -> list[Choice]:
     """Presets, then the members of every axis."""
     presets = []
     for name, preset in PRESETS.items():
-        extras = (() if preset.grid == "none" else (preset.grid,)) + preset.stages
+        extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
         presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
     return presets + [
@@ -41,8 +41,8 @@ def _needs(axis: Any, name: str) -> str:
     method = axis.make(name)
     needs = getattr(method, "needs", Needs.NOTHING)
     words = {
-        Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram", Needs.GRAD: "gradients",
-        Needs.GRAD_SQ: "squared gradients",
+        Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram", Needs.DRIFT: "dense inputs",
+        Needs.GRAD: "gradients", Needs.GRAD_SQ: "squared gradients",
     }  # fmt: skip
     found = [word for need, word in words.items() if need in needs]
     if getattr(method, "needs_profile", False):

@@ -147,7 +147,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
-    request = Request(method, recipe.target(), recipe.pins(), recipe.loose_pattern(), shares)
+    request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
 
     def survey(sites: Sequence[Site]) -> Profile:
         profile = make_profile(source, sites, method, windows, limits, progress, gradients)

@@ -193,7 +193,7 @@ def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: P
 
 def _state_bytes(prepared: Prepared) -> int:
     """Disk that hidden states may take: two buffers where they do not fit in memory, and the saved ones."""
-    streams = 2 if prepared.plan.method.tunes else 1
+    streams = 2 if prepared.plan.method.follows_dense else 1
     return 0 if prepared.windows is None else 4 * streams * hidden_bytes(prepared.source.model, prepared.windows)
 
 

@@ -1,0 +1,1 @@
+"""Targets: which outputs solvers aim at."""

@@ -1,0 +1,36 @@
+"""Aim, in part, at what the layer gives in the dense model, so that errors made upstream are mended too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from ..core.registry import target
+from ..core.roles import OutputTarget
+from ..core.stats import Needs, Stats
+
+
+@final
+@target("dense", paper="arXiv:2402.10631", cost="the dense model's hidden states, a pass over them, a product of Gram size")
+@dataclass(frozen=True)
+class Dense(OutputTarget):
+    """W((1 − s)X + sX₀) with X₀ the inputs in the dense model, X the real ones and s the ``share``.
+
+    Least squares cannot tell what pruning put into X from what it took out, and shrinks weights on whatever is noisy; a
+    full share is therefore worse than none, a part of it better than either (docs/choosing.md has the measurements).
+    Experts see other tokens in the dense model than here and keep the target ``sparse``; their notes say so.
+    """
+
+    needs: ClassVar[Needs] = Needs.DRIFT
+
+    share: float = 0.3
+    """How much of the upstream error each layer tries to mend."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share {self.share} must be in (0, 1]")
+
+    def drift(self, stats: Stats) -> Tensor | None:
+        return self.share * stats.drift() if stats.has("drift") else None

@@ -1,0 +1,166 @@
+"""Targets: solvers reach the least-squares optimum of the output they aim at, on inputs that plain hooks see too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+
+import prunus
+from prunus.checkpoint.journal import Journal
+from prunus.core import registry
+from prunus.core.errors import RecipeError
+from prunus.core.mask import Mask
+from prunus.core.problem import Problem
+from prunus.core.site import Site
+from prunus.core.stats import Stats
+from prunus.recipe import Recipe
+from prunus.solve.aim import aimed
+from prunus.stream.sources import MemorySource
+from prunus.targets.dense import Dense
+from prunus.verbs.prepare import calibration_windows
+from tiny import model_of
+
+ROWS, COLS, TOKENS = 12, 32, 400
+
+
+def noisy(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight, inputs, and what they were before something upstream was pruned."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randn(TOKENS, COLS, generator=generator) @ torch.randn(COLS, COLS, generator=generator)
+    return torch.randn(ROWS, COLS, generator=generator), clean + torch.randn(TOKENS, COLS, generator=generator), clean
+
+
+def problem_of(weight: torch.Tensor, inputs: torch.Tensor, dense: torch.Tensor, sparsity: float = 0.5) -> Problem:
+    gram, drift = inputs.T @ inputs, (dense - inputs).T @ inputs
+    site = Site("site", "site.weight", (1, *weight.shape), torch.float32)
+    stats = Stats(torch.tensor([len(inputs)]), {"gram": gram[None], "drift": drift[None]})
+    pattern, criterion = registry.pattern.make("unstructured"), registry.criterion.make("wanda")
+    return Problem(site, weight[None], stats, sparsity, pattern, criterion)
+
+
+def lost(pruned: torch.Tensor, wanted: torch.Tensor, inputs: torch.Tensor) -> float:
+    return float((wanted - inputs.double() @ pruned.double().T).square().sum())
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("solver", ["lstsq:method=exact", "lstsq:steps=300,tolerance=1e-7", "admm:polish=300"])
+def test_fixed_masks_reach_the_closed_form_of_the_mixed_output(solver: str, share: float) -> None:
+    weight, inputs, dense = noisy(0)
+    mixed = ((1 - share) * inputs + share * dense).double()
+    keep = torch.rand(ROWS, COLS, generator=torch.Generator().manual_seed(1)) < 0.6
+    best = torch.zeros(ROWS, COLS, dtype=torch.float64)
+    for row in range(ROWS):
+        support = keep[row]
+        solved = torch.linalg.lstsq(inputs[:, support].double(), mixed @ weight[row].double()[:, None])
+        best[row, support] = solved.solution.squeeze(1)
+    problem = replace(problem_of(weight, inputs, dense), fixed_mask=Mask(keep[None], registry.pattern.make("unstructured")))
+    name, _, options = solver.partition(":")
+    made = registry.solver.make(name, {"damp": 0.0, **dict(option.split("=") for option in options.split(","))})
+    (solution,) = made.solve(aimed([problem], Dense(share), 0.0))
+    torch.testing.assert_close(solution.weight[0].double(), best, rtol=1e-3, atol=1e-3)
+    wanted = mixed @ weight.double().T
+    assert lost(solution.weight[0], wanted, inputs) <= 1.0001 * lost(best, wanted, inputs)
+
+
+@pytest.mark.parametrize("solver", ["sparsegpt", "admm", "lstsq"])
+def test_aiming_at_an_output_comes_nearer_to_it(solver: str) -> None:
+    weight, inputs, dense = noisy(2)
+    problem, wanted = problem_of(weight, inputs, dense), dense.double() @ weight.double().T
+    made = registry.solver.make(solver)
+    (own,), (other,) = made.solve([problem]), made.solve(aimed([problem], Dense(1.0), 0.01))
+    assert lost(other.weight[0], wanted, inputs) < 0.98 * lost(own.weight[0], wanted, inputs)
+    plain = inputs.double() @ weight.double().T  # errors are told from the layer's own output, whatever is aimed at
+    assert other.rel_error == pytest.approx(lost(other.weight[0], plain, inputs) / float(plain.square().sum()), rel=1e-3)
+
+
+def test_layers_of_which_nothing_is_dropped_are_left_alone() -> None:
+    weight, inputs, dense = noisy(3)
+    whole, half = problem_of(weight, inputs, dense, 0.0), problem_of(weight, inputs, dense)
+    kept, moved = aimed([whole, half], Dense(0.3), 0.01)
+    assert kept.aim is None
+    assert moved.aim is not None
+    (solution, _) = registry.solver.make("admm").solve([kept, moved])
+    assert torch.equal(solution.weight[0], weight)
+
+
+def inputs_of(model: torch.nn.Module, path: str, windows: torch.Tensor) -> torch.Tensor:
+    """What the layer at ``path`` is handed ``[tokens cols]``, caught by a plain hook."""
+    caught: list[torch.Tensor] = []
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda _m, args: caught.append(args[0].flatten(0, -2)))
+    with torch.no_grad():
+        for window in windows:
+            model(input_ids=window[None], use_cache=False)
+    handle.remove()
+    return torch.cat(caught)
+
+
+@pytest.mark.parametrize("path", ["model.layers.1.self_attn.k_proj", "model.layers.1.mlp.down_proj"])
+def test_the_inputs_set_beside_each_other_are_those_of_both_models(path: str, tokenizer, quick) -> None:
+    """A layer behind a pruned block, solved again from inputs of the dense and the pruned model that hooks caught."""
+    settings = {**quick, "samples": 16, "method": "wanda", "solver": "lstsq", "target": "dense:share=0.5", "sparsity": 0.5}
+    dense, half, pruned = model_of("llama"), model_of("llama"), model_of("llama")
+    prunus.prune(half, tokenizer=tokenizer, include=["model.layers.0.*"], **settings)
+    prunus.prune(pruned, tokenizer=tokenizer, **settings)
+    windows = calibration_windows(MemorySource(dense, torch.device("cpu")), tokenizer, Recipe.of(settings))
+    weight = dense.get_submodule(path).weight.detach()
+    problem = problem_of(weight, inputs_of(half, path, windows), inputs_of(dense, path, windows))
+    method = Recipe.of(settings).build_method()
+    problem = replace(problem, pattern=method.pattern)
+    (solution,) = method.solver.solve(aimed([problem], method.target, method.solver.damp))
+    found = pruned.get_submodule(path).weight.detach()
+    torch.testing.assert_close(found, solution.weight[0], rtol=1e-3, atol=2e-4)
+    (other,) = method.solver.solve([problem])
+    assert (other.weight[0] - found).norm() > 10 * (solution.weight[0] - found).norm()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])
+def test_streamed_is_in_memory(family: str, checkpoint, tokenizer, quick, tmp_path) -> None:
+    settings = {**quick, "method": "balanced", "target": "dense", "sparsity": "2:4"}
+    result = prunus.prune(checkpoint(family), tmp_path / "out", **settings)
+    model = model_of(family)
+    prunus.prune(model, tokenizer=tokenizer, **settings)
+    streamed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, streamed[name]), name
+    for site in result.sites:
+        assert any("target sparse" in note for note in site["notes"]) is ("experts" in site["name"]), site["name"]
+
+
+def test_several_passes_over_a_block_see_what_one_does(checkpoint, quick, tmp_path) -> None:
+    """A budget that holds few moments at once means several passes of both models over a block."""
+    settings = {**quick, "method": "balanced", "target": "dense"}
+    for name, budget in (("one", 1.0), ("several", 5e-5)):
+        prunus.prune(checkpoint("llama"), tmp_path / name, **settings, memory_budget=budget)
+    file = "model.safetensors"
+    assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "several" / file).read_bytes()
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    settings = {**quick, "method": "balanced", "target": "dense"}
+    prunus.prune(checkpoint("llama"), tmp_path / "whole", **settings)
+    monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", 0.0)
+    plain, marked = Journal.mark, []
+
+    def mark(journal: Journal, entry: dict) -> None:
+        plain(journal, entry)
+        marked.append(entry)
+        if len(marked) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "mark", mark)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.prune(checkpoint("llama"), tmp_path / "out", **settings)
+    monkeypatch.setattr(Journal, "mark", plain)
+    prunus.prune(checkpoint("llama"), tmp_path / "out", resume=True, **settings)
+    file = "model.safetensors"
+    assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_nothing_to_aim_where_survivors_stay_as_they_are() -> None:
+    with pytest.raises(RecipeError, match="choose another --solver"):
+        Recipe.of({"method": "wanda", "target": "dense"})
+    with pytest.raises(RecipeError, match=r"share 1.5 must be in"):
+        Recipe.of({"method": "balanced", "target": "dense:share=1.5"})
