@@ -6,6 +6,7 @@ from .core.errors import PrunusError
 from .recipe import Recipe
 from .verbs.compare import Comparison, compare
 from .verbs.evaluate import Evaluation, evaluate
+from .verbs.export import Exported, export
 from .verbs.methods import methods
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
@@ -13,11 +14,13 @@ from .verbs.prune import PruneResult, prune
 __all__ = [
     "Comparison",
     "Evaluation",
+    "Exported",
     "PruneResult",
     "PrunusError",
     "Recipe",
     "compare",
     "evaluate",
+    "export",
     "methods",
     "plan",
     "prune",

@@ -45,7 +45,7 @@ def test_zero_is_on_every_grid_and_rounding_is_to_the_nearest(grid: Integer, see
     weight[0, 0, :9] = 0.0
     weight[1, 1] = 0.0
     weight[1, 2] = weight[1, 2].abs() + scale  # all on one side of zero
-    levels = grid.fit(weight, torch.ones(2, 1, 16))
+    levels = grid.fit(weight, torch.ones(2, 1, 16), torch.float32)
     snapped = grid.snap(weight, levels)
     assert torch.equal(snapped[weight == 0], torch.zeros(int((weight == 0).sum())))
     codes = grid.codes(weight, levels)
@@ -64,7 +64,7 @@ def test_searching_a_scale_never_does_worse_than_reaching_the_largest_weight(gri
     weight, importance = torch.randn(1, 50, 32, generator=generator) ** 3, torch.rand(1, 1, 32, generator=generator) + 0.1
 
     def error(one: Integer) -> Tensor:
-        return ((one.snap(weight, one.fit(weight, importance)) - weight).square() * importance).sum(-1)
+        return ((one.snap(weight, one.fit(weight, importance, torch.float32)) - weight).square() * importance).sum(-1)
 
     assert (error(grid) <= error(replace(grid, search=1)) * (1 + 1e-6)).all()
     if grid.bits <= 4:  # with many, the largest weight does not cost the others much
@@ -80,7 +80,7 @@ def gptq(weight: Tensor, gram: Tensor, grid: Integer, damp: float) -> Tensor:
     for j in range(cols):
         if j % width == 0:
             importance = upper.diagonal()[j : j + width].pow(-2).float()
-            levels = grid.fit(work[:, j : j + width].float().unsqueeze(0), importance.view(1, 1, -1))
+            levels = grid.fit(work[:, j : j + width].float().unsqueeze(0), importance.view(1, 1, -1), torch.float32)
         value = grid.snap(work[:, j].float().view(1, rows, 1), levels).view(rows).double()
         error = (work[:, j] - value) / upper[j, j]
         work[:, j] = value

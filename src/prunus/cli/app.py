@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from . import compare, evaluate, methods, plan, prune
+from . import compare, evaluate, export, methods, plan, prune
 from .options import stoppable
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the comma
 app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))
 app.command("compare")(stoppable(compare.command))
+app.command("export")(stoppable(export.command))
 app.command("methods")(methods.command)
 
 

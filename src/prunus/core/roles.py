@@ -120,13 +120,16 @@ class Allocator(ABC):
 
 
 class OutputTarget(ABC):
-    """Which output do the survivors aim at? WT, that of the dense layer on some inputs T beside the real ones X."""
+    """Which output Y do the survivors aim at?"""
 
     needs: ClassVar[Needs] = Needs.NOTHING
 
     @abstractmethod
-    def drift(self, stats: Stats) -> Tensor | None:
-        """(T − X)ᵀX ``[.. cols cols]``; None where T is X, or what T is made of was not seen."""
+    def beyond(self, weight: Tensor, stats: Stats) -> Tensor | None:
+        """(Y − XWᵀ)ᵀX ``[batch rows cols]`` for a dense ``weight`` W of that shape and its real inputs X.
+
+        None where Y is XWᵀ, or what it takes to know Y was not seen.
+        """
 
 
 class Solver(ABC):
@@ -171,8 +174,11 @@ class Grid(ABC):
         """int8 or uint8: what codes are kept in before they are packed."""
 
     @abstractmethod
-    def fit(self, weight: Tensor, importance: Tensor) -> Levels:
-        """The levels of one group, ``weight [batch rows width]``, whose errors count by ``importance [batch 1 width]``."""
+    def fit(self, weight: Tensor, importance: Tensor, stored: torch.dtype) -> Levels:
+        """The levels of one group, ``weight [batch rows width]``, whose errors count by ``importance [batch 1 width]``.
+
+        Scales are such as 16 bits hold: bfloat16 where weights are ``stored`` so, float16 else (:func:`scale_dtype`).
+        """
 
     @abstractmethod
     def codes(self, weight: Tensor, levels: Levels) -> Tensor:
@@ -191,6 +197,11 @@ class Grid(ABC):
         if cols % self.width(cols) == 0:
             return None
         return f"{cols} columns do not divide into the grid's groups of {self.group} (group=0: a scale a row)"
+
+
+def scale_dtype(stored: torch.dtype) -> torch.dtype:
+    """The 16-bit float that scales are kept in, of weights that are stored in another dtype or the same."""
+    return torch.bfloat16 if stored is torch.bfloat16 else torch.float16
 
 
 class Levels(NamedTuple):

@@ -21,7 +21,8 @@ class Needs(Flag):
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
     DRIFT = auto()
-    """``drift [batch cols cols]``: (X₀ − X)ᵀX with X₀ the same layer's inputs in the dense model."""
+    """``drift [batch cols cols]``: (X₀ − X)ᵀX with X₀ the same layer's inputs in the dense model; and, of a layer whose
+    output is added to a residual stream s, ``stream [batch rows cols]``: (s₀ − s)ᵀX."""
     GRAD = auto()
     """``grad [batch rows cols]``: gradient of the dense model's loss with respect to the weights."""
     GRAD_SQ = auto()

@@ -30,12 +30,12 @@ MOMENTS: dict[str, Moment] = {
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
     "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), add_gram, mirror),
 }
-"""The moments that are sums over inputs. ``drift`` sets two beside each other, ``sample`` keeps rows: see ``Tally``."""
+"""The moments that are sums over inputs alone. ``drift`` and ``sample`` are others: see ``Tally``."""
 
 
-def add_drift(total: Tensor, inputs: Tensor, dense: Tensor) -> None:
-    """Add (X₀ − X)ᵀX to ``total [cols cols]``, of ``inputs`` X and ``dense`` X₀, both ``[tokens cols]``."""
-    total += linear((dense - inputs).T.contiguous(), inputs.T)
+def moment_of(left: Tensor, inputs: Tensor) -> Tensor:
+    """AᵀX ``[rows cols]`` of ``left [tokens rows]`` and ``inputs [tokens cols]``."""
+    return linear(left.T.contiguous(), inputs.T)
 
 
 def nbytes(needs: Needs, batch: int, cols: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
 from ..models.listed import Entry, watched_entries
+from ..models.residual import handed
 from .tally import Tally
 from .waves import Wave
 
@@ -38,10 +39,12 @@ class Observer:
     Sites that are handed the same tensor share a Tally. The wave's experts narrow its stacked Sites to some of theirs.
     ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them. It is
     found by the first pass otherwise. Before a pass the block may be run on the dense model's hidden states, so that what
-    Sites are handed is set beside what they are handed there; not for experts, who get other tokens there.
+    Sites are handed is set beside what they are handed there; not for experts, who get other tokens there. ``streams`` say,
+    by role, which module is handed the residual stream that a Site's output is added to.
     """
 
-    def __init__(self, block: nn.Module, prefix: str, wave: Wave, needs: Needs, calls: int | None = None) -> None:
+    def __init__(self, block: nn.Module, prefix: str, wave: Wave, needs: Needs, calls: int | None = None,
+                 streams: Mapping[str, str] | None = None) -> None:  # fmt: skip
         self.block = block
         self.prefix = prefix
         self.wave = wave
@@ -53,6 +56,9 @@ class Observer:
         self._seen: list[tuple[Tensor, Tally]] = []
         self._dense: dict[str, list[Tensor]] | None = None
         self._before: dict[str, list[Tensor]] = {}
+        self._streams = {site.name: (streams or {})[site.role] for site in wave.sites if site.role in (streams or {})}
+        self._here: dict[str, Tensor] = {}
+        self._there: dict[str, Tensor] = {}
         self.calls = calls
         self._reached = 0
         self._called: set[str] = set()
@@ -64,6 +70,9 @@ class Observer:
         for path, module in self.block.named_modules():
             if path in modules:
                 self._stack.callback(module.register_forward_pre_hook(self._hook(modules[path])).remove)
+        for path, rows in {(path, self.sites[name].rows) for name, path in self._streams.items()}:
+            hook = self.block.get_submodule(path).register_forward_pre_hook(self._stream_hook(path, rows), with_kwargs=True)
+            self._stack.callback(hook.remove)
         if any(site.layout.stacked for site in self.sites.values()):
             everyone = (self.wave.experts or ()) if self.wave.everyone else ()
             self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
@@ -90,6 +99,8 @@ class Observer:
         finally:
             self._seen.clear()
             self._before = {}
+            self._here.clear()
+            self._there.clear()
         if self.calls is None and not any(site.layout.stacked or self.entries[name] for name, site in self.sites.items()):
             self.calls = self._reached
 
@@ -139,14 +150,30 @@ class Observer:
             if site not in tally.sites:
                 tally.sites.append(site)
             if known is None:
-                before = self._before.get(site.name)
-                tally.add(0, inputs, before.pop(0) if before else None)
+                before = self._before.get(site.name, [])
+                dense = before.pop(0) if before else None
+                tally.add(0, inputs, dense, self._stream_drift(site) if dense is not None else None)
                 self._seen.append((inputs, tally))
             self._reached += 1
             if self._reached == self.calls and len(self._owner) == len(self.sites):
                 raise _EnoughError
 
         return hook
+
+    def _stream_hook(self, path: str, rows: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stream = handed(args, kwargs, rows)
+            if stream is not None:
+                (self._here if self._dense is None else self._there)[path] = stream
+
+        return hook
+
+    def _stream_drift(self, site: Site) -> Tensor | None:
+        """What the stream that the Site writes to has in the dense model above what it has here."""
+        path = self._streams.get(site.name)
+        if path is None or path not in self._here or path not in self._there:
+            return None
+        return self._there[path] - self._here[path]
 
     def _new(self, site: Site, device: torch.device) -> Tally:
         """A Tally of the Site's own, which others may come to share."""

@@ -11,7 +11,7 @@ from ..core.errors import NumericalError
 from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
-from .moments import MOMENTS, SAMPLE_ROWS, add_drift
+from .moments import MOMENTS, SAMPLE_ROWS, moment_of
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -58,10 +58,14 @@ class Tally:
             if moment.need in self.needs
         }
         self.drift: Tensor | None = None
+        self.stream: Tensor | None = None
         self.samples = [Sample(self.cols, self.device) for _ in range(self.batch)]
 
-    def add(self, entry: int, inputs: Tensor, dense: Tensor | None = None) -> None:
-        """Add ``inputs [.. cols]`` to one batch entry, beside those that the same tokens have in the ``dense`` model."""
+    def add(self, entry: int, inputs: Tensor, dense: Tensor | None = None, stream: Tensor | None = None) -> None:
+        """Add ``inputs [.. cols]`` to one batch entry, beside those that the same tokens have in the ``dense`` model.
+
+        ``stream [.. rows]`` is what the residual stream that the outputs are added to has there above what it has here.
+        """
         flat = inputs.detach().reshape(-1, self.cols).float()
         self.tokens[entry] += len(flat)
         for name, total in self.totals.items():
@@ -71,7 +75,11 @@ class Tally:
         if dense is not None:
             if self.drift is None:
                 self.drift = torch.zeros(self.batch, self.cols, self.cols, device=self.device)
-            add_drift(self.drift[entry], flat, dense.reshape(-1, self.cols).float())
+            self.drift[entry] += moment_of(dense.reshape(-1, self.cols).float() - flat, flat)
+        if stream is not None:
+            if self.stream is None:
+                self.stream = torch.zeros(self.batch, stream.shape[-1], self.cols, device=self.device)
+            self.stream[entry] += moment_of(stream.reshape(-1, stream.shape[-1]).float(), flat)
 
     def stats(self) -> Stats:
         """The sums as Stats.
@@ -89,6 +97,8 @@ class Tally:
         moments = dict(self.totals)
         if self.drift is not None:
             moments["drift"] = self.drift
+        if self.stream is not None and len(self.sites) == 1:
+            moments["stream"] = self.stream
         if Needs.SAMPLE in self.needs:
             moments["sample"] = nn.utils.rnn.pad_sequence([sample.rows for sample in self.samples], batch_first=True)
         return Stats(self.tokens, moments)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.registry import grid
-from ..core.roles import Grid, Levels
+from ..core.roles import Grid, Levels, scale_dtype
 
 
 @final
@@ -22,7 +22,7 @@ class Integer(Grid):
     rounded to 16-bit floats, as they are stored. Of ``search`` scales, from the one that reaches the largest weight down to
     half of it, a group takes that of the smallest squared error.
 
-    >>> levels = Integer(bits=4, group=0).fit(torch.tensor([[[7.0, -3.0, 1.2]]]), torch.ones(1, 1, 3))
+    >>> levels = Integer(bits=4, group=0).fit(torch.tensor([[[7.0, -3.0, 1.2]]]), torch.ones(1, 1, 3), torch.float32)
     >>> Integer(bits=4, group=0).codes(torch.tensor([[[7.0, -3.0, 1.2]]]), levels)
     tensor([[[ 7., -3.,  1.]]])
     """
@@ -63,11 +63,11 @@ class Integer(Grid):
     def code_dtype(self) -> torch.dtype:
         return torch.int8 if self.symmetric else torch.uint8
 
-    def fit(self, weight: Tensor, importance: Tensor) -> Levels:
+    def fit(self, weight: Tensor, importance: Tensor, stored: torch.dtype) -> Levels:
         low, high = weight.amin(-1, keepdim=True).clamp_max(0), weight.amax(-1, keepdim=True).clamp_min(0)
-        best, least = self._levels(low, high, 1.0), None
+        best, least = self._levels(low, high, 1.0, stored), None
         for step in range(self.search):
-            levels = self._levels(low, high, 1 - step / (2 * self.search))
+            levels = self._levels(low, high, 1 - step / (2 * self.search), stored)
             error = ((self.snap(weight, levels) - weight).square() * importance).sum(-1, keepdim=True)
             if least is None:
                 best, least = levels, error
@@ -77,19 +77,19 @@ class Integer(Grid):
             least = torch.where(closer, error, least)
         return best
 
-    def _levels(self, low: Tensor, high: Tensor, part: float) -> Levels:
+    def _levels(self, low: Tensor, high: Tensor, part: float, stored: torch.dtype) -> Levels:
         """Levels that reach ``part`` of the range from ``low`` to ``high``."""
         if self.symmetric:
-            scale = _stored(part * torch.maximum(high, -low) / self.highest)
+            scale = _stored(part * torch.maximum(high, -low) / self.highest, stored)
             return Levels(scale, torch.zeros_like(scale))
-        scale = _stored(part * (high - low) / self.highest)
+        scale = _stored(part * (high - low) / self.highest, stored)
         return Levels(scale, (-part * low / scale).round().clamp(self.lowest, self.highest))
 
     def codes(self, weight: Tensor, levels: Levels) -> Tensor:
         return (weight / levels.scale + levels.zero).round_().clamp_(self.lowest, self.highest)
 
 
-def _stored(scale: Tensor) -> Tensor:
+def _stored(scale: Tensor, stored: torch.dtype) -> Tensor:
     """The scale as 16 bits hold it; 1 where a group is all zero or too small for them."""
-    kept = scale.half().to(scale.dtype)
+    kept = scale.to(scale_dtype(stored)).to(scale.dtype)
     return torch.where(kept > 0, kept, torch.ones_like(kept))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ..core.matmul import linear
@@ -16,22 +17,19 @@ from .factor import inverse_factor
 def aimed(problems: Sequence[Problem], target: OutputTarget, damp: float) -> list[Problem]:
     """Problems that share their inputs, with the weights to go for in the place of the dense ones.
 
-    With the wanted output WT and E = (T − X)ᵀX, ‖WT − ŴX‖² is, but for a constant, ‖(W* − Ŵ)X‖² with W* = W + WEH⁻¹:
-    so any solver that goes from W* goes for WT. Layers of which nothing is dropped keep their weights.
+    With the wanted output Y and M = (Y − XWᵀ)ᵀX, ‖Y − XŴᵀ‖² is, but for a constant, ‖X(W* − Ŵ)ᵀ‖² with W* = W + MH⁻¹: so
+    any solver that goes from W* goes for Y. Layers of which nothing is dropped keep their weights.
     """
-    first = problems[0]
-    drift = target.drift(first.stats)
-    if drift is None or not any(problem.sparsity > 0 for problem in problems):
+    beyond = [target.beyond(p.weight, p.stats) if p.sparsity > 0 else None for p in problems]
+    if all(moment is None for moment in beyond):
         return list(problems)
-    upper = inverse_factor(first.stats, damp, first.site.name).upper
-    drifts = drift if drift.dim() == 3 else drift.unsqueeze(0)
-    steps = [linear(linear(one, factor), factor.mT) for one, factor in zip(drifts, upper, strict=True)]
-    return [replace(p, aim=_moved(p.weight, steps)) if p.sparsity > 0 else p for p in problems]
+    upper = inverse_factor(problems[0].stats, damp, problems[0].site.name).upper
+    return [
+        replace(problem, aim=problem.weight + _solved(moment, upper)) if moment is not None else problem
+        for problem, moment in zip(problems, beyond, strict=True)
+    ]
 
 
-def _moved(weight: Tensor, steps: Sequence[Tensor]) -> Tensor:
-    """W + WP for every batch entry of ``weight [batch rows cols]``, with P of its own ``[cols cols]``."""
-    moved = weight.clone()
-    for one, step in zip(moved, steps, strict=True):
-        one += linear(one, step.mT)
-    return moved
+def _solved(moment: Tensor, upper: Tensor) -> Tensor:
+    """MH⁻¹ for every batch entry of ``moment [batch rows cols]``, with H⁻¹ = UᵀU."""
+    return torch.stack([linear(linear(one, u), u.mT) for one, u in zip(moment, upper, strict=True)])

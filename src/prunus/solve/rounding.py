@@ -18,7 +18,7 @@ def nearest(problem: Problem, weight: Tensor) -> tuple[Tensor, list[Levels]]:
     width = problem.grid.width(problem.site.cols)
     parts, found = [], []
     for part in weight.split(width, dim=-1):
-        levels = problem.grid.fit(part, torch.ones_like(part[:, :1]))
+        levels = problem.grid.fit(part, torch.ones_like(part[:, :1]), problem.site.dtype)
         parts.append(problem.grid.snap(part, levels))
         found.append(levels)
     return torch.cat(parts, dim=-1), found

@@ -183,7 +183,7 @@ class _Stack:
                 stats = self.stats.columns(j, stop, inverse_diagonal=self.pivots[:, j:stop].square())
                 keep = problem.select(weight, stats, j, stop)
             importance = self.pivots[:, None, j:stop].pow(-2)
-            self.levels[number].append(problem.grid.fit(weight * keep, importance))
+            self.levels[number].append(problem.grid.fit(weight * keep, importance, problem.site.dtype))
 
     def _snap(self, column: Tensor) -> Tensor:
         """``column [batch 1 rows]`` on the Problems' grids."""

@@ -12,8 +12,7 @@ from ..core.problem import Problem, Solution
 from ..core.roles import BlockStage
 from ..core.site import Site
 from ..models.folds import Fold, folds_of_block
-
-Kind = tuple[type[nn.Module], tuple[str, ...]]
+from .solve_block import Kind, kind_of
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Arranger:
         self._folds, self._orders = {}, {}
         if not any(stage.arranges for stage in self.stages):
             return
-        kind = (type(block), tuple(site.role for site in sites))
+        kind = kind_of(block, sites)
         if kind not in self._known:
             found = folds_of_block(block, sites, run)
             self._known[kind] = [

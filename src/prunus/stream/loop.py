@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,21 +10,24 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint.journal import Journal
+from ..checkpoint.levels import keep_levels
 from ..core.packing import packed_bytes
 from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
-from ..core.roles import Grid
+from ..core.roles import Grid, scale_dtype
+from ..core.site import Site
 from ..core.stats import Needs
+from ..models.residual import residual_streams
 from ..targets.sparse import Sparse
 from .arrange import Arranger
 from .coverage import USUAL, Coverage
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
-from .solve_block import BlockSolver
+from .solve_block import Beside, BlockSolver, Kind, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
 from .survey import is_table
@@ -51,6 +54,7 @@ class PruneLoop:
     solver: BlockSolver = field(init=False)
     rounder: BlockSolver = field(init=False)
     arranger: Arranger = field(init=False)
+    _streams: dict[Kind, dict[str, str]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         method = self.plan.method
@@ -91,7 +95,7 @@ class PruneLoop:
             records = [_record(solution, self.plan.method.grid, perf_counter() - lap) for solution in solutions]
             lap = perf_counter()
             self.source.put(weights)
-            self.source.keep(weights, partial(self._mark, index, records))
+            self.source.keep(weights, partial(self._mark, index, records, _levels(solutions)))
             if index < len(self.source.blocks):
                 self._advance(index, streams)
             if streams is not None and self.journal is not None and monotonic() - saved > STATE_SECONDS:
@@ -116,9 +120,14 @@ class PruneLoop:
         forward = dense = None
         if streams is not None:
             forward = partial(streams.pruned.runs, block, index)
+            sites = [step.site for step in steps]
+
+            def run() -> Tensor:
+                return streams.pruned.run(block, index, 0).hidden
+
             if streams.dense is not None and Needs.DRIFT in self.plan.method.needs:
-                dense = partial(streams.dense.steps, block, index)
-            self.arranger.begin(block, [step.site for step in steps], lambda: streams.pruned.run(block, index, 0).hidden)
+                dense = Beside(partial(streams.dense.steps, block, index), self._residual_streams(block, sites, run))
+            self.arranger.begin(block, sites, run)
         solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward, dense))
         if streams is not None and streams.dense is not None:
             if dense is not None and steps:
@@ -132,6 +141,13 @@ class PruneLoop:
                 rounded = self.rounder.solve(block, self.source.prefix(index), steps, forward, masks=masks)
                 solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
+
+    def _residual_streams(self, block: nn.Module, sites: Sequence[Site], run: Callable[[], Tensor]) -> dict[str, str]:
+        """Those of the block; they are found once for all blocks of a kind."""
+        kind = kind_of(block, sites)
+        if kind not in self._streams:
+            self._streams[kind] = residual_streams(block, sites, run)
+        return self._streams[kind]
 
     def _refine(self, block: LoadedBlock, solutions: dict[str, Solution]) -> dict[str, Solution]:
         """The Solutions after every stage, and in the block; a block without any is left alone."""
@@ -206,9 +222,24 @@ class PruneLoop:
             streams.pruned.advance(block, index)
         source.release(index)
 
-    def _mark(self, index: int, records: list[dict[str, Any]]) -> None:
-        if self.journal is not None:
-            self.journal.mark({"block": index, "sites": records})
+    def _mark(self, index: int, records: list[dict[str, Any]], levels: Mapping[str, Tensor]) -> None:
+        if self.journal is None:
+            return
+        if self.plan.method.grid is not None:
+            keep_levels(self.journal.folder, index, levels)
+        self.journal.mark({"block": index, "sites": records})
+
+
+def _levels(solutions: Sequence[Solution]) -> dict[str, Tensor]:
+    """Scales and zeros of quantised weights, by what is stored of them."""
+    found: dict[str, Tensor] = {}
+    for solution in solutions:
+        parameter, levels = solution.site.parameter, solution.extra
+        if "scales" in levels:
+            found[f"{parameter}.scales"] = levels["scales"].to("cpu", scale_dtype(solution.site.dtype)).contiguous()
+        if "zeros" in levels and levels["zeros"].any():
+            found[f"{parameter}.zeros"] = levels["zeros"].to("cpu", torch.uint8).contiguous()
+    return found
 
 
 def _record(solution: Solution, grid: Grid | None, block_seconds: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,15 @@ Call = Callable[[], object]
 Pass = Callable[[], Iterable[Call]]
 """A forward pass over all windows, a call for each batch of them."""
 
+
+class Beside(NamedTuple):
+    """The dense model beside the pruned one: a pass of its hidden states through the same block, and where the ``streams``
+    are found that Sites' outputs are added to (:func:`~prunus.models.residual.residual_streams`)."""
+
+    runs: Pass
+    streams: Mapping[str, str]
+
+
 _OWN_TARGET = "aimed at the target sparse: the dense model has no like inputs to set its own against"
 
 Kind = tuple[type[nn.Module], tuple[str, ...]]
@@ -56,11 +66,11 @@ class BlockSolver:
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
-              dense: Pass | None = None, masks: Masks | None = None) -> dict[str, Solution]:  # fmt: skip
+              dense: Beside | None = None, masks: Masks | None = None) -> dict[str, Solution]:  # fmt: skip
         """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at.
 
-        ``dense`` is the same block's pass over the dense model's hidden states, for targets that need it. Where ``masks``
-        are given no others are chosen.
+        ``dense`` is for targets that set the dense model beside the pruned one. Where ``masks`` are given no others are
+        chosen.
         """
         if forward is None:
             none = Stats.none()
@@ -69,14 +79,13 @@ class BlockSolver:
         return found
 
     def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
-                   dense: Pass | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
+                   dense: Beside | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
         """The same for several choices of steps for the same Sites, from one observation."""
         needs = observed_needs(self.method)
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
         for wave in waves([step.site for step in choices[0]], needs, self.budget):
-            beside = dense() if dense is not None else None
-            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), beside, self._calls):
+            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), dense, self._calls):
                 starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
@@ -134,22 +143,27 @@ def _with_tokens(solution: Solution, stats: Stats, starved: Sequence[int]) -> So
     return replace(solution, extra={**solution.extra, "tokens": stats.tokens, "starved": few})
 
 
+def kind_of(block: nn.Module, sites: Sequence[Site]) -> Kind:
+    """What blocks have in common that hold Sites of the same roles."""
+    return (type(block), tuple(site.role for site in sites))
+
+
 def observed_needs(method: Method) -> Needs:
     """What the method needs, and enough beside it to measure every layer's error."""
     return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Call],
-            dense: Iterable[Call] | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
-    """Sites that share an input and their Stats, from one pass over the windows (``runs``).
+            dense: Beside | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
+    """Sites that share an input and their Stats, from one pass over the windows (``runs``), maybe beside the dense model.
 
-    ``dense`` are the same batches on the dense model's hidden states. How often Sites are reached in a pass is kept in
-    ``calls`` and relied on for later blocks of the same kind.
+    How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.
     """
     known = calls if calls is not None else {}
-    kind = (type(block), tuple(site.role for site in wave.sites))
-    with Observer(block, prefix, wave, needs, known.get(kind)) as observer:
-        for run, beside in zip(runs, repeat(None) if dense is None else dense, strict=False):
+    kind = kind_of(block, wave.sites)
+    streams = dense.streams if dense is not None else {}
+    with Observer(block, prefix, wave, needs, known.get(kind), streams) as observer:
+        for run, beside in zip(runs, repeat(None) if dense is None else dense.runs(), strict=False):
             observer.watch(run, beside)
     if observer.calls is not None:
         known[kind] = observer.calls

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
+from ..core.matmul import linear
 from ..core.registry import target
 from ..core.roles import OutputTarget
 from ..core.stats import Needs, Stats
@@ -16,11 +18,12 @@ from ..core.stats import Needs, Stats
 @target("dense", paper="arXiv:2402.10631", cost="the dense model's hidden states, a pass over them, a product of Gram size")
 @dataclass(frozen=True)
 class Dense(OutputTarget):
-    """W((1 − s)X + sX₀) with X₀ the inputs in the dense model, X the real ones and s the ``share``.
+    """XWᵀ + σ((X₀ − X)Wᵀ + s₀ − s): beside inputs X and the residual stream s, which Y is added to, the dense model's.
 
-    Least squares cannot tell what pruning put into X from what it took out, and shrinks weights on whatever is noisy; a
-    full share is therefore worse than none, a part of it better than either (docs/choosing.md has the measurements).
-    Experts see other tokens in the dense model than here and keep the target ``sparse``; their notes say so.
+    A share σ = 1 would make the stream behind the layer what it is in the dense model. But least squares cannot tell what
+    pruning put into X from what it took out, and shrinks weights on whatever is noisy: a full share is far worse than none,
+    a part of it better than either (docs/choosing.md has the measurements). Experts see other tokens in the dense model
+    than here and keep the target ``sparse``; their notes say so.
     """
 
     needs: ClassVar[Needs] = Needs.DRIFT
@@ -32,5 +35,10 @@ class Dense(OutputTarget):
         if not 0 < self.share <= 1:
             raise ValueError(f"share {self.share} must be in (0, 1]")
 
-    def drift(self, stats: Stats) -> Tensor | None:
-        return self.share * stats.drift() if stats.has("drift") else None
+    def beyond(self, weight: Tensor, stats: Stats) -> Tensor | None:
+        if not stats.has("drift"):
+            return None
+        moved = torch.stack([linear(one, drift.mT) for one, drift in zip(weight, stats.drift(), strict=True)])
+        if stats.has("stream"):
+            moved += stats.of_weights("stream")
+        return moved.mul_(self.share)

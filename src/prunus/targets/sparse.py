@@ -18,5 +18,5 @@ from ..core.stats import Stats
 class Sparse(OutputTarget):
     """WX on the inputs X that the pruned layers before give: every layer mends its own error alone."""
 
-    def drift(self, stats: Stats) -> Tensor | None:
+    def beyond(self, weight: Tensor, stats: Stats) -> Tensor | None:
         return None

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from ..checkpoint.journal import Journal
+from ..checkpoint.levels import gather_levels
 from ..checkpoint.writer import MirrorWriter
+from ..core import registry
 from ..core.errors import OutputError, RecipeError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
@@ -147,6 +149,8 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         results = _loop(prepared, journal, progress).run(done)
         source.writer.copy(set(source.checkpoint.names) - source.disk_names([step.site for step in prepared.plan.steps]))
         source.writer.copy_extras()
+        if prepared.plan.method.grid is not None:
+            gather_levels(journal.folder, journal.output, registry.grid.describe(prepared.plan.method.grid))
         source.writer.sync()
         written, peak = perf_counter(), peak_memory_bytes()
         record = _prove_and_describe(prepared, source, journal.output, results, progress)

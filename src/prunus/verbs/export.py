@@ -1,0 +1,154 @@
+"""export: a quantised checkpoint in the packed layout that serving engines read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
+from ..checkpoint.levels import StoredLevels
+from ..checkpoint.source import INDEX, Checkpoint
+from ..core.errors import OutputError, ProofError, UnsupportedModelError
+from ..core.progress import Progress, Silent
+from ..core.site import Site
+from ..models.locate import locate
+from ..stream.evaluate import open_source
+from ..stream.sources import CheckpointSource
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and the bytes of the tensors before and after."""
+
+    model: str
+    output: str
+    layout: str
+    layers: int
+    plain_bytes: int
+    packed_bytes: int
+    seconds: float
+
+
+def export(model: str | Path, output: str | Path, *, overwrite: bool = False, trust_remote_code: bool = False,
+           progress: Progress | None = None) -> Exported:  # fmt: skip
+    """Write a checkpoint that was pruned or quantised onto a grid in the compressed-tensors layout ``pack-quantized``.
+
+    Every packed layer is unpacked again and held against the plain weights, bit for bit. Zeros are stored as codes: the
+    layout has no sparsity.
+
+    Raises:
+        UnsupportedModelError: if weights on the grid are no plain linear layers, or their codes have no 4 or 8 bits.
+        OutputError: if ``output`` exists and ``overwrite`` was not asked for, or cannot be written.
+    """
+    start, reporter, target = perf_counter(), progress or Silent(), Path(output)
+    source = open_source(locate(model), torch.float32, torch.device("cpu"), trust_remote_code)
+    levels = StoredLevels.open(source.checkpoint.folder)
+    layers = _layers(source, levels)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it.")
+    if target.resolve() == source.checkpoint.folder.resolve():
+        raise OutputError(f"{target} is the model itself. Give another -o.")
+    partial = target.parent / f".{target.name}.prunus-export"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        size = _write(source, levels, layers, partial, reporter)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        reporter.close()
+    before = sum(entry.nbytes for shard in source.checkpoint.shards for entry in shard.entries.values())
+    seconds = round(perf_counter() - start, 3)
+    return Exported(str(model), str(target), "compressed-tensors pack-quantized", len(layers), before, size, seconds)
+
+
+def _layers(source: CheckpointSource, levels: StoredLevels) -> dict[str, Site]:
+    """The Sites on the grid by the name of their tensor on disk."""
+    if levels.grid["bits"] not in BITS:
+        raise UnsupportedModelError(
+            f"codes of {levels.grid['bits']} bits: engines that read compressed-tensors have kernels for "
+            f"{' and '.join(map(str, BITS))}. Quantise with --grid int:bits=4."
+        )
+    places = [*source.found, source.outside]
+    sites = [site for found in places for site in found.sites]
+    sites += [site for found in places for site, _ in found.on_request.values()]
+    found = {}
+    for site in sites:
+        if site.parameter not in levels.scales:
+            continue
+        module = source.model.get_submodule(site.parameter.rpartition(".")[0])
+        disk = source.names.sources[site.parameter]
+        if not isinstance(module, nn.Linear) or len(disk) != 1 or source.checkpoint.entry(disk[0]).shape != site.shape[1:]:
+            raise UnsupportedModelError(
+                f"{site.name}: {type(module).__name__} is no plain linear layer on disk, and compressed-tensors holds no "
+                "other. Leave it out with --exclude when pruning, or serve the plain checkpoint."
+            )
+        found[disk[0]] = site
+    return found
+
+
+def _write(
+    source: CheckpointSource, levels: StoredLevels, layers: dict[str, Site], folder: Path, progress: Progress
+) -> int:
+    """All files of the packed checkpoint; the bytes of its tensors."""
+    checkpoint, size = source.checkpoint, 0
+    weight_map: dict[str, str] = {}
+    progress.start("Packing", len(checkpoint.names))
+    for shard in checkpoint.shards:
+        tensors: dict[str, Tensor] = {}
+        for name in shard.entries:
+            weight = shard.read(name)
+            if name in layers:
+                owner = name.rpartition(".")[0]
+                made = _packed(levels, layers[name], weight)
+                tensors |= {f"{owner}.{kind}": tensor for kind, tensor in made.items()}
+            else:
+                tensors[name] = weight
+            progress.step()
+        size += sum(tensor.nbytes for tensor in tensors.values())
+        weight_map |= dict.fromkeys(tensors, shard.path.name)
+        save_file(tensors, folder / shard.path.name, metadata={"format": "pt"})
+    if checkpoint.index is not None:
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2))
+    _write_rest(source, levels, layers, folder)
+    return size
+
+
+def _packed(levels: StoredLevels, site: Site, weight: Tensor) -> dict[str, Tensor]:
+    """A layer's tensors, which give back exactly the plain weight."""
+    grid, parameter = levels.grid, site.parameter
+    lowest = -(1 << grid["bits"] - 1) if grid["symmetric"] else 0
+    codes = levels.codes(parameter, weight.unsqueeze(0))[0] - lowest
+    scales = levels.scales[parameter][0].to(weight.dtype)
+    zeros = levels.zeros[parameter][0] if parameter in levels.zeros else None
+    made = packed_layer(codes, scales, zeros, grid["bits"])
+    centre = -lowest if zeros is None else zeros.float().repeat_interleave(weight.shape[1] // zeros.shape[1], dim=1)
+    wide = scales.repeat_interleave(weight.shape[1] // scales.shape[1], dim=1)
+    again = (unpack(made["weight_packed"], grid["bits"], weight.shape[1]) - centre).to(weight.dtype) * wide
+    if not torch.equal(again, weight):
+        raise ProofError(f"{site.name}: the packed weights do not unpack to the plain ones. Please report it.")
+    return made
+
+
+def _write_rest(source: CheckpointSource, levels: StoredLevels, layers: dict[str, Site], folder: Path) -> None:
+    """Config, tokenizer and the like."""
+    checkpoint: Checkpoint = source.checkpoint
+    for path in checkpoint.extras():
+        shutil.copyfile(path, folder / path.name)
+    packed = {site.parameter.rpartition(".")[0] for site in layers.values()}
+    linears = [name for name, module in source.model.named_modules() if isinstance(module, nn.Linear)]
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = quantization_config(levels.grid, [name for name in linears if name not in packed])
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
