@@ -1,0 +1,154 @@
+"""Export: what is packed loads where serving engines load it, and computes what the plain checkpoint computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import prunus
+from prunus.checkpoint.compressed_tensors import pack, unpack
+from prunus.checkpoint.journal import Journal
+from prunus.checkpoint.levels import FILE, StoredLevels
+from prunus.core.errors import CheckpointError, OutputError, UnsupportedModelError
+from tiny import VOCABULARY
+
+FOUR = {"method": "balanced", "sparsity": 0.5, "grid": "int:bits=4,group=16"}
+IDS = torch.randint(2, VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+def logits(folder: Path, dtype: torch.dtype) -> torch.Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+@pytest.mark.parametrize("grid", ["bits=4,group=16", "bits=8,group=0", "bits=8,group=32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_loads_it_and_computes_the_same(grid, dtype, checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, **FOUR, "grid": f"int:{grid}"}
+    prunus.prune(checkpoint("llama", dtype), tmp_path / "plain", **settings)
+    told = prunus.export(tmp_path / "plain", tmp_path / "packed")
+    assert told.layers == 3 * 7
+    assert told.packed_bytes < told.plain_bytes
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())
+    assert config["quantization_config"]["ignore"] == ["lm_head"]
+    torch.testing.assert_close(logits(tmp_path / "packed", dtype), logits(tmp_path / "plain", dtype), rtol=0, atol=0)
+
+
+def test_the_library_of_the_layout_packs_alike() -> None:
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+
+    for bits in (4, 8):
+        codes = torch.randint(0, 1 << bits, (6, 40), generator=torch.Generator().manual_seed(bits))
+        signed = (codes - (1 << bits - 1)).to(torch.int8)
+        assert torch.equal(pack(codes, bits), pack_to_int32(signed, bits))
+        assert torch.equal(unpack_from_int32(pack(codes, bits), bits, codes.shape), signed)
+        assert torch.equal(unpack(pack(codes, bits), bits, 40), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_library_reads_grids_that_are_not_symmetric(dtype, checkpoint, quick, tmp_path) -> None:
+    """By itself: Transformers' loader, with compressed-tensors 0.19, expects their zeros unpacked and refuses them."""
+    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    settings = {**quick, **FOUR, "grid": "int:bits=4,group=16,symmetric=false"}
+    prunus.prune(checkpoint("llama", dtype), tmp_path / "plain", **settings)
+    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+    args = QuantizationArgs(**config["config_groups"]["group_0"]["weights"])
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    plain, packed = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "packed"))
+    owners = [name.removesuffix("_packed") for name in packed if name.endswith("_packed")]
+    assert len(owners) == 3 * 7
+    for weight in owners:
+        parts = {name.rpartition(".")[2]: packed[name] for name in packed if name.startswith(weight)}
+        found = PackedQuantizationCompressor.decompress(parts, scheme)["weight"]
+        assert found.dtype == dtype
+        assert torch.equal(found, plain[weight]), weight
+
+
+def test_only_quantised_is_exported_too_and_shards_stay_shards(checkpoint, tokenizer, quick, tmp_path) -> None:
+    transformers.AutoModelForCausalLM.from_pretrained(checkpoint("llama")).save_pretrained(
+        tmp_path / "model", max_shard_size="60KB"
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    prunus.prune(tmp_path / "model", tmp_path / "plain", **{**quick, **FOUR, "sparsity": 0.0})
+    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    dtype = torch.float32
+    torch.testing.assert_close(logits(tmp_path / "packed", dtype), logits(tmp_path / "plain", dtype), rtol=0, atol=0)
+
+
+def test_a_resumed_run_has_the_levels_of_every_block(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    prunus.prune(checkpoint("llama"), tmp_path / "whole", **quick, **FOUR)
+    plain, marked = Journal.mark, []
+
+    def mark(journal: Journal, entry: dict) -> None:
+        plain(journal, entry)
+        marked.append(entry)
+        if len(marked) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "mark", mark)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.prune(checkpoint("llama"), tmp_path / "out", **quick, **FOUR)
+    monkeypatch.setattr(Journal, "mark", plain)
+    prunus.prune(checkpoint("llama"), tmp_path / "out", resume=True, **quick, **FOUR)
+    one, other = (load_file(tmp_path / name / FILE) for name in ("whole", "out"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def gridded(checkpoint, quick, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("gridded") / "out"
+    prunus.prune(checkpoint("llama"), folder, **quick, **FOUR)
+    return folder
+
+
+def test_codes_are_whole_numbers_of_their_bits(gridded) -> None:
+    levels, weights = StoredLevels.open(gridded), load_file(gridded / "model.safetensors")
+    assert levels.grid == {"name": "int", "bits": 4, "group": 16, "symmetric": True, "search": 16}
+    for parameter in levels.scales:
+        codes = levels.codes(parameter, weights[parameter].unsqueeze(0))
+        assert torch.equal(codes, codes.round())
+        assert codes.min() >= -8
+        assert codes.max() <= 7
+
+
+def test_weights_that_left_the_grid_are_refused(gridded, tmp_path) -> None:
+    shutil.copytree(gridded, tmp_path / "tuned")
+    weights = load_file(tmp_path / "tuned" / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] += 1e-3
+    save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model.layers.1.mlp.up_proj.weight: its weights are not those"):
+        prunus.export(tmp_path / "tuned", tmp_path / "packed")
+    assert not list(tmp_path.glob("*packed*"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_bad_input_is_refused_in_words(gridded, checkpoint, quick, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"no grid.safetensors there"):
+        prunus.export(checkpoint("llama"), tmp_path / "packed")
+    with pytest.raises(OutputError, match="exists already"):
+        prunus.export(gridded, tmp_path)
+    with pytest.raises(OutputError, match="is the model itself"):
+        prunus.export(gridded, gridded, overwrite=True)
+    shutil.copytree(gridded, tmp_path / "broken")
+    (tmp_path / "broken" / FILE).write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        prunus.export(tmp_path / "broken", tmp_path / "packed")
+    prunus.prune(checkpoint("llama"), tmp_path / "three", **quick, **{**FOUR, "grid": "int:bits=3,group=16"})
+    with pytest.raises(UnsupportedModelError, match="codes of 3 bits"):
+        prunus.export(tmp_path / "three", tmp_path / "packed")
+    prunus.prune(checkpoint("gpt2"), tmp_path / "transposed", **quick, **FOUR)
+    with pytest.raises(UnsupportedModelError, match="Conv1D is no plain linear layer"):
+        prunus.export(tmp_path / "transposed", tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
