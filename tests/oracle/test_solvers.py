@@ -26,7 +26,7 @@ from prunus.patterns.nm import NM
 from prunus.patterns.unstructured import Unstructured
 from prunus.solve.admm import Admm
 from prunus.solve.conjugate import refit
-from prunus.solve.factor import inverse_factor
+from prunus.solve.factor import inverse_factor, inverse_of
 from prunus.solve.keep import Keep
 from prunus.solve.lstsq import LeastSquares
 from prunus.solve.normal import Normal
@@ -326,3 +326,12 @@ def test_where_nothing_may_change_places_swaps_do_nothing(pattern) -> None:
     problem, _ = make(16, 32, criterion=Wanda(), pattern=pattern)
     (one,), (two,) = Keep().solve([problem]), Keep(swaps=10).solve([problem])
     assert torch.equal(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("cols", [1, 40, 128, 300, 513, 800])
+def test_inverses_in_panels_are_those_of_the_whole_matrix(cols: int) -> None:
+    inputs = torch.randn(2 * cols, cols, generator=torch.Generator().manual_seed(cols), dtype=torch.float64)
+    gram = inputs.T @ inputs / (2 * cols)
+    gram /= gram.diagonal().sqrt() * gram.diagonal().sqrt().unsqueeze(1)
+    expected = torch.linalg.inv(gram + 0.3 * torch.eye(cols, dtype=torch.float64))
+    torch.testing.assert_close(inverse_of(gram.float(), 0.3, "site").double(), expected, rtol=1e-4, atol=1e-5)

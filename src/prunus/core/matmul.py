@@ -68,6 +68,17 @@ def add_gram(total: Tensor, inputs: Tensor) -> None:
             total[left:right, :right].addmm_(columns[left:right], columns[:right].T)
 
 
+def transposed_square(lower: Tensor) -> Tensor:
+    """LᵀL ``[cols cols]`` of a lower triangle L, in panels of rows that leave out where L is zero."""
+    turned = lower.mT.contiguous()
+    product = torch.empty_like(turned)
+    for left in range(0, len(turned), _PANEL):
+        right = min(left + _PANEL, len(turned))
+        product[left:right, :right] = linear(turned[left:right, left:], turned[:right, left:])
+    mirror(product)
+    return product
+
+
 def mirror(total: Tensor) -> None:
     """Copy the lower triangle of ``total [.. cols cols]`` onto the upper one."""
     for left in range(0, total.shape[-1], _PANEL):

@@ -106,7 +106,8 @@ class Admm(Solver):
                 if dual is not None and step == steps - 1:
                     torch.sub(candidate, kept, out=dual)
                 # Ŵ + U follows from Z = kept and U = candidate − kept without either being formed
-                current = times(torch.addcmul(target, candidate, keep.float().mul_(2).sub_(1), value=penalty), inverses)
+                goal = torch.add(target, kept, alpha=2 * penalty).sub_(candidate, alpha=penalty)
+                current = times(goal, inverses)
                 candidate.add_(current.sub_(kept), alpha=self.relaxation)
             if dual is not None:
                 candidate.sub_(dual, alpha=1 - 1 / self.growth)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import NumericalError, SingularGramError
 from ..core.finite import all_finite
-from ..core.matmul import linear
+from ..core.matmul import linear, transposed_square
 from ..core.problem import Problem
 from ..core.stats import Needs, Stats
 
@@ -88,8 +88,7 @@ def inverse_of(gram: Tensor, ridge: float, name: str) -> Tensor:
             f"{name}: its Gram {len(gram)}x{len(gram)}, scaled to a unit diagonal, is not positive even with {ridge:g} "
             "added to it: its sums are damaged. Check the model and the text."
         )
-    turned = lower.mT.contiguous()
-    return linear(turned, turned)
+    return transposed_square(lower)
 
 
 def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: str) -> float:

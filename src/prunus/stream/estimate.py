@@ -76,12 +76,11 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
     seconds = forward / rate / _FORWARD_EFFICIENCY + sum(group.weights for group in groups) / _SELECTION_RATE
     if Needs.GRAM in method.needs:
-        grams = sum(tokens * group.cols**2 for group in groups)
-        solving = sum(group.batch * 4 / 3 * group.cols**3 for group in groups)
-        products = 2 * method.solver.products * sum(group.weights * group.cols for group in groups)
-        if Needs.DRIFT in method.needs:
-            grams *= 3  # (X₀ − X)ᵀX has no symmetry to spare half of it
-        seconds += (grams + products) / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
+        follows = Needs.DRIFT in method.needs
+        moments = (3 if follows else 1) * sum(tokens * group.cols**2 for group in groups)  # a Gram's half is spared
+        solving = (1 + follows) * sum(group.batch * 4 / 3 * group.cols**3 for group in groups)
+        products = 2 * (method.solver.products + 4 * follows) * sum(group.weights * group.cols for group in groups)
+        seconds += (moments + products) / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
     return seconds
 
 
