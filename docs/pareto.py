@@ -1,0 +1,128 @@
+"""Draws ``docs/quality.svg`` and prints the tables of docs/choosing.md from the rows of ``benchmarks/quality.py``.
+
+python docs/pareto.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+ROWS = ROOT / "benchmarks" / "rows" / "quality.jsonl"
+TEXTS = {"factbook-heldout": "Factbook, held out", "persuasion": "Persuasion"}
+PRESETS = ("fast", "sparsegpt", "balanced", "best")
+SETTING = ("sparsity", "seed", "samples", "seqlen")
+BASELINE = "sparsegpt"
+
+
+def main() -> None:
+    """Tables to the terminal, the plot to its file."""
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    runs = [row for row in rows if "sparsity" in row]
+    print(presets_table(runs))
+    for sparsity in sorted({row["sparsity"] for row in runs}):
+        print(methods_table(rows, sparsity))
+    draw(runs)
+
+
+def presets_table(runs: list[dict[str, Any]]) -> str:
+    """How much of SparseGPT's gap each preset closes, with the range over seeds."""
+    base = {tuple(row[key] for key in SETTING): row for row in runs if row["name"] == BASELINE}
+    closed: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in runs:
+        other = base.get(tuple(row[key] for key in SETTING))
+        if other is not None and row["name"] in ("balanced", "best"):
+            for text in TEXTS:
+                closed[row["sparsity"], row["name"], text].append(1 - row[text]["gap"] / other[text]["gap"])
+    lines = [
+        "| sparsity | " + " | ".join(f"{name}, {label}" for name in ("balanced", "best") for label in TEXTS.values()) + " |"
+    ]
+    lines.append("|" + "---|" * 5)
+    for sparsity in sorted({key[0] for key in closed}):
+        cells = [spread(closed[sparsity, name, text]) for name in ("balanced", "best") for text in TEXTS]
+        lines.append(f"| {sparsity} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and range in per cent."""
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{mean:.0%} ({min(values):.0%} to {max(values):.0%})" if len(values) > 1 else f"{mean:.0%}"
+
+
+def methods_table(rows: list[dict[str, Any]], sparsity: str) -> str:
+    """Every method at one sparsity, from seed 0: time, memory, perplexity, KL, zero-shot."""
+    dense = next((row for row in rows if "sparsity" not in row), None)
+    found = [row for row in rows if row.get("sparsity") == sparsity and row["seed"] == 0]
+    tasks = list(dense["zero_shot"]) if dense is not None else []
+    heads = ["method", "time", "peak", *(f"{label}: perplexity, KL" for label in TEXTS.values()), *tasks]
+    lines = [f"{sparsity}:", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    if dense is not None and found:
+        cells = [f"{found[0][text]['dense']:.1f}, 0" for text in TEXTS]
+        lines.append("| dense | | | " + " | ".join([*cells, *shares(dense, tasks)]) + " |")
+    for row in sorted(found, key=lambda row: -row["factbook-heldout"]["kl"]):
+        cells = [f"{row[text]['perplexity']:.1f}, {row[text]['kl']:.2f}" for text in TEXTS]
+        cost = f"{row['seconds']:.0f} s | {row['peak_bytes'] / 1e9:.2f} GB"
+        lines.append(f"| {row['name']} | {cost} | " + " | ".join([*cells, *shares(row, tasks)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def shares(row: dict[str, Any], tasks: list[str]) -> list[str]:
+    """Zero-shot accuracies in per cent."""
+    scores = row.get("zero_shot", {})
+    return [f"{scores[task]['accuracy']:.0%}" if task in scores else "" for task in tasks]
+
+
+def draw(runs: list[dict[str, Any]]) -> None:
+    """Gap against time, a panel a sparsity: methods as points, presets by name, joined along the front."""
+    mpl.rcParams["svg.hashsalt"] = "prunus"  # the same rows give the same bytes
+    mpl.rcParams["svg.fonttype"] = "none"
+    sparsities = sorted({row["sparsity"] for row in runs})
+    figure, axes = plt.subplots(1, len(sparsities), figsize=(4 * len(sparsities), 3.6), squeeze=False)
+    for axis, sparsity in zip(axes[0], sparsities, strict=True):
+        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in runs:
+            if row["sparsity"] == sparsity:
+                groups[row["name"]].append(row)
+        points = {name: point(found) for name, found in groups.items()}
+        others = [place for name, place in points.items() if name not in PRESETS]
+        axis.scatter(*zip(*others, strict=True), color="0.7", s=14, label="other mixes") if others else None
+        for name in (name for name in PRESETS if name in points):
+            axis.scatter(*points[name], s=36, zorder=3)
+            axis.annotate(name, points[name], textcoords="offset points", xytext=(6, 5), fontsize=9)
+        front = pareto(list(points.values()))
+        axis.plot(*zip(*front, strict=True), color="0.5", linewidth=1, zorder=1)
+        axis.set(title=sparsity, xlabel="seconds to the written checkpoint", xscale="log")
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0.25)
+    axes[0][0].set_ylabel("log(perplexity) above dense, Factbook held out")
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "quality.svg", metadata={"Date": None})
+
+
+def point(found: list[dict[str, Any]]) -> tuple[float, float]:
+    """Geometric mean of the seconds and mean gap over seeds."""
+    seconds = math.exp(sum(math.log(row["seconds"]) for row in found) / len(found))
+    return seconds, sum(row["factbook-heldout"]["gap"] for row in found) / len(found)
+
+
+def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other is both faster and better than."""
+    front: list[tuple[float, float]] = []
+    for place in sorted(points):
+        if not front or place[1] < front[-1][1]:
+            front.append(place)
+    return front
+
+
+if __name__ == "__main__":
+    main()
