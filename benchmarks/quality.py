@@ -99,7 +99,7 @@ def measure(name: str, sparsity: str, seed: int, options: argparse.Namespace) ->
     }  # fmt: skip
 
 
-def pruned(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def pruned(output: Path, settings: dict[str, Any], model: str = MODEL) -> dict[str, Any]:
     """The record of ``prunus prune`` in a process of its own."""
     flags = [
         item
@@ -107,7 +107,7 @@ def pruned(output: Path, settings: dict[str, Any]) -> dict[str, Any]:
         for one in (value if isinstance(value, list) else [value])
         for item in (f"--{key}", str(one))
     ]
-    words = [sys.executable, "-m", "prunus", "prune", MODEL, "--output", str(output), *flags, "--json"]
+    words = [sys.executable, "-m", "prunus", "prune", model, "--output", str(output), *flags, "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")

@@ -45,6 +45,11 @@ class Problem:
         """The weights ``[batch rows cols]`` that a solver starts from and goes for."""
         return self.weight if self.aim is None else self.aim
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything is dropped or rounded."""
+        return self.sparsity > 0 or self.grid is not None
+
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
         """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.
 

@@ -18,9 +18,9 @@ def aimed(problems: Sequence[Problem], target: OutputTarget, damp: float) -> lis
     """Problems that share their inputs, with the weights to go for in the place of the dense ones.
 
     With the wanted output Y and M = (Y − XWᵀ)ᵀX, ‖Y − XŴᵀ‖² is, but for a constant, ‖X(W* − Ŵ)ᵀ‖² with W* = W + MH⁻¹: so
-    any solver that goes from W* goes for Y. Layers of which nothing is dropped keep their weights.
+    any solver that goes from W* goes for Y. Layers of which nothing is dropped or rounded keep their weights.
     """
-    beyond = [target.beyond(p.weight, p.stats) if p.sparsity > 0 else None for p in problems]
+    beyond = [target.beyond(p.weight, p.stats) if p.changes else None for p in problems]
     if all(moment is None for moment in beyond):
         return list(problems)
     upper = inverse_factor(problems[0].stats, damp, problems[0].site.name).upper

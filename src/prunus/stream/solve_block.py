@@ -107,7 +107,7 @@ class BlockSolver:
 
     def _with_target(self, solution: Solution, problem: Problem) -> Solution:
         """The Solution with a note where it could not aim at what the method wants."""
-        if Needs.DRIFT not in self.method.target.needs or problem.stats.has("drift") or problem.sparsity == 0:
+        if Needs.DRIFT not in self.method.target.needs or problem.stats.has("drift") or not problem.changes:
             return solution
         return replace(solution, notes=(*solution.notes, _OWN_TARGET))
 

@@ -1,0 +1,92 @@
+"""50% and 4 bits in one solve, against pruning and then quantising, and against 3 bits alone at the same packed bytes.
+
+    python benchmarks/quantised.py [--seeds 0 1 2] [--samples 64] [--seqlen 256] [--windows 64]
+
+SmolLM2-135M, groups of 64, symmetric, calibrated and judged as in quality.py. 50% + 4 bits take 1 + 2 + 0.25 bits a weight
+(mask, codes, scales), 3 bits alone 3 + 0.25. Appends one row a run to ``benchmarks/rows/quantised.jsonl``; what has a row
+already is not run again. ``--summary`` only prints what the rows say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from quality import MODEL, TEXTS, judge, pruned, read
+from rows import Rows
+
+FOUR, THREE = "int:bits=4,group=64", "int:bits=3,group=64"
+AS_IT_IS = {"criterion": "magnitude", "target": "sparse", "solver": "lstsq", "stage": "none"}
+"""Of a model that is half zeros, drops those and nothing else."""
+CHOICES: dict[str, list[dict[str, Any]]] = {
+    f"{method}: {name}": steps
+    for method in ("sparsegpt", "balanced", "best")
+    for name, steps in {
+        "50%": [{"method": method, "sparsity": 0.5}],
+        "50% + 4 bits, jointly": [{"method": method, "sparsity": 0.5, "grid": FOUR}],
+        "50%, then 4 bits": [
+            {"method": method, "sparsity": 0.5},
+            {"method": method, "sparsity": 0.5, "grid": FOUR, **AS_IT_IS},
+        ],
+        "4 bits": [{"method": method, "sparsity": 0.0, "grid": FOUR}],
+        "3 bits": [{"method": method, "sparsity": 0.0, "grid": THREE}],
+    }.items()
+}
+"""What is measured, by name: the settings of one run of ``prunus prune`` after the other."""
+
+
+def main() -> None:
+    """Measure what has no row yet, then print what all rows say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--names", nargs="+", default=list(CHOICES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seqlen", type=int, default=256)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    rows = Rows(Path(__file__).parent / "rows" / "quantised.jsonl")
+    known = {(row["name"], row["seed"], row["samples"], row["seqlen"]) for row in read(rows.path)}
+    for seed in options.seeds if not options.summary else []:
+        for name in options.names:
+            if (name, seed, options.samples, options.seqlen) not in known:
+                rows.add(**measure(name, seed, options))
+    summarise(read(rows.path))
+
+
+def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the steps, each on what the last one left, and judge the end."""
+    settings = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        model, start = MODEL, perf_counter()
+        for number, step in enumerate(CHOICES[name]):
+            output = Path(folder) / str(number)
+            record = pruned(output, {**step, **settings}, model)
+            model = str(output)
+        wall = perf_counter() - start
+        judged = {text: judge(output, text, options) for text in TEXTS}
+    return {
+        "name": name, "seed": seed, "samples": options.samples, "seqlen": options.seqlen, "windows": options.windows,
+        "steps": CHOICES[name], "wall_seconds": round(wall, 2), "zeros": record["sparsity"], **record["packed"], **judged,
+    }  # fmt: skip
+
+
+def summarise(rows: list[dict[str, Any]]) -> None:
+    """Means over seeds."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["name"]].append(row)
+    for name, found in groups.items():
+        words = [f"{name:34} seeds {len(found)}, {found[0]['bits_per_weight']:.2f} bits, {found[0]['zeros']:.0%} zeros"]
+        for text in TEXTS:
+            gap, kl = (sum(row[text][key] for row in found) / len(found) for key in ("gap", "kl"))
+            words.append(f"{text}: gap {gap:.3f}, KL {kl:.3f}")
+        print(", ".join(words))
+
+
+if __name__ == "__main__":
+    main()
