@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -67,11 +67,17 @@ class Problem:
         return keep
 
     def scores(self) -> Tensor:
-        """Scores ``[batch rows cols]`` of the weight as it was given."""
+        """Scores ``[batch rows cols]`` of the weights as a solver finds them."""
         scores = torch.empty_like(self.weight)
         for number, rows in enumerate(self._projections):
-            scores[:, rows] = self._score(self.weight, self.stats, number, 0)
+            scores[:, rows] = self._score(self.aimed, self.stats, number, 0)
         return scores
+
+    def reordered(self, columns: Tensor) -> Problem:
+        """The same Problem with its inputs in another order, ``columns [cols]``."""
+        own = {name: moment[:, :, columns] for name, moment in self.own.items()}
+        aim = self.aim[:, :, columns] if self.aim is not None else None
+        return replace(self, weight=self.weight[:, :, columns], stats=self.stats.permuted(columns), own=own, aim=aim)
 
     def _score(self, weight: Tensor, stats: Stats, number: int, start: int) -> Tensor:
         """Scores of one projection's rows of ``weight``, whose first column is the matrix's column ``start``."""

@@ -47,5 +47,5 @@ class Permute(BlockStage):
 def _scores(problem: Problem) -> Tensor:
     """The criterion's scores; the energy of weight and input where those need a solver's factorisation."""
     if Needs.GRAM in problem.criterion.needs:
-        return problem.weight.square() * problem.stats.norm_sq().unsqueeze(-2)
+        return problem.aimed.square() * problem.stats.norm_sq().unsqueeze(-2)
     return problem.scores()

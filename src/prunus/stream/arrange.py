@@ -51,9 +51,7 @@ class Arranger:
         if order is None:
             return problem
         self._orders[problem.site.name] = order
-        columns = fold.columns(order)
-        own = {name: moment[:, :, columns] for name, moment in problem.own.items()}
-        return replace(problem, weight=problem.weight[:, :, columns], stats=problem.stats.permuted(columns), own=own)
+        return problem.reordered(fold.columns(order))
 
     def folded(self, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
         """The Solutions with the rows of producers in the order of their consumers' inputs."""
