@@ -40,7 +40,7 @@ def problem_of(weight: torch.Tensor, inputs: torch.Tensor, dense: torch.Tensor, 
     """``stream [tokens rows]`` is what the dense model's residual stream has above the pruned one's."""
     moments = {"gram": inputs.T @ inputs, "drift": (dense - inputs).T @ inputs}
     if stream is not None:
-        moments["stream"] = stream.T @ inputs
+        moments["behind"] = ((dense - inputs) @ weight.T + stream).T @ inputs
     site = Site("site", "site.weight", (1, *weight.shape), torch.float32)
     stats = Stats(torch.tensor([len(inputs)]), {name: moment[None] for name, moment in moments.items()})
     pattern, criterion = registry.pattern.make("unstructured"), registry.criterion.make("wanda")

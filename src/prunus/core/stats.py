@@ -21,8 +21,9 @@ class Needs(Flag):
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
     DRIFT = auto()
-    """``drift [batch cols cols]``: (X₀ − X)ᵀX with X₀ the same layer's inputs in the dense model; and, of a layer whose
-    output is added to a residual stream s, ``stream [batch rows cols]``: (s₀ − s)ᵀX."""
+    """``drift [batch cols cols]``: (X₀ − X)ᵀX with X₀ the same layer's inputs in the dense model; of a layer whose output
+    is added to a residual stream ``behind [batch rows cols]`` instead: (t₀ − t)ᵀX with t the stream behind the dense layer.
+    """
     GRAD = auto()
     """``grad [batch rows cols]``: gradient of the dense model's loss with respect to the weights."""
     GRAD_SQ = auto()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -16,7 +15,7 @@ from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..models.experts import ExpertObserver, observed_experts
 from ..models.listed import Entry, watched_entries
-from ..models.residual import handed
+from .beside import Beside
 from .tally import Tally
 from .waves import Wave
 
@@ -54,11 +53,8 @@ class Observer:
         self.tallies: list[Tally] = []
         self._owner: dict[str, Tally] = {}
         self._seen: list[tuple[Tensor, Tally]] = []
-        self._dense: dict[str, list[Tensor]] | None = None
-        self._before: dict[str, list[Tensor]] = {}
-        self._streams = {site.name: (streams or {})[site.role] for site in wave.sites if site.role in (streams or {})}
-        self._here: dict[str, Tensor] = {}
-        self._there: dict[str, Tensor] = {}
+        by_role = streams or {}
+        self.beside = Beside(block, {site.name: by_role[site.role] for site in wave.sites if site.role in by_role})
         self.calls = calls
         self._reached = 0
         self._called: set[str] = set()
@@ -69,10 +65,9 @@ class Observer:
         modules = {self._path(site): site for site in self.sites.values() if not site.layout.stacked}
         for path, module in self.block.named_modules():
             if path in modules:
-                self._stack.callback(module.register_forward_pre_hook(self._hook(modules[path])).remove)
-        for path, rows in {(path, self.sites[name].rows) for name, path in self._streams.items()}:
-            hook = self.block.get_submodule(path).register_forward_pre_hook(self._stream_hook(path, rows), with_kwargs=True)
-            self._stack.callback(hook.remove)
+                self._stack.callback(self._hook(module, modules[path]))
+        for remove in self.beside.hooks(self.sites):
+            self._stack.callback(remove)
         if any(site.layout.stacked for site in self.sites.values()):
             everyone = (self.wave.experts or ()) if self.wave.everyone else ()
             self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
@@ -89,18 +84,14 @@ class Observer:
         """One forward pass, ``run()``, over a batch of inputs; ``dense()`` is the same in the dense model, to its end."""
         self._reached = 0
         if dense is not None:
-            self._dense = defaultdict(list)
-            dense()
-            self._before, self._dense = self._dense, None
+            self.beside.record(dense)
         try:
             run()
         except _EnoughError:
             pass
         finally:
             self._seen.clear()
-            self._before = {}
-            self._here.clear()
-            self._there.clear()
+            self.beside.forget()
         if self.calls is None and not any(site.layout.stacked or self.entries[name] for name, site in self.sites.items()):
             self.calls = self._reached
 
@@ -129,51 +120,34 @@ class Observer:
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Count the tokens that the block is called with."""
-        if self._dense is not None:
+        if self.beside.recording:
             return
         hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         self._tokens += hidden.shape[:-1].numel()
 
-    def _hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        expert = self.entries[site.name] is not None
+    def _hook(self, module: nn.Module, site: Site) -> Callable[[], None]:
+        """See what the Site is handed, and what it gives where that is added to a stream; takes the hook away."""
+        if site.name in self.beside.streams:
+            return module.register_forward_hook(lambda _module, args, output: self._reach(site, args[0], output)).remove
+        return module.register_forward_pre_hook(lambda _module, args: self._reach(site, args[0], None)).remove
 
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = args[0]
-            if self._dense is not None:
-                if not expert:
-                    self._dense[site.name].append(inputs)
-                return
-            known = next((tally for tensor, tally in self._seen if tensor is inputs), None)
-            tally = known or self._owner.get(site.name) or self._new(site, inputs.device)
-            if self._owner.setdefault(site.name, tally) is not tally:
-                raise UnsupportedModelError(f"{site.name}: shares its input with others in one pass, but not in the next.")
-            if site not in tally.sites:
-                tally.sites.append(site)
-            if known is None:
-                before = self._before.get(site.name, [])
-                dense = before.pop(0) if before else None
-                tally.add(0, inputs, dense, self._stream_drift(site) if dense is not None else None)
-                self._seen.append((inputs, tally))
-            self._reached += 1
-            if self._reached == self.calls and len(self._owner) == len(self.sites):
-                raise _EnoughError
-
-        return hook
-
-    def _stream_hook(self, path: str, rows: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stream = handed(args, kwargs, rows)
-            if stream is not None:
-                (self._here if self._dense is None else self._there)[path] = stream
-
-        return hook
-
-    def _stream_drift(self, site: Site) -> Tensor | None:
-        """What the stream that the Site writes to has in the dense model above what it has here."""
-        path = self._streams.get(site.name)
-        if path is None or path not in self._here or path not in self._there:
-            return None
-        return self._there[path] - self._here[path]
+    def _reach(self, site: Site, inputs: Tensor, output: Tensor | None) -> None:
+        if self.beside.recording:
+            if self.entries[site.name] is None:
+                self.beside.keep(site, inputs, output)
+            return
+        known = next((tally for tensor, tally in self._seen if tensor is inputs), None)
+        tally = known or self._owner.get(site.name) or self._new(site, inputs.device)
+        if self._owner.setdefault(site.name, tally) is not tally:
+            raise UnsupportedModelError(f"{site.name}: shares its input with others in one pass, but not in the next.")
+        if site not in tally.sites:
+            tally.sites.append(site)
+        if known is None:
+            tally.add(0, inputs, self.beside.above(site, inputs, output))
+            self._seen.append((inputs, tally))
+        self._reached += 1
+        if self._reached == self.calls and len(self._owner) == len(self.sites):
+            raise _EnoughError
 
     def _new(self, site: Site, device: torch.device) -> Tally:
         """A Tally of the Site's own, which others may come to share."""
@@ -194,7 +168,7 @@ class Observer:
 
         def observe(role: str, expert: int, inputs: Tensor) -> None:
             site = by_role.get(role)
-            if site is None or self._dense is not None:
+            if site is None or self.beside.recording:
                 return
             tally = self._owner.get(site.name) or self._new(site, inputs.device)
             if expert in places:

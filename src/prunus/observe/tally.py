@@ -11,6 +11,7 @@ from ..core.errors import NumericalError
 from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
+from .beside import Above
 from .moments import MOMENTS, SAMPLE_ROWS, moment_of
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -57,29 +58,22 @@ class Tally:
             for name, moment in MOMENTS.items()
             if moment.need in self.needs
         }
-        self.drift: Tensor | None = None
-        self.stream: Tensor | None = None
+        self.above: dict[str, Tensor] = {}
         self.samples = [Sample(self.cols, self.device) for _ in range(self.batch)]
 
-    def add(self, entry: int, inputs: Tensor, dense: Tensor | None = None, stream: Tensor | None = None) -> None:
-        """Add ``inputs [.. cols]`` to one batch entry, beside those that the same tokens have in the ``dense`` model.
-
-        ``stream [.. rows]`` is what the residual stream that the outputs are added to has there above what it has here.
-        """
+    def add(self, entry: int, inputs: Tensor, above: Above | None = None) -> None:
+        """Add ``inputs [.. cols]`` to one batch entry, and what the dense model has ``above`` them or behind the layer."""
         flat = inputs.detach().reshape(-1, self.cols).float()
         self.tokens[entry] += len(flat)
         for name, total in self.totals.items():
             MOMENTS[name].update(total[entry], flat)
         if Needs.SAMPLE in self.needs:
             self.samples[entry].add(flat)
-        if dense is not None:
-            if self.drift is None:
-                self.drift = torch.zeros(self.batch, self.cols, self.cols, device=self.device)
-            self.drift[entry] += moment_of(dense.reshape(-1, self.cols).float() - flat, flat)
-        if stream is not None:
-            if self.stream is None:
-                self.stream = torch.zeros(self.batch, stream.shape[-1], self.cols, device=self.device)
-            self.stream[entry] += moment_of(stream.reshape(-1, stream.shape[-1]).float(), flat)
+        if above is not None:
+            rows = above.value.shape[-1]
+            if above.moment not in self.above:
+                self.above[above.moment] = torch.zeros(self.batch, rows, self.cols, device=self.device)
+            self.above[above.moment][entry] += moment_of(above.value.reshape(-1, rows).float(), flat)
 
     def stats(self) -> Stats:
         """The sums as Stats.
@@ -95,10 +89,8 @@ class Tally:
                     "--dtype float32 or bfloat16."
                 )
         moments = dict(self.totals)
-        if self.drift is not None:
-            moments["drift"] = self.drift
-        if self.stream is not None and len(self.sites) == 1:
-            moments["stream"] = self.stream
+        if "behind" not in self.above or len(self.sites) == 1:  # what stands behind a layer is its own
+            moments |= self.above
         if Needs.SAMPLE in self.needs:
             moments["sample"] = nn.utils.rnn.pad_sequence([sample.rows for sample in self.samples], batch_first=True)
         return Stats(self.tokens, moments)

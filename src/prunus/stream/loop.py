@@ -27,7 +27,7 @@ from .arrange import Arranger
 from .coverage import USUAL, Coverage
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
-from .solve_block import Beside, BlockSolver, Kind, kind_of
+from .solve_block import BlockSolver, DenseRuns, Kind, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
 from .survey import is_table
@@ -126,7 +126,7 @@ class PruneLoop:
                 return streams.pruned.run(block, index, 0).hidden
 
             if streams.dense is not None and Needs.DRIFT in self.plan.method.needs:
-                dense = Beside(partial(streams.dense.steps, block, index), self._residual_streams(block, sites, run))
+                dense = DenseRuns(partial(streams.dense.steps, block, index), self._residual_streams(block, sites, run))
             self.arranger.begin(block, sites, run)
         solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward, dense))
         if streams is not None and streams.dense is not None:

@@ -35,7 +35,7 @@ Pass = Callable[[], Iterable[Call]]
 """A forward pass over all windows, a call for each batch of them."""
 
 
-class Beside(NamedTuple):
+class DenseRuns(NamedTuple):
     """The dense model beside the pruned one: a pass of its hidden states through the same block, and where the ``streams``
     are found that Sites' outputs are added to (:func:`~prunus.models.residual.residual_streams`)."""
 
@@ -66,7 +66,7 @@ class BlockSolver:
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
-              dense: Beside | None = None, masks: Masks | None = None) -> dict[str, Solution]:  # fmt: skip
+              dense: DenseRuns | None = None, masks: Masks | None = None) -> dict[str, Solution]:  # fmt: skip
         """Solutions by Site name for the steps of the block at ``prefix``; without a ``forward`` no input is looked at.
 
         ``dense`` is for targets that set the dense model beside the pruned one. Where ``masks`` are given no others are
@@ -79,7 +79,7 @@ class BlockSolver:
         return found
 
     def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
-                   dense: Beside | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
+                   dense: DenseRuns | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
         """The same for several choices of steps for the same Sites, from one observation."""
         needs = observed_needs(self.method)
         asked = [{step.site.name: step for step in steps} for steps in choices]
@@ -107,7 +107,7 @@ class BlockSolver:
 
     def _with_target(self, solution: Solution, problem: Problem) -> Solution:
         """The Solution with a note where it could not aim at what the method wants."""
-        if Needs.DRIFT not in self.method.target.needs or problem.stats.has("drift") or not problem.changes:
+        if problem.aim is not None or Needs.DRIFT not in self.method.target.needs or not problem.changes:
             return solution
         return replace(solution, notes=(*solution.notes, _OWN_TARGET))
 
@@ -154,7 +154,7 @@ def observed_needs(method: Method) -> Needs:
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Call],
-            dense: Beside | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
+            dense: DenseRuns | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
     """Sites that share an input and their Stats, from one pass over the windows (``runs``), maybe beside the dense model.
 
     How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.

@@ -36,9 +36,9 @@ class Dense(OutputTarget):
             raise ValueError(f"share {self.share} must be in (0, 1]")
 
     def beyond(self, weight: Tensor, stats: Stats) -> Tensor | None:
+        if stats.has("behind"):
+            return self.share * stats.of_weights("behind")
         if not stats.has("drift"):
             return None
-        moved = torch.stack([linear(one, drift.mT) for one, drift in zip(weight, stats.drift(), strict=True)])
-        if stats.has("stream"):
-            moved += stats.of_weights("stream")
-        return moved.mul_(self.share)
+        moved = [linear(one, drift.mT) for one, drift in zip(weight, stats.drift(), strict=True)]
+        return torch.stack(moved).mul_(self.share)
