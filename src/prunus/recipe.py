@@ -55,6 +55,7 @@ class Recipe:
     calibration: str | None = None
     samples: int = 128
     seqlen: int = 512
+    noise: float | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -129,6 +130,10 @@ class Recipe:
             or self.memory_budget <= 0
         ):
             faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
+        if self.noise is not None and (
+            isinstance(self.noise, bool) or not isinstance(self.noise, (int, float)) or not 0 <= self.noise < 1
+        ):
+            faults.append(f"noise {self.noise!r} must be a share of the windows, at least 0 and below 1")
         if self.starved_experts not in POLICIES:
             faults.append(f"starved_experts '{self.starved_experts}' is none of {', '.join(POLICIES)}")
         if self.dtype not in DTYPES:
@@ -151,6 +156,11 @@ class Recipe:
             if not isinstance(getattr(self, name), bool):
                 faults.append(f"{name} {getattr(self, name)!r} must be true or false")
         return faults
+
+    @property
+    def noise_share(self) -> float:
+        """The share of calibration windows that are random tokens: the preset's, unless another was asked for."""
+        return PRESETS[self.method].noise if self.noise is None else float(self.noise)
 
     def build_method(self) -> Method:
         """The choices as objects; the pattern is N:M where the sparsity says so."""

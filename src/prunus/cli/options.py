@@ -75,6 +75,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     ),
     "samples": ("--samples", "Text", "Calibration windows. Default 128."),
     "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
+    "noise": ("--noise", "Text", "Share of the windows that are random tokens instead of text (default: the preset's)."),
     "seed": ("--seed", "Text", "Seed of the windows' offsets. Default 0."),
     "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
     "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
@@ -139,7 +140,7 @@ def _option(name: str) -> inspect.Parameter:
     kinds: dict[str, Any] = {
         "min_expert_tokens": int | None, "samples": int | None,
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
-        "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
+        "batch_tokens": int | None, "memory_budget": float | None, "noise": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
         "stage": list[str] | None,
     }  # fmt: skip

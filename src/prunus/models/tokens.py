@@ -44,3 +44,14 @@ def tokenize(tokenizer: Any, text: str, vocabulary: int) -> Tensor:
             "they do not belong together. Put the tokenizer that the model was trained with beside its weights."
         )
     return ids
+
+
+def plain_ids(config: Any, tokenizer: Any, vocabulary: int) -> Tensor:
+    """Every id ``[ids]`` that may stand anywhere in a text: no special tokens, none that the tokenizer does not give."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if name.endswith(("_token_id", "_token_index")):
+                special |= {value} if isinstance(value, int) else set(value or ())
+    known = min(vocabulary, len(tokenizer)) if tokenizer is not None else vocabulary
+    return torch.tensor([number for number in range(known) if number not in special])

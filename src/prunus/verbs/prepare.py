@@ -20,9 +20,9 @@ from ..core.site import Site
 from ..measure.memory import available_memory_bytes, resident_bytes
 from ..models.listed import is_expert
 from ..models.locate import locate
-from ..models.tokens import load_tokenizer, tokenize
+from ..models.tokens import load_tokenizer, plain_ids, tokenize
 from ..observe.text import read_text, thin
-from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
+from ..observe.windows import consecutive_windows, digest_of, noisy_count, noisy_windows, random_windows, stored_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
 from ..stream.gradients import Gradients
@@ -107,16 +107,20 @@ def is_tokenised(recipe: Recipe) -> bool:
 
 
 def calibration_windows(source: Source, tokenizer: object | None, recipe: Recipe) -> Tensor:
-    """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored."""
+    """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored; the last ones may be noise."""
     name = recipe.calibration or DEFAULT_CALIBRATION
     if is_tokenised(recipe):
         windows = stored_windows(Path(name).expanduser(), recipe.samples, vocabulary(source))
         check_length(source, windows.shape[1])
+    else:
+        check_length(source, recipe.seqlen)
+        most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
+        ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
+        windows = random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
+    if not recipe.noise_share:
         return windows
-    check_length(source, recipe.seqlen)
-    most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
-    ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
-    return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
+    ids = plain_ids(source.model.config, tokenizer, vocabulary(source))
+    return noisy_windows(windows, recipe.noise_share, ids, recipe.seed)
 
 
 def evaluation_windows(source: Source, tokenizer: object | None, text: str, seqlen: int, most: int | None) -> Tensor:
@@ -146,15 +150,16 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
     limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
     needs = method.criterion.needs | method.compared_by.needs
-    gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
+    text = windows[: len(windows) - noisy_count(len(windows), recipe.noise_share)] if windows is not None else None
+    gradients = Gradients(source, selection.sites, text, needs, limits, progress) if text is not None else None
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
 
     def survey(sites: Sequence[Site]) -> Profile:
         profile = make_profile(source, sites, method, windows, limits, progress, gradients)
-        if not method.allocator.needs_trials or windows is None or request.target is None:
+        if not method.allocator.needs_trials or text is None or request.target is None:
             return profile
         levels = trial_levels(method, request.target.sparsity)
-        trials = Trials(source, method, sites, levels, windows, limits, progress)
+        trials = Trials(source, method, sites, levels, text, limits, progress)
         trials.build()
         return replace(profile, levels=levels, evaluate=trials.evaluate)
 
@@ -237,6 +242,7 @@ def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[st
             "samples": len(windows),
             "seqlen": windows.shape[1],
             "tokens": windows.numel(),
+            "noise": recipe.noise_share,
             "digest": digest_of(windows),
         }
     return settings
