@@ -34,5 +34,5 @@ PRESETS: dict[str, Preset] = {
                        target="dense", noise=0.125),
     "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
                    "balanced with more steps, inputs in a good order for N:M, and blocks tuned against the dense model",
-                   target="dense", stages=("permute", "match"), noise=0.125),
+                   target="dense", stages=("permute", "match")),
 }  # fmt: skip

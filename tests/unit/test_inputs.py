@@ -58,8 +58,8 @@ def test_noise_takes_the_place_of_the_last_windows() -> None:
         with pytest.raises(RecipeError, match="must be a share of the windows"):
             prunus.Recipe.of({"noise": wrong})
     assert prunus.Recipe.of({"method": "sparsegpt"}).noise_share == 0
-    assert prunus.Recipe.of({"method": "best", "noise": 0}).noise_share == 0
-    assert prunus.Recipe.of({"method": "best"}).noise_share > 0
+    assert prunus.Recipe.of({"method": "balanced", "noise": 0}).noise_share == 0
+    assert prunus.Recipe.of({"method": "balanced"}).noise_share > 0
 
 
 def test_noise_holds_no_special_tokens(tokenizer) -> None:

@@ -63,7 +63,7 @@ class Match(BlockStage):
         if not math.isfinite(after):
             name = tuned[0].solution.site.name
             raise NumericalError(
-                f"{name}: matching its block diverged (lr {self.lr:g}). Try a smaller one: --stage match:lr=0.001"
+                f"{name}: matching its block diverged (lr {self.lr:g}). Try a smaller one: --stage match:lr={self.lr / 5:g}"
             )
         if after >= before:
             for one in tuned:
