@@ -93,7 +93,7 @@ def gram_products(inputs: list[list[int]], batch_tokens: list[int]) -> tuple[flo
         total = torch.zeros(cols, cols)
         start = time.perf_counter()
         for tokens in batch_tokens:
-            add_gram(total, data[cols][:tokens])
+            add_gram(total, data[cols][:tokens].T.contiguous())
         mirror(total)
         grams += time.perf_counter() - start
         stats = Stats.of(tokens=sum(batch_tokens), gram=total)

@@ -54,12 +54,11 @@ class _Linear(torch.autograd.Function):
         return of_inputs, of_weight
 
 
-def add_gram(total: Tensor, inputs: Tensor) -> None:
-    """Add the lower triangle of XᵀX of ``inputs [tokens cols]`` to ``total [cols cols]``, in panels of rows.
+def add_gram(total: Tensor, columns: Tensor) -> None:
+    """Add the lower triangle of XᵀX, of Xᵀ = ``columns [cols tokens]``, to ``total [cols cols]``, in panels of rows.
 
     What stands right of the diagonal's panels is not touched: :func:`mirror` fills it in once all is added.
     """
-    columns = inputs.T.contiguous()
     for left in reversed(range(0, len(columns), _PANEL)):
         right = min(left + _PANEL, len(columns))
         if _by_onednn(columns, columns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,13 +13,25 @@ from ..core.matmul import add_gram, linear, mirror
 from ..core.stats import Needs
 
 
+class Batch:
+    """Inputs ``rows [tokens cols]``, and ``columns [cols tokens]`` for products, laid out once for all of them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The same, transposed and contiguous."""
+        return self.rows.T.contiguous()
+
+
 @dataclass(frozen=True)
 class Moment:
-    """``update(total, inputs [tokens cols])`` adds a batch to one batch entry's total; ``finish(total)`` ends the sum."""
+    """``update(total, batch)`` adds a batch to one batch entry's total; ``finish(total)`` ends the sum."""
 
     need: Needs
     shape: Callable[[int], tuple[int, ...]]
-    update: Callable[[Tensor, Tensor], object]
+    update: Callable[[Tensor, Batch], object]
     finish: Callable[[Tensor], object] = lambda total: None
 
 
@@ -26,16 +39,16 @@ SAMPLE_ROWS = 512
 """Rows kept as a sample, at least and where there are so many; at most twice that."""
 
 MOMENTS: dict[str, Moment] = {
-    "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.square().sum(0))),
-    "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.abs().sum(0))),
-    "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), add_gram, mirror),
+    "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.rows.square().sum(0))),
+    "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.rows.abs().sum(0))),
+    "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), lambda total, x: add_gram(total, x.columns), mirror),
 }
 """The moments that are sums over inputs alone. ``drift`` and ``sample`` are others: see ``Tally``."""
 
 
-def moment_of(left: Tensor, inputs: Tensor) -> Tensor:
-    """AᵀX ``[rows cols]`` of ``left [tokens rows]`` and ``inputs [tokens cols]``."""
-    return linear(left.T.contiguous(), inputs.T)
+def moment_of(left: Tensor, inputs: Batch) -> Tensor:
+    """AᵀX ``[rows cols]`` of ``left [tokens rows]`` and the inputs X."""
+    return linear(left.T.contiguous(), inputs.columns)
 
 
 def nbytes(needs: Needs, batch: int, cols: int) -> int:

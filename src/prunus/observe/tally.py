@@ -12,7 +12,7 @@ from ..core.finite import all_finite
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from .beside import Above
-from .moments import MOMENTS, SAMPLE_ROWS, moment_of
+from .moments import MOMENTS, SAMPLE_ROWS, Batch, moment_of
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -64,16 +64,17 @@ class Tally:
     def add(self, entry: int, inputs: Tensor, above: Above | None = None) -> None:
         """Add ``inputs [.. cols]`` to one batch entry, and what the dense model has ``above`` them or behind the layer."""
         flat = inputs.detach().reshape(-1, self.cols).float()
+        batch = Batch(flat)
         self.tokens[entry] += len(flat)
         for name, total in self.totals.items():
-            MOMENTS[name].update(total[entry], flat)
+            MOMENTS[name].update(total[entry], batch)
         if Needs.SAMPLE in self.needs:
             self.samples[entry].add(flat)
         if above is not None:
             rows = above.value.shape[-1]
             if above.moment not in self.above:
                 self.above[above.moment] = torch.zeros(self.batch, rows, self.cols, device=self.device)
-            self.above[above.moment][entry] += moment_of(above.value.reshape(-1, rows).float(), flat)
+            self.above[above.moment][entry] += moment_of(above.value.reshape(-1, rows).float(), batch)
 
     def stats(self) -> Stats:
         """The sums as Stats.
