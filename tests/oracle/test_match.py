@@ -9,7 +9,6 @@ import transformers
 from torch.nn import functional
 
 import prunus
-from prunus.checkpoint.journal import Journal
 from prunus.core.matmul import FastLinears, linear
 from prunus.observe.windows import random_windows
 from prunus.recipe import Recipe
@@ -17,6 +16,7 @@ from prunus.stream.sources import MemorySource
 from prunus.stream.streams import Streams
 from prunus.stream.trunk import Limits
 from prunus.verbs.prepare import calibration_windows
+from stopping import stopped_and_resumed
 from tiny import VOCABULARY, model_of
 
 
@@ -78,19 +78,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, quick, tmp_path, mon
     settings = {**quick, "stage": ["match:batch_tokens=128"]}
     prunus.prune(checkpoint("llama"), tmp_path / "whole", **settings)
     monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", 0.0)
-    plain, marked = Journal.mark, []
-
-    def mark(journal: Journal, entry: dict) -> None:
-        plain(journal, entry)
-        marked.append(entry)
-        if len(marked) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Journal, "mark", mark)
-    with pytest.raises(KeyboardInterrupt):
-        prunus.prune(checkpoint("llama"), tmp_path / "out", **settings)
-    monkeypatch.setattr(Journal, "mark", plain)
-    prunus.prune(checkpoint("llama"), tmp_path / "out", resume=True, **settings)
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **settings)
     name = "model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -9,7 +9,6 @@ import torch
 import transformers
 
 import prunus
-from prunus.checkpoint.journal import Journal
 from prunus.core import registry
 from prunus.core.errors import RecipeError
 from prunus.core.mask import Mask
@@ -23,6 +22,7 @@ from prunus.stream.sources import MemorySource
 from prunus.stream.trunk import Trunk
 from prunus.targets.dense import Dense
 from prunus.verbs.prepare import calibration_windows
+from stopping import stopped_and_resumed
 from tiny import model_of
 
 ROWS, COLS, TOKENS = 12, 32, 400
@@ -182,19 +182,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, quick, tmp_path, mon
     settings = {**quick, "method": "balanced", "target": "dense"}
     prunus.prune(checkpoint("llama"), tmp_path / "whole", **settings)
     monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", 0.0)
-    plain, marked = Journal.mark, []
-
-    def mark(journal: Journal, entry: dict) -> None:
-        plain(journal, entry)
-        marked.append(entry)
-        if len(marked) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Journal, "mark", mark)
-    with pytest.raises(KeyboardInterrupt):
-        prunus.prune(checkpoint("llama"), tmp_path / "out", **settings)
-    monkeypatch.setattr(Journal, "mark", plain)
-    prunus.prune(checkpoint("llama"), tmp_path / "out", resume=True, **settings)
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **settings)
     file = "model.safetensors"
     assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..core.errors import CheckpointError
@@ -33,8 +33,7 @@ def gather_levels(folder: Path, output: Path, grid: Mapping[str, Any]) -> None:
     """Put all blocks' levels into one file in ``output``, with what the ``grid`` is."""
     levels: dict[str, Tensor] = {}
     for path in sorted(folder.glob("levels-?????.safetensors")):
-        with safe_open(path, "pt") as file:
-            levels |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        levels |= load_file(path)
     save_file(levels, output / FILE, metadata={"grid": json.dumps(dict(grid))})
 
 
@@ -62,7 +61,7 @@ class StoredLevels:
         try:
             with safe_open(path, "pt") as file:
                 grid = json.loads((file.metadata() or {})["grid"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = load_file(path)
         except Exception as error:  # safetensors' own is no public class
             raise CheckpointError(f"{path}: cannot be read ({error}). Prune the model anew.") from error
         parts = (

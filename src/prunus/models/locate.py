@@ -42,7 +42,9 @@ def _in_package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(f"pkg:{name}: no such package is installed. Install it with pip (see the README's demo).")
     root = Path(next(iter(spec.submodule_search_locations)))
-    found = sorted(root.rglob("*.gguf")) or sorted(path.parent for path in root.rglob("config.json"))
+    folders = {path.parent for path in root.rglob("config.json")}
+    whole = sorted(folder for folder in folders if folders.isdisjoint(folder.parents))  # no parts, such as 1_Pooling
+    found = sorted(root.rglob("*.gguf")) or whole
     if len(found) != 1:
         raise CheckpointError(f"pkg:{name}: {len(found)} models are in {root}; give the path of one.")
     return found[0]
