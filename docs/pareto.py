@@ -1,6 +1,6 @@
 """Draws ``docs/quality.svg`` and prints the tables of docs/choosing.md from the rows of ``benchmarks/quality.py``.
 
-python docs/pareto.py
+pip install -c constraints.txt -e '.[bench]' && python docs/pareto.py
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ ROWS = ROOT / "benchmarks" / "rows" / "quality.jsonl"
 TEXTS = {"factbook-heldout": "Factbook, held out", "persuasion": "Persuasion"}
 PRESETS = ("fast", "sparsegpt", "balanced", "best")
 SETTING = ("sparsity", "seed", "samples", "seqlen")
+SIZE = (64, 256)
+"""Windows and tokens of a window; rows of other sizes are in no table."""
 BASELINE = "sparsegpt"
+DENSE = "dense model"
 
 
 def main() -> None:
     """Tables to the terminal, the plot to its file."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    runs = [row for row in rows if "sparsity" in row]
+    runs = [row for row in rows if (row.get("samples"), row.get("seqlen")) == SIZE]
     print(presets_table(runs))
     for sparsity in sorted({row["sparsity"] for row in runs}):
-        print(methods_table(rows, sparsity))
+        print(methods_table(runs, sparsity, next((row for row in rows if row["name"] == DENSE), None)))
     draw(runs)
 
 
@@ -59,10 +62,9 @@ def spread(values: list[float]) -> str:
     return f"{mean:.0%} ({min(values):.0%} to {max(values):.0%})" if len(values) > 1 else f"{mean:.0%}"
 
 
-def methods_table(rows: list[dict[str, Any]], sparsity: str) -> str:
+def methods_table(runs: list[dict[str, Any]], sparsity: str, dense: dict[str, Any] | None) -> str:
     """Every method at one sparsity, from seed 0: time, memory, perplexity, KL, zero-shot."""
-    dense = next((row for row in rows if "sparsity" not in row), None)
-    found = [row for row in rows if row.get("sparsity") == sparsity and row["seed"] == 0]
+    found = [row for row in runs if row["sparsity"] == sparsity and row["seed"] == 0]
     tasks = list(dense["zero_shot"]) if dense is not None else []
     heads = ["method", "time", "peak", *(f"{label}: perplexity, KL" for label in TEXTS.values()), *tasks]
     lines = [f"{sparsity}:", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

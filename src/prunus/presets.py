@@ -17,7 +17,7 @@ class Preset:
     target: str = "sparse"
     grid: str = "none"
     stages: tuple[str, ...] = ()
-    noise: float = 0.0
+    own_text: float = 0.0
 
 
 PRESETS: dict[str, Preset] = {
@@ -31,8 +31,8 @@ PRESETS: dict[str, Preset] = {
                    "what Wanda does: no repair, little text needed"),
     "balanced": Preset("wanda", "unstructured:scope=layer", "uniform", "admm:steps=4,rho=1,penalties=1",
                        "masks and survivors found together by ADMM, aimed in part at the dense model's outputs",
-                       target="dense", noise=0.125),
+                       target="dense", own_text=0.25),
     "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
                    "balanced with more steps, inputs in a good order for N:M, and blocks tuned against the dense model",
-                   target="dense", stages=("permute", "match")),
+                   target="dense", own_text=0.25, stages=("permute", "match")),
 }  # fmt: skip

@@ -37,7 +37,7 @@ class Recipe:
     ``grid = "none"`` and ``stage = ["none"]`` leave out the preset's.
     """
 
-    method: str = "sparsegpt"
+    method: str = "balanced"
     sparsity: str | float | None = 0.5
     criterion: str | None = None
     pattern: str | None = None
@@ -55,7 +55,7 @@ class Recipe:
     calibration: str | None = None
     samples: int = 128
     seqlen: int = 512
-    noise: float | None = None
+    own_text: float | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -130,10 +130,10 @@ class Recipe:
             or self.memory_budget <= 0
         ):
             faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
-        if self.noise is not None and (
-            isinstance(self.noise, bool) or not isinstance(self.noise, (int, float)) or not 0 <= self.noise < 1
+        if self.own_text is not None and (
+            isinstance(self.own_text, bool) or not isinstance(self.own_text, (int, float)) or not 0 <= self.own_text < 1
         ):
-            faults.append(f"noise {self.noise!r} must be a share of the windows, at least 0 and below 1")
+            faults.append(f"own_text {self.own_text!r} must be a share of the windows, at least 0 and below 1")
         if self.starved_experts not in POLICIES:
             faults.append(f"starved_experts '{self.starved_experts}' is none of {', '.join(POLICIES)}")
         if self.dtype not in DTYPES:
@@ -158,9 +158,9 @@ class Recipe:
         return faults
 
     @property
-    def noise_share(self) -> float:
-        """The share of calibration windows that are random tokens: the preset's, unless another was asked for."""
-        return PRESETS[self.method].noise if self.noise is None else float(self.noise)
+    def own_share(self) -> float:
+        """The share of calibration windows that the model writes: the preset's, unless another was asked for."""
+        return PRESETS[self.method].own_text if self.own_text is None else float(self.own_text)
 
     def build_method(self) -> Method:
         """The choices as objects; the pattern is N:M where the sparsity says so."""

@@ -31,7 +31,7 @@ def test_prune_json_tells_all_and_the_output_loads(family, sparsity, checkpoint,
     done = run("prune", checkpoint(family), "-o", out, "--sparsity", sparsity, "--json", *flags(quick))
     record = json.loads(done.stdout)
     assert record["output"] == str(out)
-    assert record["method"] == "sparsegpt"
+    assert record["method"] == "balanced"
     assert record["sparsity"] == pytest.approx(0.5)
     assert 0 < record["sparsity_total"] < 0.5
     assert record["seconds"] > 0

@@ -35,7 +35,9 @@ def route_around(model: nn.Module, expert: int) -> None:
 def pruned(tokenizer, quick, **settings) -> tuple[nn.Module, prunus.PruneResult]:
     model = model_of("mixtral")
     route_around(model, STARVED)
-    result = prunus.prune(model, tokenizer=tokenizer, **{**quick, "samples": 6, "seqlen": 48, **settings})
+    result = prunus.prune(
+        model, tokenizer=tokenizer, **{**quick, "method": "sparsegpt", "samples": 6, "seqlen": 48, **settings}
+    )
     return model, result
 
 
@@ -136,7 +138,7 @@ def test_shared_statistics_where_all_experts_are_multiplied_at_once(tokenizer, t
         return model
 
     dense, model, caught = routed_around(), routed_around(), []
-    settings = {**quick, "samples": 6, "seqlen": 48}
+    settings = {**quick, "method": "sparsegpt", "samples": 6, "seqlen": 48}
     result = prunus.prune(model, tokenizer=tokenizer, **settings)
     experts = dense.model.layers[0].feed_forward.experts
     experts.register_forward_pre_hook(lambda _module, args: caught.append(args[0].view(4, -1, args[0].shape[-1]).sum(0)))

@@ -17,10 +17,8 @@ from prunus.core.errors import (
     RecipeError,
     UnsupportedModelError,
 )
-from prunus.models.tokens import plain_ids
 from prunus.observe.text import EMBEDDED, read_text
-from prunus.observe.windows import consecutive_windows, noisy_windows, random_windows
-from tiny import model_of
+from prunus.observe.windows import consecutive_windows, random_windows
 
 
 def test_all_faults_of_a_recipe_are_told_at_once() -> None:
@@ -42,32 +40,6 @@ def test_a_recipe_file_must_be_toml(tmp_path: Path) -> None:
         prunus.Recipe.read(tmp_path / "x.toml")
     with pytest.raises(RecipeError, match=r"y.toml: cannot be read"):
         prunus.Recipe.read(tmp_path / "y.toml")
-
-
-def test_noise_takes_the_place_of_the_last_windows() -> None:
-    windows = torch.zeros(8, 64, dtype=torch.int64)
-    ids = torch.tensor([3, 5, 8])
-    noisy = noisy_windows(windows, 0.25, ids, 0)
-    assert torch.equal(noisy[:6], windows[:6])
-    assert set(noisy[6:].flatten().tolist()) == {3, 5, 8}
-    assert torch.equal(noisy, noisy_windows(windows, 0.25, ids, 0))
-    assert not torch.equal(noisy, noisy_windows(windows, 0.25, ids, 1))
-    assert noisy_windows(windows, 0.0, ids, 0) is windows
-    assert len(noisy_windows(windows[:1], 0.9, ids, 0).nonzero()) == 0  # one window at least is text
-    for wrong in (1.0, -0.1, True, "much"):
-        with pytest.raises(RecipeError, match="must be a share of the windows"):
-            prunus.Recipe.of({"noise": wrong})
-    assert prunus.Recipe.of({"method": "sparsegpt"}).noise_share == 0
-    assert prunus.Recipe.of({"method": "balanced", "noise": 0}).noise_share == 0
-    assert prunus.Recipe.of({"method": "balanced"}).noise_share > 0
-
-
-def test_noise_holds_no_special_tokens(tokenizer) -> None:
-    config = model_of("llama").config
-    ids = set(plain_ids(config, tokenizer, config.vocab_size).tolist())
-    special = {config.bos_token_id, config.eos_token_id, *tokenizer.all_special_ids}
-    assert ids == set(range(len(tokenizer))) - special
-    assert set(plain_ids(config, None, 10_000).tolist()) == set(range(10_000)) - {config.bos_token_id, config.eos_token_id}
 
 
 def test_windows_are_drawn_with_the_seed_and_cut_without_the_tail() -> None:

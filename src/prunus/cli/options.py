@@ -28,7 +28,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "method": (
         "--method,-m",
         "Method",
-        "Preset: fast, balanced, best, magnitude, wanda or sparsegpt (default). `prunus methods` lists all.",
+        "Preset: fast, balanced (default), best, magnitude, wanda or sparsegpt. `prunus methods` lists all.",
     ),
     "sparsity": ("--sparsity,-s", "Method", "Fraction of zeros (0.5, 50%) or N:M (2:4, 4:8). Default 0.5."),
     "criterion": ("--criterion", "Method", "What a weight is worth, e.g. wanda:statistic=mean_abs."),
@@ -75,7 +75,11 @@ HELP: dict[str, tuple[str, str, str]] = {
     ),
     "samples": ("--samples", "Text", "Calibration windows. Default 128."),
     "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
-    "noise": ("--noise", "Text", "Share of the windows that are random tokens instead of text (default: the preset's)."),
+    "own_text": (
+        "--own-text",
+        "Text",
+        "Share of the windows that the dense model writes itself, in short passages (default: the preset's).",
+    ),
     "seed": ("--seed", "Text", "Seed of the windows' offsets. Default 0."),
     "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
     "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
@@ -138,9 +142,9 @@ def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., N
 def _option(name: str) -> inspect.Parameter:
     flags, panel, text = HELP[name]
     kinds: dict[str, Any] = {
-        "min_expert_tokens": int | None, "samples": int | None,
+        "min_expert_tokens": int | None, "samples": int | None, "own_text": float | None,
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
-        "batch_tokens": int | None, "memory_budget": float | None, "noise": float | None, "trust_remote_code": bool | None,
+        "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
         "stage": list[str] | None,
     }  # fmt: skip

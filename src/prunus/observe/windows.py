@@ -57,21 +57,6 @@ def stored_windows(path: Path, most: int, vocabulary: int) -> Tensor:
     return torch.from_numpy(array[:most].astype(np.int64))
 
 
-def noisy_windows(windows: Tensor, noise: float, ids: Tensor, seed: int) -> Tensor:
-    """``windows [samples seqlen]`` with the share ``noise`` of them, the last ones, made of tokens drawn from ``ids``."""
-    count = noisy_count(len(windows), noise)
-    if not count:
-        return windows
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(0, len(ids), (count, windows.shape[1]), generator=generator)
-    return torch.cat([windows[:-count], ids[drawn]])
-
-
-def noisy_count(samples: int, noise: float) -> int:
-    """How many of so many windows are noise; one at least stays text."""
-    return min(samples - 1, round(samples * noise))
-
-
 def _enough(ids: Tensor, seqlen: int, source: str) -> None:
     if len(ids) < seqlen:
         raise CalibrationError(

@@ -125,9 +125,8 @@ def plan_table(plan: Plan) -> RenderableType:
         lines.append(Text(f"left alone ({reason}): {', '.join(names[:2])}{more}"))
     calibration = plan.settings.get("calibration")
     if calibration:
-        lines.append(
-            Text(f"calibration: {calibration['samples']} windows × {calibration['seqlen']} tokens of {calibration['text']}")
-        )
+        words = f"calibration: {calibration['samples']} windows × {calibration['seqlen']} tokens of {calibration['text']}"
+        lines.append(Text(words + (f", {calibration['own']} of them written by the model" if calibration["own"] else "")))
     if plan.estimate:
         estimate = plan.estimate
         lines.append(

@@ -17,6 +17,7 @@ from ..models.reload import reload_bytes
 from ..observe.moments import nbytes
 from ..observe.waves import Wave, waves
 from .heap import KEPT
+from .passages import written_through
 from .solve_block import observed_needs
 from .sources import CheckpointSource, Source
 from .state import hidden_bytes
@@ -51,28 +52,30 @@ class _Group(NamedTuple):
 
 
 def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Tensor | None,
-             limits: Limits, judged: Tensor | None) -> Estimate:  # fmt: skip
+             limits: Limits, judged: Tensor | None, written: int = 0) -> Estimate:  # fmt: skip
     """Peak memory, time and disk of a run.
 
-    ``windows [samples seqlen]`` are the calibration tokens and ``judged`` those of the evaluation, None without.
+    ``windows [samples seqlen]`` are the calibration tokens, of which the model writes ``written``, and ``judged`` those of
+    the evaluation; None without.
     """
     observed = {
         index: waves([step.site for step in steps if step.site.block == index], observed_needs(method), limits.budget)
         for index in {step.site.block for step in steps}
     }
     disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
-    seconds = _seconds(source, method, observed, windows, judged) + 3 * disk / _DISK_RATE
+    seconds = _seconds(source, method, observed, windows, judged, written) + 3 * disk / _DISK_RATE
     return Estimate(_memory(source, method, observed, windows, judged, limits), seconds, disk)
 
 
 def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
-             judged: Tensor | None) -> float:  # fmt: skip
+             judged: Tensor | None, written: int) -> float:  # fmt: skip
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [_size(block) for block in source.blocks]
     refining = sum(stage.passes for stage in method.stages) + method.follows_dense
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
-    forward = 2 * tokens * passes + 4 * (judged.numel() if judged is not None else 0) * _size(source.model)
+    judging = 2 * judged.numel() if judged is not None else 0
+    forward = 2 * tokens * passes + 2 * (judging + written_through(written)) * _size(source.model)
     groups = [group for found in observed.values() for wave in found for group in _groups(wave)]
     seconds = forward / rate / _FORWARD_EFFICIENCY + sum(group.weights for group in groups) / _SELECTION_RATE
     if Needs.GRAM in method.needs:

@@ -19,6 +19,9 @@ from ..models.skeleton import model_inputs
 from .sources import Source
 from .state import State
 
+_LAST = 64
+"""Windows whose last positions go through the head together."""
+
 
 class Limits(NamedTuple):
     """Tokens of one forward pass, and bytes of moments or of hidden states in memory."""
@@ -162,7 +165,10 @@ class Trunk:
 
     def head(self, window: slice, hidden: Tensor) -> Tensor:
         """Logits in fp32 of ``hidden`` states behind the last block, the head loaded; gradients flow where enabled."""
-        inputs = model_inputs(self.source.model, self.windows[window].to(self.source.device))
+        return self._logits(self.windows[window], hidden)
+
+    def _logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        inputs = model_inputs(self.source.model, ids.to(self.source.device))
         with FastLinears():
             output = self.recorder.finish(partial(self.source.model, **inputs), hidden)
         logits: Tensor = output.logits.float()
@@ -172,6 +178,16 @@ class Trunk:
         """Each window's place and its logits ``[1 seqlen vocabulary]`` in fp32, once all blocks are behind."""
         for k, run in enumerate(self.head_runs()):
             yield slice(k, k + 1), run()
+
+    @torch.no_grad()
+    def last_logits(self) -> Iterator[tuple[slice, Tensor]]:
+        """Some windows' places and, in fp32, the logits ``[windows vocabulary]`` of their last positions."""
+        self.source.load_outside(head=True)
+        for k in range(0, len(self.windows), _LAST):
+            place = slice(k, min(k + _LAST, len(self.windows)))
+            last = self.state.read(place, self.source.device)[:, -1:]
+            yield place, self._logits(self.windows[place, -1:], last)[:, -1]
+        self.source.release_outside()
 
     def close(self) -> None:
         """Drop the state and its files."""

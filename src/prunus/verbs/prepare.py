@@ -22,10 +22,11 @@ from ..models.listed import is_expert
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer, plain_ids, tokenize
 from ..observe.text import read_text, thin
-from ..observe.windows import consecutive_windows, digest_of, noisy_count, noisy_windows, random_windows, stored_windows
+from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
 from ..stream.estimate import estimate
 from ..stream.gradients import Gradients
+from ..stream.passages import can_write, own_count, with_own_windows
 from ..stream.probe import never_run
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
@@ -41,7 +42,7 @@ _LEAST_CHARACTERS = 8 << 20
 @dataclass(frozen=True)
 class Prepared:
     """An opened model, its Plan, the windows to calibrate on (None where the method looks at weights alone) and those
-    to judge on (None where nothing is judged).
+    to judge on (None where nothing is judged). The model writes ``own`` of the former itself, of the ids ``plain``.
     """
 
     recipe: Recipe
@@ -50,6 +51,15 @@ class Prepared:
     windows: Tensor | None
     judged: Tensor | None = None
     gradients: Gradients | None = None
+    own: int = 0
+    plain: Tensor | None = None
+
+    def calibration(self, progress: Progress) -> Tensor | None:
+        """The windows, some of them written by the model where that is wanted."""
+        if self.windows is None or self.plain is None:
+            return self.windows
+        recipe = self.recipe
+        return with_own_windows(self.source, self.windows, self.own, self.plain, recipe.seed, recipe.batch_tokens, progress)
 
 
 def choose_device(name: str) -> torch.device:
@@ -107,20 +117,34 @@ def is_tokenised(recipe: Recipe) -> bool:
 
 
 def calibration_windows(source: Source, tokenizer: object | None, recipe: Recipe) -> Tensor:
-    """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored; the last ones may be noise."""
+    """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored."""
     name = recipe.calibration or DEFAULT_CALIBRATION
     if is_tokenised(recipe):
         windows = stored_windows(Path(name).expanduser(), recipe.samples, vocabulary(source))
         check_length(source, windows.shape[1])
-    else:
-        check_length(source, recipe.seqlen)
-        most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
-        ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
-        windows = random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
-    if not recipe.noise_share:
         return windows
-    ids = plain_ids(source.model.config, tokenizer, vocabulary(source))
-    return noisy_windows(windows, recipe.noise_share, ids, recipe.seed)
+    check_length(source, recipe.seqlen)
+    most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
+    ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
+    return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
+
+
+def own_windows(source: Source, recipe: Recipe, windows: Tensor | None) -> int:
+    """How many of the windows the model writes itself; none where a preset would have it, but it writes no text.
+
+    Raises:
+        RecipeError: if it writes none and was asked to.
+    """
+    if windows is None or not recipe.own_share:
+        return 0
+    if not can_write(source):
+        if recipe.own_text is None:
+            return 0
+        name = type(source.model).__name__
+        raise RecipeError(
+            [f"own_text {recipe.own_text:g}: {name} is no decoder with a language-model head, it writes no text"]
+        )
+    return own_count(len(windows), recipe.own_share)
 
 
 def evaluation_windows(source: Source, tokenizer: object | None, text: str, seqlen: int, most: int | None) -> Tensor:
@@ -144,22 +168,23 @@ def vocabulary(source: Source) -> int:
 
 
 def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, progress: Progress,
-            shares: Mapping[str, float] | None = None, judged: Tensor | None = None) -> Prepared:  # fmt: skip
+            shares: Mapping[str, float] | None = None, judged: Tensor | None = None,
+            tokenizer: object = None) -> Prepared:  # fmt: skip
     """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
+    own = own_windows(source, recipe, windows)
     method = recipe.build_method()
     selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
     limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
     needs = method.criterion.needs | method.compared_by.needs
-    text = windows[: len(windows) - noisy_count(len(windows), recipe.noise_share)] if windows is not None else None
-    gradients = Gradients(source, selection.sites, text, needs, limits, progress) if text is not None else None
+    gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
 
     def survey(sites: Sequence[Site]) -> Profile:
         profile = make_profile(source, sites, method, windows, limits, progress, gradients)
-        if not method.allocator.needs_trials or text is None or request.target is None:
+        if not method.allocator.needs_trials or windows is None or request.target is None:
             return profile
         levels = trial_levels(method, request.target.sparsity)
-        trials = Trials(source, method, sites, levels, text, limits, progress)
+        trials = Trials(source, method, sites, levels, windows, limits, progress)
         trials.build()
         return replace(profile, levels=levels, evaluate=trials.evaluate)
 
@@ -171,11 +196,14 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
         method=method,
         steps=tuple(steps),
         untouched={**selection.untouched, **more},
-        settings=_settings(recipe, source, windows),
+        settings=_settings(recipe, source, windows, own),
         parameters=sum(parameter.numel() for parameter in source.model.parameters()),
-        estimate=estimate(source, steps, method, windows, limits, judged),
+        estimate=estimate(
+            source, steps, method, windows, limits, judged, own * windows.shape[1] if windows is not None else 0
+        ),
     )
-    return Prepared(recipe, source, plan, windows, judged, gradients)
+    plain = plain_ids(source.model.config, tokenizer, vocabulary(source)) if own else None
+    return Prepared(recipe, source, plan, windows, judged, gradients, own, plain)
 
 
 def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
@@ -194,7 +222,7 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
         if windows is None:  # else planning finds out
             _check_judgeable(source, judged)
-    return prepare(source, str(model), recipe, windows, progress, shares, judged)
+    return prepare(source, str(model), recipe, windows, progress, shares, judged, tokenizer if reads_text else None)
 
 
 def check_memory(prepared: Prepared) -> None:
@@ -222,7 +250,7 @@ def _check_judgeable(source: Source, windows: Tensor) -> None:
         ) from error
 
 
-def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[str, Any]:
+def _settings(recipe: Recipe, source: Source, windows: Tensor | None, own: int) -> dict[str, Any]:
     """What decides the output's bytes beside the method and the steps."""
     settings: dict[str, Any] = {
         "sparsity": recipe.sparsity,
@@ -242,7 +270,7 @@ def _settings(recipe: Recipe, source: Source, windows: Tensor | None) -> dict[st
             "samples": len(windows),
             "seqlen": windows.shape[1],
             "tokens": windows.numel(),
-            "noise": recipe.noise_share,
+            "own": own,
             "digest": digest_of(windows),
         }
     return settings

@@ -109,7 +109,7 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
             if tokenizer is None and not is_tokenised(recipe):
                 raise RecipeError([f"method '{recipe.method}' looks at text: give the model's tokenizer=…"])
             windows = calibration_windows(source, tokenizer, recipe)
-        prepared = prepare(source, type(model).__name__, recipe, windows, progress)
+        prepared = prepare(source, type(model).__name__, recipe, windows, progress, tokenizer=tokenizer)
         results = _loop(prepared, None, progress).run()
     finally:
         model.train(training)
@@ -209,7 +209,7 @@ def _write_record(record: dict[str, Any], folder: Path) -> None:
 def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> PruneLoop:
     budget = int(prepared.recipe.memory_budget * 2**30)
     return PruneLoop(
-        prepared.source, prepared.plan, prepared.windows, journal,
+        prepared.source, prepared.plan, prepared.calibration(progress), journal,
         batch_tokens=prepared.recipe.batch_tokens, state_budget=budget, gram_budget=budget, progress=progress,
         coverage=Coverage(prepared.recipe.starved_experts, prepared.recipe.min_expert_tokens), gradients=prepared.gradients,
     )  # fmt: skip

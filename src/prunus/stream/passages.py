@@ -1,0 +1,57 @@
+"""Text that the dense model writes itself: many short passages, each sampled from one random token on.
+
+What a model writes goes through everything that it knows, where a calibration text shows one field. Passages are written
+together, a token a pass over the blocks, so that any model that can be streamed can write them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..core.progress import Progress, Silent
+from .evaluate import forwarded
+from .sources import Source
+
+LENGTH = 8
+"""Tokens of a passage. A passage twice as long costs four times as much and won nothing (docs/choosing.md)."""
+
+
+def own_count(samples: int, share: float) -> int:
+    """How many of so many windows the model writes; one at least stays text."""
+    return min(samples - 1, round(samples * share))
+
+
+def can_write(source: Source) -> bool:
+    """Whether the model continues text: a decoder with its language-model head."""
+    return bool(source.model.can_generate()) and not source.model.config.is_encoder_decoder
+
+
+def written_through(tokens: int) -> int:
+    """Tokens that go through the model while it writes so many."""
+    return tokens * (LENGTH - 1) // 2
+
+
+def with_own_windows(source: Source, windows: Tensor, count: int, ids: Tensor, seed: int, batch_tokens: int,
+                     progress: Progress) -> Tensor:  # fmt: skip
+    """``windows [samples seqlen]``, the last ``count`` of them made of passages in ``ids [ids]`` that the model writes."""
+    tokens = count * windows.shape[1]
+    passages = write(source, -(-tokens // LENGTH), ids, seed, batch_tokens, progress)
+    return torch.cat([windows[: len(windows) - count], passages.flatten()[:tokens].view(count, -1)])
+
+
+def write(source: Source, count: int, ids: Tensor, seed: int, batch_tokens: int, progress: Progress) -> Tensor:
+    """``[count LENGTH]`` tokens, the first drawn evenly from ``ids [ids]``, the others from the model at temperature 1."""
+    generator = torch.Generator().manual_seed(seed)
+    passages = ids[torch.randint(0, len(ids), (count, 1), generator=generator)]
+    progress.start("Writing own passages", LENGTH - 1)
+    for _ in range(LENGTH - 1):
+        drawn = torch.empty(count, 1, dtype=ids.dtype)
+        with forwarded(source, passages, batch_tokens, Silent(), "") as trunk:
+            for place, logits in trunk.last_logits():
+                heaps = logits[:, ids.to(logits.device)].softmax(dim=-1).cumsum_(dim=-1).cpu()
+                chance = torch.rand(len(heaps), 1, generator=generator) * heaps[:, -1:]
+                drawn[place] = ids[torch.searchsorted(heaps, chance).clamp_(max=len(ids) - 1)]
+        passages = torch.cat([passages, drawn], dim=1)
+        progress.step()
+    return passages
