@@ -52,12 +52,15 @@ def zero_shot(folder: Path, texts: Mapping[str, str], items: int, batch: int = 8
     from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from prunus.core.matmul import FastLinears
+
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     judged = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=batch)
     with tempfile.TemporaryDirectory() as where:
         names = [name for text, content in texts.items() for name in write_tasks(Path(where), text, content, items)]
         manager = TaskManager(include_path=where, include_defaults=False)
-        found = simple_evaluate(judged, tasks=names, task_manager=manager, bootstrap_iters=0)["results"]
+        with FastLinears():
+            found = simple_evaluate(judged, tasks=names, task_manager=manager, bootstrap_iters=0)["results"]
     scores = {}
     for name in names:
         metric = _KIND[name.rpartition("_")[2]][1]
