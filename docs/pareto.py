@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "rows" / "quality.jsonl"
@@ -89,32 +90,45 @@ def draw(runs: list[dict[str, Any]]) -> None:
     mpl.rcParams["svg.hashsalt"] = "prunus"  # the same rows give the same bytes
     mpl.rcParams["svg.fonttype"] = "none"
     sparsities = sorted({row["sparsity"] for row in runs})
-    figure, axes = plt.subplots(1, len(sparsities), figsize=(4 * len(sparsities), 3.6), squeeze=False)
+    size = (3.4 * len(sparsities), 6)
+    figure, axes = plt.subplots(len(TEXTS), len(sparsities), figsize=size, squeeze=False, sharex=True)
+    for line, (text, label) in zip(axes, TEXTS.items(), strict=True):
+        for axis, sparsity in zip(line, sparsities, strict=True):
+            panel(axis, [row for row in runs if row["sparsity"] == sparsity], text)
+        line[0].set_ylabel(f"log(perplexity) above dense\n{label}")
     for axis, sparsity in zip(axes[0], sparsities, strict=True):
-        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in runs:
-            if row["sparsity"] == sparsity:
-                groups[row["name"]].append(row)
-        points = {name: point(found) for name, found in groups.items()}
-        others = [place for name, place in points.items() if name not in PRESETS]
-        axis.scatter(*zip(*others, strict=True), color="0.7", s=14, label="other mixes") if others else None
-        for name in (name for name in PRESETS if name in points):
-            axis.scatter(*points[name], s=36, zorder=3)
-            axis.annotate(name, points[name], textcoords="offset points", xytext=(6, 5), fontsize=9)
-        front = pareto(list(points.values()))
-        axis.plot(*zip(*front, strict=True), color="0.5", linewidth=1, zorder=1)
-        axis.set(title=sparsity, xlabel="seconds to the written checkpoint", xscale="log")
-        axis.set_ylim(bottom=0)
-        axis.margins(x=0.25)
-    axes[0][0].set_ylabel("log(perplexity) above dense, Factbook held out")
+        axis.set_title(sparsity)
+    for axis in axes[-1]:
+        axis.set_xlabel("seconds to the written checkpoint")
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "quality.svg", metadata={"Date": None})
 
 
-def point(found: list[dict[str, Any]]) -> tuple[float, float]:
+def panel(axis: Any, runs: list[dict[str, Any]], text: str) -> None:
+    """All methods at one sparsity, judged on one text."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in runs:
+        groups[row["name"]].append(row)
+    points = {name: point(found, text) for name, found in groups.items()}
+    others = [place for name, place in points.items() if name not in PRESETS]
+    axis.scatter(*zip(*others, strict=True), color="0.7", s=14) if others else None
+    for name in (name for name in PRESETS if name in points):
+        axis.scatter(*points[name], s=36, zorder=3, color=f"C{PRESETS.index(name)}")
+        axis.annotate(name, points[name], textcoords="offset points", xytext=(6, 5), fontsize=9)
+    front = pareto(list(points.values()))
+    axis.plot(*zip(*front, strict=True), color="0.5", linewidth=1, zorder=1)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(ticker.FixedLocator([20, 50, 100, 200, 500, 1000, 2000]))
+    axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axis.xaxis.set_minor_locator(ticker.NullLocator())
+    axis.margins(x=0.2, y=0.15)
+    axis.set_ylim(bottom=0)
+
+
+def point(found: list[dict[str, Any]], text: str) -> tuple[float, float]:
     """Geometric mean of the seconds and mean gap over seeds."""
     seconds = math.exp(sum(math.log(row["seconds"]) for row in found) / len(found))
-    return seconds, sum(row["factbook-heldout"]["gap"] for row in found) / len(found)
+    return seconds, sum(row[text]["gap"] for row in found) / len(found)
 
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
