@@ -25,7 +25,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
-    """A working folder in which ``my-model`` is a tiny Llama with room for the default windows."""
+    """A working folder in which ``my-model`` is a tiny Llama with room for the default windows and for groups of 64."""
     from transformers import AutoModelForCausalLM
 
     from tiny import config_of
@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
     place = tmp_path_factory.mktemp("docs")
     config = config_of("llama")
     config.max_position_embeddings = 1024
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
     AutoModelForCausalLM.from_config(config).save_pretrained(place / "my-model")
     tokenizer.save_pretrained(place / "my-model")
     return place
