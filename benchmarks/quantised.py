@@ -20,7 +20,7 @@ from quality import MODEL, TEXTS, judge, pruned, read
 from rows import Rows
 
 FOUR, THREE = "int:bits=4,group=64", "int:bits=3,group=64"
-AS_IT_IS = {"criterion": "magnitude", "target": "sparse", "solver": "lstsq", "stage": "none"}
+AS_IT_IS = {"criterion": "magnitude", "allocation": "global", "target": "sparse", "solver": "lstsq", "stage": "none"}
 """Of a model that is half zeros, drops those and nothing else."""
 CHOICES: dict[str, list[dict[str, Any]]] = {
     f"{method}: {name}": steps

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """Axis choices in the command line's own spelling (``name:option=value,…``)."""
+    """Axis choices in the command line's own spelling (``name:option=value,…``).
+
+    The allocation is for patterns that can be as sparse as one likes: N:M stays what was asked for in every layer.
+    """
 
     criterion: str
     pattern: str
@@ -20,6 +23,8 @@ class Preset:
     own_text: float = 0.0
 
 
+_OWL = "owl:outlier=10,width=0.12"
+
 PRESETS: dict[str, Preset] = {
     "magnitude": Preset("magnitude", "unstructured:scope=layer", "uniform", "keep",
                         "smallest weights of each layer; no data, seconds"),
@@ -29,10 +34,11 @@ PRESETS: dict[str, Preset] = {
                         "optimal-brain-surgeon choice and repair of the survivors, left to right"),
     "fast": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
                    "what Wanda does: no repair, little text needed"),
-    "balanced": Preset("wanda", "unstructured:scope=layer", "uniform", "admm:steps=4,rho=1,penalties=1",
-                       "masks and survivors found together by ADMM, aimed in part at the dense model's outputs",
+    "balanced": Preset("wanda", "unstructured:scope=layer", _OWL, "admm:steps=4,rho=1,penalties=1",
+                       "masks and survivors found together by ADMM, aimed in part at the dense model's outputs; "
+                       "blocks with more outliers keep more",
                        target="dense", own_text=0.25),
-    "best": Preset("wanda", "unstructured:scope=layer", "uniform", "admm",
+    "best": Preset("wanda", "unstructured:scope=layer", _OWL, "admm",
                    "balanced with more steps, inputs in a good order for N:M, and blocks tuned against the dense model",
                    target="dense", own_text=0.25, stages=("permute", "match")),
 }  # fmt: skip

@@ -168,7 +168,11 @@ class Recipe:
         if method is None:
             raise RecipeError(["no method"])
         named = NM.of(self.wanted())
-        return dataclasses.replace(method, pattern=named) if named is not None else method
+        if named is not None:
+            method = dataclasses.replace(method, pattern=named)
+        if self.allocation is None and method.pattern.own_sparsity is not None:
+            method = dataclasses.replace(method, allocator=registry.allocator.make("uniform"))
+        return method
 
     def loose_pattern(self) -> Pattern:
         """The pattern of a layer whose ``--set`` is a plain fraction, also where the others are N:M."""

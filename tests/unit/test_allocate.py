@@ -20,6 +20,7 @@ from prunus.allocate.levels import mean_sparsity, mixed_kept
 from prunus.allocate.owl import Owl
 from prunus.allocate.sensitivity import Sensitivity
 from prunus.core import registry
+from prunus.core.errors import RecipeError
 from prunus.core.progress import Silent
 from prunus.core.roles import Profile
 from prunus.core.site import Site
@@ -203,6 +204,61 @@ def test_layers_of_one_model_may_keep_different_n_of_m(allocation: str, checkpoi
     zeros = sum(step["sparsity"] * sizes[step["name"]] for step in plan["steps"])
     weights = sum(sizes[name] for name in [*dense, *(step["name"] for step in plan["steps"])])
     assert zeros / weights == pytest.approx(0.5, abs=0.01)
+
+
+def test_presets_allocate_where_the_pattern_is_free(checkpoint, quick, tmp_path) -> None:
+    free = prunus.prune(checkpoint("llama"), tmp_path / "free", **{**quick, "method": "balanced", "sparsity": 0.6})
+    assert len({round(site["sparsity"], 2) for site in free.sites}) > 1
+    assert free.sparsity == pytest.approx(0.6, abs=0.002)
+    for name, chosen in (("named", {"sparsity": "2:4"}), ("chosen", {"pattern": "nm:n=2,m=4", "sparsity": 0.5})):
+        strict = prunus.prune(checkpoint("llama"), tmp_path / name, **{**quick, "method": "balanced", **chosen})
+        assert {site["sparsity"] for site in strict.sites} == {0.5}
+    asked = Recipe.of({"method": "balanced", "sparsity": "2:4", "allocation": "owl"})
+    assert asked.build_method().allocator == Owl()
+
+
+def test_owl_gives_the_head_the_target(checkpoint, quick, tmp_path) -> None:
+    globs = ["model.layers.*", "lm_head"]
+    found = prunus.prune(
+        checkpoint("llama"), tmp_path / "out", allocation="owl", include=globs, **{**quick, "sparsity": 0.6}
+    )
+    shares = {site["name"]: site["sparsity"] for site in found.sites}
+    assert shares["lm_head"] == pytest.approx(0.6, abs=0.01)
+    assert len({round(share, 3) for share in shares.values()}) > 2
+    assert found.sparsity == pytest.approx(0.6, abs=0.002)
+
+
+def test_owl_of_the_head_alone_is_uniform() -> None:
+    head = Site("lm_head", "lm_head.weight", (1, 8, 16), torch.float32)
+    assert Owl().split([head], 0.3, None) == {"lm_head": 0.3}
+
+
+def test_owl_surveys_few_tokens(checkpoint, quick, tmp_path) -> None:
+    model, few = checkpoint("llama"), f"owl:tokens={quick['seqlen']}"
+    wide = [prunus.prune(model, tmp_path / str(n), allocation=spec, **quick) for n, spec in enumerate(("owl", few))]
+    one, other = ([site["sparsity"] for site in result.sites] for result in wide)
+    assert one != other
+    pinned = {"set": ["*.q_proj=threshold:0.5"]}
+    pair = [
+        prunus.prune(model, tmp_path / f"pinned {n}", allocation=spec, **quick, **pinned)
+        for n, spec in enumerate(("owl", few))
+    ]
+    one, other = ([site["sparsity"] for site in result.sites] for result in pair)
+    assert one == other  # a threshold is of the scores on all tokens
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_nothing_is_surveyed_where_there_is_nothing_to_split(target, checkpoint, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.prepare.make_profile", lambda *_: pytest.fail("surveyed"))
+    chosen = {**quick, "sparsity": target, "allocation": "owl"}
+    result = prunus.prune(checkpoint("llama"), tmp_path / "out", **chosen)
+    assert {site["sparsity"] for site in result.sites} == {target}
+
+
+def test_a_threshold_of_other_scores_is_refused(checkpoint, quick, tmp_path) -> None:
+    chosen = {**quick, "method": "magnitude", "allocation": "owl", "set": ["*.q_proj=threshold:0.1"]}
+    with pytest.raises(RecipeError, match="compares layers by wanda"):
+        prunus.prune(checkpoint("llama"), tmp_path / "out", **chosen)
 
 
 def test_owl_with_magnitude_looks_at_inputs(checkpoint, quick, tmp_path) -> None:

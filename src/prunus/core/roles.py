@@ -110,6 +110,15 @@ class Allocator(ABC):
     needs_trials: ClassVar[bool] = False
     """Whether mixtures of Sites solved at several levels have to be tried."""
 
+    @property
+    def survey_tokens(self) -> int | None:
+        """Tokens of the calibration text that are enough for the profile's scores; None: all of them."""
+        return None
+
+    def compares(self, site: Site) -> bool:
+        """Whether the Site's scores or trials are asked for."""
+        return self.needs_profile
+
     def levels(self, target: float) -> tuple[float, ...]:
         """The sparsities, in rising order, at which every Site has to be solved for its trials; none without trials."""
         return ()

@@ -36,14 +36,15 @@ class Observer:
     """Within its context, forward passes of ``block`` fill one Tally for each distinct input that Sites read.
 
     Sites that are handed the same tensor share a Tally. The wave's experts narrow its stacked Sites to some of theirs.
-    ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them. It is
-    found by the first pass otherwise. Before a pass the block may be run on the dense model's hidden states, so that what
-    Sites are handed is set beside what they are handed there; not for experts, who get other tokens there. ``streams`` say,
-    by role, which module is handed the residual stream that a Site's output is added to.
+    ``calls`` is how often Sites are reached in one pass, where that is known: a pass ends with the last of them, unless it
+    is wanted ``to_the_end``. It is found by the first pass otherwise. Before a pass the block may be run on the dense
+    model's hidden states, so that what Sites are handed is set beside what they are handed there; not for experts, who get
+    other tokens there. ``streams`` say, by role, which module is handed the residual stream that a Site's output is added
+    to.
     """
 
     def __init__(self, block: nn.Module, prefix: str, wave: Wave, needs: Needs, calls: int | None = None,
-                 streams: Mapping[str, str] | None = None) -> None:  # fmt: skip
+                 streams: Mapping[str, str] | None = None, to_the_end: bool = False) -> None:  # fmt: skip
         self.block = block
         self.prefix = prefix
         self.wave = wave
@@ -56,6 +57,7 @@ class Observer:
         by_role = streams or {}
         self.beside = Beside(block, {site.name: by_role[site.role] for site in wave.sites if site.role in by_role})
         self.calls = calls
+        self.to_the_end = to_the_end
         self._reached = 0
         self._called: set[str] = set()
         self._tokens = 0
@@ -146,7 +148,7 @@ class Observer:
             tally.add(0, inputs, self.beside.above(site, inputs, output))
             self._seen.append((inputs, tally))
         self._reached += 1
-        if self._reached == self.calls and len(self._owner) == len(self.sites):
+        if not self.to_the_end and self._reached == self.calls and len(self._owner) == len(self.sites):
             raise _EnoughError
 
     def _new(self, site: Site, device: torch.device) -> Tally:

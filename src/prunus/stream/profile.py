@@ -20,6 +20,7 @@ from ..observe.waves import waves
 from ..patterns.unstructured import Unstructured
 from ..solve.factor import inverse_factor
 from .gradients import Gradients
+from .heap import return_free_memory, reused_memory
 from .solve_block import observe
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -43,7 +44,7 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
-    with TemporaryDirectory(prefix="prunus-") as folder:
+    with TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
         trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
@@ -61,17 +62,24 @@ def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: T
     for index in range(len(source.blocks)):
         block = source.load(index)
         source.expect(index + 1)
-        for wave in waves([site for site in sites if site.block == index], needs, budget):
+        found_waves = waves([site for site in sites if site.block == index], needs, budget)
+        for number, wave in enumerate(found_waves):
             if wave.experts is not None:
                 name = wave.sites[0].name
                 raise RecipeError([f"{name}: its experts' Grams do not fit in --memory-budget for a survey; raise it"])
-            for group, found, _ in observe(block, source.prefix(index), wave, needs, trunk.runs(block, index)):
+            last = number == len(found_waves) - 1  # no weight changes: what the last pass gives enters the next block
+            runs = trunk.steps(block, index) if last else trunk.runs(block, index)
+            for group, found, _ in observe(block, source.prefix(index), wave, needs, runs, to_the_end=last):
                 moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
                 if Needs.GRAM in needs:
                     factor = inverse_factor(found, method.solver.damp, group[0].name)
                     moments["inverse_diagonal"] = factor.inverse_diagonal()
                 kept |= {site.name: Stats(found.tokens, moments) for site in group}
-        trunk.advance(block, index)
+        if found_waves:
+            trunk.turn()
+        else:
+            trunk.advance(block, index)
         source.release(index)
+        return_free_memory()
         progress.step()
     return kept

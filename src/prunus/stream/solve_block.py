@@ -154,15 +154,17 @@ def observed_needs(method: Method) -> Needs:
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Call],
-            dense: DenseRuns | None = None, calls: dict[Kind, int] | None = None) -> list[Observed]:  # fmt: skip
+            dense: DenseRuns | None = None, calls: dict[Kind, int] | None = None,
+            to_the_end: bool = False) -> list[Observed]:  # fmt: skip
     """Sites that share an input and their Stats, from one pass over the windows (``runs``), maybe beside the dense model.
 
-    How often Sites are reached in a pass is kept in ``calls`` and relied on for later blocks of the same kind.
+    A pass ends with the last Site that it reaches, unless it is wanted ``to_the_end``. How often Sites are reached in one
+    is kept in ``calls`` and relied on for later blocks of the same kind.
     """
     known = calls if calls is not None else {}
     kind = kind_of(block, wave.sites)
     streams = dense.streams if dense is not None else {}
-    with Observer(block, prefix, wave, needs, known.get(kind), streams) as observer:
+    with Observer(block, prefix, wave, needs, known.get(kind), streams, to_the_end) as observer:
         for run, beside in zip(runs, repeat(None) if dense is None else dense.runs(), strict=False):
             observer.watch(run, beside)
     if observer.calls is not None:

@@ -200,6 +200,12 @@ def _check_request(selection: Selection, request: Request, manual: Manual) -> No
     by_hand = isinstance(request.method.allocator, Manual)
     if request.target is None and not by_hand and any(manual.pin(site) is None for site in selection.sites):
         faults.append("--sparsity is missing, and --set does not name every Site")
+    method = request.method
+    if method.compared_by != method.criterion and any(pin.threshold is not None for pin in request.pins):
+        faults.append(
+            f"--set with a threshold is of the criterion's scores, but --allocation compares layers by "
+            f"{method.allocator.scored_by}: choose another of the two"
+        )
     if faults:
         raise RecipeError(faults)
 
@@ -212,13 +218,14 @@ def _split(
     pins = {site.name: pin for site in selection.sites if (pin := manual.pin(site)) is not None}
     pinned = [site for site in selection.sites if site.name in pins]
     free = [] if isinstance(allocator, Manual) else [site for site in selection.sites if site.name not in pins]
-    scored = [site for site in pinned if pins[site.name].threshold is not None]
-    if allocator.needs_profile:
-        scored = free + scored
+    target = request.target.sparsity if request.target is not None else 0.0
+    extreme = target in (0.0, 1.0)  # there is nothing to split
+    compared = [] if extreme else [site for site in free if allocator.compares(site)]
+    scored = compared + [site for site in pinned if pins[site.name].threshold is not None]
     profile = survey(scored) if scored else None
     shares = manual.split(pinned, 0.0, profile)
     if free and request.target is not None:
-        shares |= allocator.split(free, request.target.sparsity, profile)
+        shares |= {site.name: target for site in free} if extreme else allocator.split(free, target, profile)
     return shares
 
 

@@ -180,7 +180,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
 
     def survey(sites: Sequence[Site]) -> Profile:
-        profile = make_profile(source, sites, method, windows, limits, progress, gradients)
+        profile = make_profile(source, sites, method, _surveyed(windows, method, request), limits, progress, gradients)
         if not method.allocator.needs_trials or windows is None or request.target is None:
             return profile
         levels = trial_levels(method, request.target.sparsity)
@@ -238,6 +238,14 @@ def check_memory(prepared: Prepared) -> None:
             f"free on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
             f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
         )
+
+
+def _surveyed(windows: Tensor | None, method: Method, request: Request) -> Tensor | None:
+    """The windows of the survey: all, or where scores are only compared with each other as many as are enough."""
+    most = method.allocator.survey_tokens
+    if windows is None or most is None or any(pin.threshold is not None for pin in request.pins):
+        return windows
+    return windows[: max(1, most // windows.shape[1])]
 
 
 def _check_judgeable(source: Source, windows: Tensor) -> None:
