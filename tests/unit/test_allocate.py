@@ -219,9 +219,8 @@ def test_presets_allocate_where_the_pattern_is_free(checkpoint, quick, tmp_path)
 
 def test_owl_gives_the_head_the_target(checkpoint, quick, tmp_path) -> None:
     globs = ["model.layers.*", "lm_head"]
-    found = prunus.prune(
-        checkpoint("llama"), tmp_path / "out", allocation="owl", include=globs, **{**quick, "sparsity": 0.6}
-    )
+    chosen = {**quick, "sparsity": 0.6, "allocation": "owl", "include": globs}
+    found = prunus.prune(checkpoint("llama"), tmp_path / "out", **chosen)
     shares = {site["name"]: site["sparsity"] for site in found.sites}
     assert shares["lm_head"] == pytest.approx(0.6, abs=0.01)
     assert len({round(share, 3) for share in shares.values()}) > 2
@@ -235,16 +234,14 @@ def test_owl_of_the_head_alone_is_uniform() -> None:
 
 def test_owl_surveys_few_tokens(checkpoint, quick, tmp_path) -> None:
     model, few = checkpoint("llama"), f"owl:tokens={quick['seqlen']}"
-    wide = [prunus.prune(model, tmp_path / str(n), allocation=spec, **quick) for n, spec in enumerate(("owl", few))]
-    one, other = ([site["sparsity"] for site in result.sites] for result in wide)
-    assert one != other
-    pinned = {"set": ["*.q_proj=threshold:0.5"]}
-    pair = [
-        prunus.prune(model, tmp_path / f"pinned {n}", allocation=spec, **quick, **pinned)
-        for n, spec in enumerate(("owl", few))
-    ]
-    one, other = ([site["sparsity"] for site in result.sites] for result in pair)
-    assert one == other  # a threshold is of the scores on all tokens
+
+    def shares(name: str, spec: str, **more: object) -> list[float]:
+        result = prunus.prune(model, tmp_path / name, **{**quick, "allocation": spec, **more})
+        return [site["sparsity"] for site in result.sites]
+
+    assert shares("all", "owl") != shares("few", few)
+    pinned = {"set": ["*.q_proj=threshold:0.5"]}  # a threshold is of the scores on all tokens
+    assert shares("pinned", "owl", **pinned) == shares("pinned, few", few, **pinned)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
@@ -257,7 +254,7 @@ def test_nothing_is_surveyed_where_there_is_nothing_to_split(target, checkpoint,
 
 def test_a_threshold_of_other_scores_is_refused(checkpoint, quick, tmp_path) -> None:
     chosen = {**quick, "method": "magnitude", "allocation": "owl", "set": ["*.q_proj=threshold:0.1"]}
-    with pytest.raises(RecipeError, match="compares layers by wanda"):
+    with pytest.raises(RecipeError, match="--criterion wanda or --allocation uniform"):
         prunus.prune(checkpoint("llama"), tmp_path / "out", **chosen)
 
 

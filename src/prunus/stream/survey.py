@@ -203,8 +203,8 @@ def _check_request(selection: Selection, request: Request, manual: Manual) -> No
     method = request.method
     if method.compared_by != method.criterion and any(pin.threshold is not None for pin in request.pins):
         faults.append(
-            f"--set with a threshold is of the criterion's scores, but --allocation compares layers by "
-            f"{method.allocator.scored_by}: choose another of the two"
+            f"a threshold in --set is of the criterion's scores, but the allocation compares layers by those of "
+            f"{method.allocator.scored_by}: choose --criterion {method.allocator.scored_by} or --allocation uniform"
         )
     if faults:
         raise RecipeError(faults)
