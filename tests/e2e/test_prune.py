@@ -32,7 +32,7 @@ def test_prune_json_tells_all_and_the_output_loads(family, sparsity, checkpoint,
     record = json.loads(done.stdout)
     assert record["output"] == str(out)
     assert record["method"] == "balanced"
-    assert record["sparsity"] == pytest.approx(0.5)
+    assert record["sparsity"] == pytest.approx(0.5, abs=14 / 13824)  # a layer's number of zeros is rounded down
     assert 0 < record["sparsity_total"] < 0.5
     assert record["seconds"] > 0
     assert record["peak_memory_bytes"] > 1e8
