@@ -121,7 +121,7 @@ def panel(axis: Any, runs: list[dict[str, Any]], text: str) -> None:
     axis.xaxis.set_major_locator(ticker.FixedLocator([20, 50, 100, 200, 500, 1000, 2000]))
     axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
     axis.xaxis.set_minor_locator(ticker.NullLocator())
-    axis.margins(x=0.2, y=0.15)
+    axis.margins(x=0.2, y=0.25)
     axis.set_ylim(bottom=0)
 
 
