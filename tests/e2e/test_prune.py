@@ -32,7 +32,8 @@ def test_prune_json_tells_all_and_the_output_loads(family, sparsity, checkpoint,
     record = json.loads(done.stdout)
     assert record["output"] == str(out)
     assert record["method"] == "balanced"
-    assert record["sparsity"] == pytest.approx(0.5, abs=14 / 13824)  # a layer's number of zeros is rounded down
+    rounded = 14 / 13824 if family == "llama" else 5e-7  # without N:M, a layer's number of zeros is rounded down
+    assert record["sparsity"] == pytest.approx(0.5, abs=rounded)
     assert 0 < record["sparsity_total"] < 0.5
     assert record["seconds"] > 0
     assert record["peak_memory_bytes"] > 1e8
@@ -47,6 +48,7 @@ def test_prune_json_tells_all_and_the_output_loads(family, sparsity, checkpoint,
         share = pruned.pop(name, None) or pruned.pop(name.removesuffix(".weight"), None)
         zeros = float((tensor == 0).float().mean())
         assert zeros == pytest.approx(share, abs=1e-6) if share else torch.equal(tensor, dense[name])
+        assert share in (None, 0.5) or family == "llama"
     assert not pruned
     assert AutoTokenizer.from_pretrained(out)("The economy")["input_ids"]
     config = json.loads((out / "config.json").read_text())

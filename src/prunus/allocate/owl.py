@@ -49,7 +49,7 @@ class Owl(Allocator):
 
     def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:
         inside = [site for site in sites if self.compares(site)]
-        outside = {site.name: target for site in sites if site not in inside}
+        outside = {site.name: target for site in sites if not self.compares(site)}
         if not inside:
             return outside
         if profile is None:

@@ -63,11 +63,11 @@ def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: T
         block = source.load(index)
         source.expect(index + 1)
         found_waves = waves([site for site in sites if site.block == index], needs, budget)
-        for number, wave in enumerate(found_waves):
+        for wave in found_waves:
             if wave.experts is not None:
                 name = wave.sites[0].name
                 raise RecipeError([f"{name}: its experts' Grams do not fit in --memory-budget for a survey; raise it"])
-            last = number == len(found_waves) - 1  # no weight changes: what the last pass gives enters the next block
+            last = wave is found_waves[-1]  # no weight changes: what the last pass gives enters the next block
             runs = trunk.steps(block, index) if last else trunk.runs(block, index)
             for group, found, _ in observe(block, source.prefix(index), wave, needs, runs, to_the_end=last):
                 moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
