@@ -52,6 +52,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "balanced, alpha": {"method": "balanced", "allocation": "alpha"},
     "balanced, sensitivity": {"method": "balanced", "allocation": "sensitivity"},
     "balanced, evolve": {"method": "balanced", "allocation": "evolve"},
+    "balanced, true sequential": {"method": "balanced", "true-sequential": True},
     "best, text only": {"method": "best", "own-text": 0},
     "best, uniform": {"method": "best", "allocation": "uniform"},
     "fast": {"method": "fast"},
@@ -113,7 +114,7 @@ def pruned(output: Path, settings: dict[str, Any], model: str = MODEL) -> dict[s
         item
         for key, value in settings.items()
         for one in (value if isinstance(value, list) else [value])
-        for item in (f"--{key}", str(one))
+        for item in ((f"--{key}",) if one is True else (f"--{key}", str(one)))
     ]
     words = [sys.executable, "-m", "prunus", "prune", model, "--output", str(output), *flags, "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -21,6 +21,7 @@ class Preset:
     grid: str = "none"
     stages: tuple[str, ...] = ()
     own_text: float = 0.0
+    true_sequential: bool = False
 
 
 _OWL = "owl:outlier=10,width=0.12"
@@ -39,6 +40,7 @@ PRESETS: dict[str, Preset] = {
                        "blocks with more outliers keep more",
                        target="dense", own_text=0.25),
     "best": Preset("wanda", "unstructured:scope=layer", _OWL, "admm",
-                   "balanced with more steps, inputs in a good order for N:M, and blocks tuned against the dense model",
-                   target="dense", own_text=0.25, stages=("permute", "match")),
+                   "balanced with more steps, layers solved in turn, inputs in a good order for N:M, and blocks tuned "
+                   "against the dense model",
+                   target="dense", own_text=0.25, stages=("permute", "match"), true_sequential=True),
 }  # fmt: skip

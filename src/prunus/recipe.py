@@ -46,6 +46,7 @@ class Recipe:
     solver: str | None = None
     grid: str | None = None
     stage: tuple[str, ...] | None = None
+    true_sequential: bool | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
@@ -155,6 +156,8 @@ class Recipe:
         for name in ("skip_unsupported", "trust_remote_code"):
             if not isinstance(getattr(self, name), bool):
                 faults.append(f"{name} {getattr(self, name)!r} must be true or false")
+        if not isinstance(self.true_sequential, (bool, type(None))):
+            faults.append(f"true_sequential {self.true_sequential!r} must be true or false")
         return faults
 
     @property
@@ -226,7 +229,8 @@ class Recipe:
                 "does not: choose another --solver"
             )
         aim = target if solver.aims else Sparse()
-        return Method(criterion, pattern, allocator, aim, solver, grid, tuple(filter(None, stages)))
+        in_turn = preset.true_sequential if self.true_sequential is None else self.true_sequential
+        return Method(criterion, pattern, allocator, aim, solver, grid, tuple(filter(None, stages)), in_turn)
 
     def _target(self, faults: list[str]) -> Target | None:
         if self.sparsity is None:

@@ -50,6 +50,11 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Method",
         "What follows on each block as a whole, e.g. match:epochs=4 (repeatable; none leaves out the preset's).",
     ),
+    "true_sequential": (
+        "--true-sequential/--no-true-sequential",
+        "Method",
+        "Solve a block's layers in turn, each on inputs that those before it have changed (default: the preset's).",
+    ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
     "set": (
@@ -142,7 +147,7 @@ def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., N
 def _option(name: str) -> inspect.Parameter:
     flags, panel, text = HELP[name]
     kinds: dict[str, Any] = {
-        "min_expert_tokens": int | None, "samples": int | None, "own_text": float | None,
+        "min_expert_tokens": int | None, "samples": int | None, "own_text": float | None, "true_sequential": bool | None,
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,

@@ -21,6 +21,8 @@ class Method:
     solver: Solver
     grid: Grid | None = None
     stages: tuple[BlockStage, ...] = ()
+    true_sequential: bool = False
+    """Whether layers of a block are solved in turn, each on inputs that those before it have had their part in."""
 
     @property
     def needs(self) -> Needs:
@@ -60,4 +62,5 @@ class Method:
             "solver": registry.solver.describe(self.solver),
             "grid": registry.grid.describe(self.grid) if self.grid is not None else None,
             "stages": [registry.stage.describe(stage) for stage in self.stages],
+            "true_sequential": self.true_sequential,
         }

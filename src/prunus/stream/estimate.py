@@ -35,6 +35,8 @@ _WORKING_COPIES = 4.25
 """Of a weight in fp32 while it is solved: itself, as columns or scores, masked, its error, and the mask in bytes."""
 _TUNED_COPIES = 6
 """Of a block in fp32 while a stage tunes it: as it was, masters, gradients, Adam's two moments, and masks."""
+_MORE_TURNS = 3
+"""Turns of a usual block beyond the first (q, k, v; o; gate, up; down), each half a pass and one of the dense model."""
 _ACTIVATIONS = 8
 """Tensors of the widest layer's size that a forward pass holds."""
 
@@ -72,7 +74,9 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     rate = matmul_flops(source.device, source.model.dtype)
     tokens = windows.numel() if windows is not None else 0
     blocks = [_size(block) for block in source.blocks]
-    refining = sum(stage.passes for stage in method.stages) + method.follows_dense
+    refining: float = sum(stage.passes for stage in method.stages) + method.follows_dense
+    if method.true_sequential:
+        refining += _MORE_TURNS * (0.5 + method.follows_dense)
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     judging = 2 * judged.numel() if judged is not None else 0
     forward = 2 * tokens * passes + 2 * (judging + written_through(written)) * _size(source.model)

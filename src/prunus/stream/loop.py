@@ -27,6 +27,7 @@ from .arrange import Arranger
 from .coverage import USUAL, Coverage
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
+from .in_turn import InTurn
 from .solve_block import BlockSolver, DenseRuns, Kind, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
@@ -54,6 +55,7 @@ class PruneLoop:
     solver: BlockSolver = field(init=False)
     rounder: BlockSolver = field(init=False)
     arranger: Arranger = field(init=False)
+    in_turn: InTurn = field(init=False)
     _streams: dict[Kind, dict[str, str]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class PruneLoop:
         own = self.gradients.of if self.gradients is not None else (lambda site: {})
         self.arranger = Arranger(method.stages)
         self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own, self.arranger.arranged)
+        self.in_turn = InTurn(self.source, self.solver, self.arranger)
         again = replace(method, target=Sparse())  # what was tuned aims at the dense model's output already
         self.rounder = BlockSolver(again, self.source.matrix, self.gram_budget, self.coverage)
 
@@ -117,6 +120,7 @@ class PruneLoop:
         if index == len(self.source.blocks):
             return self._solve_outside(streams.pruned if streams is not None else None)
         block, steps = self.source.load(index), self._steps(index)
+        prefix = self.source.prefix(index)
         forward = dense = None
         if streams is not None:
             forward = partial(streams.pruned.runs, block, index)
@@ -128,7 +132,11 @@ class PruneLoop:
             if streams.dense is not None and Needs.DRIFT in self.plan.method.needs:
                 dense = DenseRuns(partial(streams.dense.steps, block, index), self._residual_streams(block, sites, run))
             self.arranger.begin(block, sites, run)
-        solutions = self.arranger.folded(self.solver.solve(block, self.source.prefix(index), steps, forward, dense))
+        if streams is not None and steps and self.plan.method.true_sequential:
+            solutions = self.in_turn.solve(index, steps, streams.pruned, dense)
+        else:
+            solutions = self.solver.solve(block, prefix, steps, forward, dense)
+        solutions = self.arranger.folded(solutions)
         if streams is not None and streams.dense is not None:
             if dense is not None and steps:
                 streams.dense.turn()
@@ -138,7 +146,7 @@ class PruneLoop:
             solutions = self._refine(loaded, solutions)
             if self.plan.method.tunes and self.plan.method.grid is not None and solutions:
                 masks = {name: solution.mask for name, solution in solutions.items()}
-                rounded = self.rounder.solve(block, self.source.prefix(index), steps, forward, masks=masks)
+                rounded = self.rounder.solve(block, prefix, steps, forward, masks=masks)
                 solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
 

@@ -28,6 +28,7 @@ def methods() -> list[Choice]:
     presets = []
     for name, preset in PRESETS.items():
         extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
+        extras += ["true sequential"] if preset.true_sequential else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
         presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
     return presets + [
