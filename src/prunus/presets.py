@@ -25,6 +25,7 @@ class Preset:
 
 
 _OWL = "owl:outlier=10,width=0.12"
+_SHORT_ADMM = "admm:steps=4,rho=1,penalties=1"
 
 PRESETS: dict[str, Preset] = {
     "magnitude": Preset("magnitude", "unstructured:scope=layer", "uniform", "keep",
@@ -35,12 +36,12 @@ PRESETS: dict[str, Preset] = {
                         "optimal-brain-surgeon choice and repair of the survivors, left to right"),
     "fast": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
                    "what Wanda does: no repair, little text needed"),
-    "balanced": Preset("wanda", "unstructured:scope=layer", _OWL, "admm:steps=4,rho=1,penalties=1",
+    "balanced": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
                        "masks and survivors found together by ADMM, aimed in part at the dense model's outputs; "
                        "blocks with more outliers keep more",
                        target="dense", own_text=0.25),
-    "best": Preset("wanda", "unstructured:scope=layer", _OWL, "admm",
-                   "balanced with more steps, layers solved in turn, inputs in a good order for N:M, and blocks tuned "
+    "best": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
+                   "balanced, with layers solved in turn, inputs in a good order for N:M, and blocks tuned "
                    "against the dense model",
                    target="dense", own_text=0.25, stages=("permute", "match"), true_sequential=True),
 }  # fmt: skip

@@ -21,20 +21,22 @@ from ..core.roles import BlockRuns, BlockStage
 @stage("match", paper="arXiv:2503.04992", cost="three forward passes' work an epoch, and the dense model's hidden states")
 @dataclass(frozen=True)
 class Match(BlockStage):
-    """A few epochs of Adam on a pruned block's survivors (regional optimisation, sec. 3.3). Zeros stay zero.
+    """Adam on a pruned block's survivors (regional optimisation, sec. 3.3). Zeros stay zero.
 
     The input is what the pruned blocks before give, the target what the dense model has behind this block, so that errors
     made upstream are corrected too. The loss is the mean over tokens of ‖y − ŷ‖²/‖y‖²: what follows normalises every
     token, and a few tokens of enormous norm would otherwise be all that counts. The learning rate falls to zero on a cosine
-    and is relative to the root mean square of each matrix, so that one value serves models of any scale.
+    and is relative to the root mean square of each matrix, so that one value serves models of any scale. A block has many
+    survivors for each token of a short text: more epochs or a larger learning rate fit that text and lose elsewhere
+    (docs/choosing.md).
     """
 
     tunes: ClassVar[bool] = True
 
-    epochs: int = 4
+    epochs: int = 1
     """Passes over the calibration windows."""
 
-    lr: float = 0.005
+    lr: float = 0.002
     """Adam's first learning rate, in units of the root mean square of a matrix's survivors."""
 
     batch_tokens: int = 1024
