@@ -64,8 +64,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 """What is measured, by name: settings of ``prunus.prune``. Rows by other names were measured at the commit they name, with
 choices that it had: ``balanced, random tokens`` made an eighth of the windows of random tokens, and allocated evenly as
-``earlier best, text only`` did; ``earlier best`` had a longer ADMM, four epochs of ``match``, and all layers of a block solved
-at once.
+``earlier best, text only`` did; ``earlier best`` had a longer ADMM, four epochs of ``match``, and all layers of a block
+solved at once.
 """
 DENSE = "dense model"
 
