@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.exchanged import exchanged
 from ..core.site import Site
 
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("wi_0", "wi_1", "wo"))
@@ -85,15 +86,12 @@ def _has_no_bias(block: nn.Module, site: Site) -> bool:
 def _holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor], expected: Tensor) -> bool:
     """Whether the block gives the same with this fold's channels turned by one place."""
     order = torch.arange(fold.width).roll(1).repeat(fold.groups, 1)
-    changed: list[tuple[Any, Tensor]] = []
+    turned: list[tuple[nn.Parameter, Tensor]] = []
     for site in (*fold.producers, fold.consumer):
         weight: Any = block.get_submodule(site.role).weight
-        changed.append((weight, weight.data))
         index = order.to(weight.device)
-        weight.data = weight.data[:, fold.columns(index)] if site is fold.consumer else weight.data[fold.rows(index)]
-    try:
+        value = weight.data[:, fold.columns(index)] if site is fold.consumer else weight.data[fold.rows(index)]
+        turned.append((weight, value))
+    with exchanged(turned):
         given = run()
-    finally:
-        for weight, data in changed:
-            weight.data = data
     return bool((given - expected).norm() <= _TOLERANCE * expected.norm())

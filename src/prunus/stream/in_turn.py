@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ..core.exchanged import exchanged
 from ..core.plan import Step
 from ..core.problem import Solution
 from ..core.site import Site
@@ -59,15 +60,9 @@ class InTurn:
 
 def _with(weights: Sequence[tuple[nn.Parameter, Tensor]], forward: Pass) -> Iterator[Call]:
     """The pass, every call of it with these weights in place."""
-    return (partial(_exchanged, weights, run) for run in forward())
+    return (partial(_run_with, weights, run) for run in forward())
 
 
-def _exchanged(weights: Sequence[tuple[nn.Parameter, Tensor]], run: Callable[[], object]) -> object:
-    before = [parameter.data for parameter, _ in weights]
-    try:
-        for parameter, weight in weights:
-            parameter.data = weight
+def _run_with(weights: Sequence[tuple[nn.Parameter, Tensor]], run: Callable[[], object]) -> object:
+    with exchanged(weights):
         return run()
-    finally:
-        for (parameter, _), data in zip(weights, before, strict=True):
-            parameter.data = data
