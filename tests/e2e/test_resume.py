@@ -15,7 +15,7 @@ import pytest
 
 import prunus
 from prunus.checkpoint.journal import Journal
-from stopping import StopAfter
+from stopping import StopAfter, stopped_and_resumed
 
 COMPARED = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -93,6 +93,18 @@ def test_stopped_after_every_block(family, saved, checkpoint, quick, tmp_path, m
     prunus.prune(checkpoint(family), tmp_path / "out", resume=True, **settings)
     assert same(tmp_path / "whole", tmp_path / "out")
     assert (replayed == 0) == (saved and family != "gemma4")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": "balanced", "target": "dense"}, {"stage": ["match:batch_tokens=128"]}, {"method": "best"}],
+    ids=["dense target", "match", "best"],
+)
+def test_taken_up_from_saved_states(settings, checkpoint, quick, tmp_path, monkeypatch) -> None:
+    """Of both streams, where the method carries the dense model's beside."""
+    monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", -1.0)
+    prunus.prune(checkpoint("llama"), tmp_path / "whole", **quick, **settings)
+    assert same(stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **quick, **settings), tmp_path / "whole")
 
 
 def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_path) -> None:

@@ -16,7 +16,6 @@ from prunus.stream.sources import MemorySource
 from prunus.stream.streams import Streams
 from prunus.stream.trunk import Limits
 from prunus.verbs.prepare import calibration_windows
-from stopping import stopped_and_resumed
 from tiny import VOCABULARY, model_of
 
 
@@ -71,16 +70,6 @@ def test_streamed_is_in_memory_and_zeros_stay(family, sparsity, checkpoint, toke
         one, two = model.get_parameter(site.parameter), untuned.get_parameter(site.parameter)
         assert torch.equal(one == 0, two == 0)
         assert not torch.equal(one, two)
-
-
-def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, quick, tmp_path, monkeypatch) -> None:
-    """Stopped behind the second block, with its states saved, and taken up again."""
-    settings = {**quick, "stage": ["match:batch_tokens=128"]}
-    prunus.prune(checkpoint("llama"), tmp_path / "whole", **settings)
-    monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", 0.0)
-    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **settings)
-    name = "model.safetensors"
-    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_spilled_states_of_both_streams_change_nothing(tokenizer, quick, tmp_path) -> None:

@@ -22,7 +22,6 @@ from prunus.stream.sources import MemorySource
 from prunus.stream.trunk import Trunk
 from prunus.targets.dense import Dense
 from prunus.verbs.prepare import calibration_windows
-from stopping import stopped_and_resumed
 from tiny import model_of
 
 ROWS, COLS, TOKENS = 12, 32, 400
@@ -176,15 +175,6 @@ def test_several_passes_over_a_block_see_what_one_does(checkpoint, quick, tmp_pa
         prunus.prune(checkpoint("llama"), tmp_path / name, **settings, memory_budget=budget)
     file = "model.safetensors"
     assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "several" / file).read_bytes()
-
-
-def test_a_resumed_run_is_the_uninterrupted_one(checkpoint, quick, tmp_path, monkeypatch) -> None:
-    settings = {**quick, "method": "balanced", "target": "dense"}
-    prunus.prune(checkpoint("llama"), tmp_path / "whole", **settings)
-    monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", 0.0)
-    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **settings)
-    file = "model.safetensors"
-    assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_nothing_to_aim_where_survivors_stay_as_they_are() -> None:
