@@ -31,8 +31,8 @@ SOLVERS = {
     BY_ROW: {"method": "sparsegpt", "pattern": "unstructured:scope=row"},
     "wanda, lstsq": {"method": "wanda", "solver": "lstsq"},
     "admm as in balanced": {"method": "balanced"},
-    "admm": {"method": "best"},
-    "admm, 20 swaps": {"method": "best", "solver": "admm:swaps=20"},
+    "admm": {"method": "balanced", "solver": "admm"},
+    "admm, 20 swaps": {"method": "balanced", "solver": "admm:swaps=20"},
 }
 OTHERS = {"wanda, lstsq": BY_ROW}
 """Solvers held against SparseGPT on another pattern than the layer's: theirs."""

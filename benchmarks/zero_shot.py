@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 CHOICES = 4
-_CONTEXT = 60
+_CONTEXT = 40
 """Words of a passage, at least."""
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
@@ -100,7 +100,7 @@ def paragraphs(content: str) -> Iterator[list[str]]:
 
 
 def _passages(content: str) -> Iterator[tuple[str, str]]:
-    """Passages of whole sentences, at least 60 words long, each with the sentence that follows."""
+    """Passages of whole sentences, 40 words or more, each with the sentence that follows."""
     for sentences in paragraphs(content):
         context: list[str] = []
         for sentence in sentences:
