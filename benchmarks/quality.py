@@ -55,11 +55,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "balanced": {"method": "balanced"},
     "best": {"method": "best"},
 }
-"""What is measured, by name: settings of ``prunus.prune``. Rows by other names were measured at the commit they name, with
-choices that it had: ``balanced, random tokens`` made an eighth of the windows of random tokens, and allocated evenly as
-``earlier best, text only`` did; ``earlier best`` had a longer ADMM, four epochs of ``match``, and all layers of a block
-solved at once.
-"""
+"""What is measured, by name: settings of ``prunus.prune``."""
 DENSE = "dense model"
 
 

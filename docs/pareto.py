@@ -18,6 +18,7 @@ from matplotlib import ticker
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "benchmarks" / "rows" / "quality.jsonl"
 TEXTS = {"factbook-heldout": "Factbook, held out", "persuasion": "Persuasion"}
+TASKS = ("cloze", "choice")
 PRESETS = ("fast", "sparsegpt", "balanced", "best")
 SETTING = ("sparsity", "seed", "samples", "seqlen")
 SIZE = (64, 256)
@@ -66,7 +67,7 @@ def spread(values: list[float]) -> str:
 def methods_table(runs: list[dict[str, Any]], sparsity: str, dense: dict[str, Any] | None) -> str:
     """Every method at one sparsity, from seed 0: time, memory, perplexity, KL, zero-shot."""
     found = [row for row in runs if row["sparsity"] == sparsity and row["seed"] == 0]
-    tasks = list(dense["zero_shot"]) if dense is not None else []
+    tasks = TASKS if dense is not None else ()
     heads = ["method", "time", "peak", *(f"{label}: perplexity, KL" for label in TEXTS.values()), *tasks]
     lines = [f"{sparsity}:", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     if dense is not None and found:
@@ -79,10 +80,18 @@ def methods_table(runs: list[dict[str, Any]], sparsity: str, dense: dict[str, An
     return "\n".join(lines) + "\n"
 
 
-def shares(row: dict[str, Any], tasks: list[str]) -> list[str]:
-    """Zero-shot accuracies in per cent."""
-    scores = row.get("zero_shot", {})
-    return [f"{scores[task]['accuracy']:.0%}" if task in scores else "" for task in tasks]
+def shares(row: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
+    """Zero-shot accuracies in per cent, of a kind of task the mean over both texts and its standard error."""
+    scores = row.get("zero_shot")
+    if scores is None:
+        return [""] * len(tasks)
+    cells = []
+    for task in tasks:
+        found = [scores[f"{text}_{task}"] for text in TEXTS]
+        mean = sum(one["accuracy"] for one in found) / len(found)
+        error = sum(one["stderr"] ** 2 for one in found) ** 0.5 / len(found)
+        cells.append(f"{mean:.0%} ± {error:.0%}")
+    return cells
 
 
 def draw(runs: list[dict[str, Any]]) -> None:
