@@ -229,6 +229,12 @@ def existing_output(place: Place) -> list[str]:
     return ["{model}", "-o", str(place.folder / "there")]
 
 
+def other_things(place: Place) -> list[str]:
+    (place.folder / "home").mkdir()
+    place.file("home/diary.txt", "dear diary")
+    return ["{model}", "-o", str(place.folder / "home"), "--overwrite"]
+
+
 def output_under_a_file(place: Place) -> list[str]:
     return ["{model}", "-o", str(place.file("plain", "a file") / "out")]
 
@@ -332,6 +338,8 @@ CASES = [
     Case("output under a file", OUTPUT, r"cannot be written \(Not a directory\)", output_under_a_file),
     Case("output onto the model itself", OUTPUT, r"is the model itself\. Give another -o",
          lambda place: ["{model}", "-o", "{model}", "--overwrite"]),
+    Case("output onto a folder of other things", OUTPUT, r"is neither a checkpoint nor an empty folder",
+         other_things),
 ]  # fmt: skip
 
 

@@ -116,12 +116,15 @@ def config_of(family: str):
     return getattr(transformers, name)(**values)
 
 
-def model_of(family: str, dtype: torch.dtype = torch.float32):
-    """A tiny random model of a family, the same every time, with weights large enough to matter."""
+def model_of(family: str, dtype: torch.dtype = torch.float32, **changed: Any):
+    """A tiny random model of a family, the same every time, with weights large enough to matter; its config ``changed``."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config_of(family)).to(dtype).eval()
+    config = config_of(family)
+    for name, value in changed.items():
+        setattr(config, name, value)
+    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     for parameter in model.parameters():  # families that ignore initializer_range leave theirs almost zero
         if parameter.dim() >= 2 and float(parameter.detach().float().std()) < 0.05:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -74,6 +74,15 @@ def wanted_zeros(pattern: str, sparsity: float) -> int:
     return counts[pattern] if own is None else round(ROWS * COLS * own)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_of_a_mask_may_move_where_the_pattern_says_so(pattern: str) -> None:
+    chosen, generator = PATTERNS[pattern], torch.Generator().manual_seed(0)
+    sparsity = 0.5 if chosen.own_sparsity is None else chosen.own_sparsity
+    keep = chosen.select(torch.rand(1, ROWS, COLS, generator=generator), sparsity)
+    moved = keep[:, torch.randperm(ROWS, generator=generator)]
+    assert (chosen.violation(moved) is None) == chosen.rows_may_move
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -101,6 +102,15 @@ def gridded(checkpoint, quick, tmp_path_factory) -> Path:
     return folder
 
 
+def test_overwrite_replaces_an_earlier_checkpoint(gridded, checkpoint, tmp_path) -> None:
+    shutil.copytree(checkpoint("llama"), tmp_path / "packed")
+    with pytest.raises(OutputError, match="exists already"):
+        prunus.export(gridded, tmp_path / "packed")
+    prunus.export(gridded, tmp_path / "packed", overwrite=True)
+    assert "quantization_config" in json.loads((tmp_path / "packed" / "config.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
 def test_codes_are_whole_numbers_of_their_bits(gridded) -> None:
     levels, weights = StoredLevels.open(gridded), load_file(gridded / "model.safetensors")
     assert levels.grid == {"name": "int", "bits": 4, "group": 16, "symmetric": True, "search": 16}
@@ -109,6 +119,55 @@ def test_codes_are_whole_numbers_of_their_bits(gridded) -> None:
         assert torch.equal(codes, codes.round())
         assert codes.min() >= -8
         assert codes.max() <= 7
+
+
+def test_zeros_of_a_grid_are_kept_where_nothing_but_zero_is_left(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, **FOUR, "grid": "int:bits=4,group=16,symmetric=false", "set": ["*.1.mlp.down_proj=1.0"]}
+    prunus.prune(checkpoint("llama"), tmp_path / "plain", **settings)
+    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    packed = load_file(tmp_path / "packed" / "model.safetensors")
+    owners = {name.removesuffix("_packed") for name in packed if name.endswith("_packed")}
+    assert owners == {name.removesuffix("_zero_point") for name in packed if name.endswith("_zero_point")}
+    assert "model.layers.1.mlp.down_proj.weight" in owners
+
+
+def test_what_was_left_dense_is_stored_plainly(checkpoint, quick, tmp_path) -> None:
+    """Experts that too few tokens reached: here all of them, with more asked for than there are."""
+    settings = {**quick, **FOUR, "starved_experts": "dense", "min_expert_tokens": 10**6}
+    prunus.prune(checkpoint("mixtral"), tmp_path / "plain", **settings)
+    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint("mixtral"), tmp_path / "packed"))
+    experts = [name for name in before if ".experts." in name]
+    assert experts
+    assert all(torch.equal(before[name], after[name]) for name in experts)
+    assert sum(name.endswith("_packed") for name in after) == 3 * 4
+
+
+def test_an_export_that_fails_on_the_way_leaves_what_was_there(gridded, checkpoint, tmp_path, monkeypatch) -> None:
+    shutil.copytree(checkpoint("llama"), tmp_path / "packed")
+    before = (tmp_path / "packed" / "model.safetensors").read_bytes()
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "output":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prunus.export(gridded, tmp_path / "packed", overwrite=True)
+    assert (tmp_path / "packed" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_a_disk_that_is_full_is_told_in_words(gridded, tmp_path, monkeypatch) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("prunus.checkpoint.safetensors_file.raw_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prunus.export(gridded, tmp_path / "packed")
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_left_the_grid_are_refused(gridded, tmp_path) -> None:
@@ -129,6 +188,8 @@ def test_bad_input_is_refused_in_words(gridded, checkpoint, quick, tmp_path) -> 
         prunus.export(gridded, tmp_path)
     with pytest.raises(OutputError, match="is the model itself"):
         prunus.export(gridded, gridded, overwrite=True)
+    with pytest.raises(OutputError, match="has the model in it"):
+        prunus.export(gridded, gridded.parent, overwrite=True)
     shutil.copytree(gridded, tmp_path / "broken")
     (tmp_path / "broken" / FILE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,25 @@ def test_the_record_and_the_card_name_the_pattern_that_was_used(checkpoint, quic
     assert "**nm** (n = 2, m = 4)" in (tmp_path / "out" / "README.md").read_text()
     record = json.loads((tmp_path / "out" / "prunus.json").read_text())
     assert record["plan"]["method"]["pattern"] == {"name": "nm", "n": 2, "m": 4}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"true_sequential": False, "stage": ()}, {"stage": ("match:epochs=1",), "set": ("*.up_proj=0.3",)}]
+)
+def test_the_command_on_the_card_gives_the_same_bytes(settings, checkpoint, quick, tmp_path, monkeypatch) -> None:
+    from prunus.cli.app import main
+
+    prunus.prune(checkpoint("llama"), tmp_path / "out", method="best", **settings, **quick)
+    card = (tmp_path / "out" / "README.md").read_text()
+    (command,) = [line for line in card.splitlines() if line.startswith("prunus prune ")]
+    words = shlex.split(command)
+    words[words.index("OUT")] = str(tmp_path / "again")
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again"))
+    assert one == two
 
 
 def test_an_embedding_is_pruned_by_its_weights_alone(checkpoint, quick, tmp_path) -> None:

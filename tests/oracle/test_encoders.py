@@ -82,6 +82,14 @@ def test_pruned_in_memory_with_the_error_as_predicted(name, tokenizer, text_file
             assert errors[site.name] == pytest.approx(measured(site, dense, pruned, inputs), rel=5e-3), site.name
 
 
+def test_the_layers_of_a_decoder_are_solved_in_turn_on_its_own_states(tokenizer, quick) -> None:
+    """Encoder and decoder read halves of different lengths, of an odd number of tokens."""
+    model = build("t5")
+    result = prunus.prune(model, tokenizer=tokenizer, method="sparsegpt", true_sequential=True, **{**quick, "seqlen": 49})
+    assert len({site["block"] for site in result.sites}) == BLOCKS["t5"]
+    assert result.sparsity == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_sentence_encoder_from_a_package_keeps_its_sense(tokenizer, quick) -> None:
     """MiniLM at 50%: sentences that were alike still are more alike than those that were not."""
     from transformers import AutoModel, AutoTokenizer

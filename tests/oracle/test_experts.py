@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import prunus
+from prunus.core.stats import Needs
+from prunus.observe.waves import Wave
 from prunus.observe.windows import random_windows
 from prunus.patterns.lowest import keep_highest
+from prunus.stream.solve_block import DenseRuns, observe
 from prunus.stream.sources import MemorySource
+from prunus.stream.trunk import Trunk
 from tiny import model_of
 
 STARVED = 2
@@ -101,6 +106,23 @@ def test_what_was_left_dense_passes_the_proof(checkpoint, quick, tmp_path) -> No
     record = json.loads((tmp_path / "out" / "prunus.json").read_text())
     (first, *_) = [site for site in record["sites"] if "experts" in site]
     assert first["experts"]["dense"] == first["experts"]["starved"] == [0, 1, 2, 3]
+
+
+def test_the_dense_model_runs_as_usual_beside_experts_that_are_observed(tokenizer) -> None:
+    """What is stepped while experts run one by one has the bits of what a resumed run replays: three a token show it."""
+    model = model_of("qwen3_moe", num_experts_per_tok=3)
+    source = MemorySource(model, torch.device("cpu"))
+    windows = torch.randint(2, 512, (8, 64), generator=torch.Generator().manual_seed(0))
+    beside, alone, pruned = (Trunk(source, windows, 256, 1 << 30, None) for _ in range(3))
+    for trunk in (beside, alone, pruned):
+        trunk.embed()
+    block, sites = source.blocks[0], source.found[0].sites
+    dense = DenseRuns(partial(beside.steps, block, 0), {})
+    observe(block, source.prefix(0), Wave(tuple(sites)), Needs.GRAM | Needs.DRIFT, pruned.runs(block, 0), dense)
+    beside.turn()
+    alone.advance(block, 0)
+    every = slice(0, len(windows))
+    assert torch.equal(beside.state.read(every, source.device), alone.state.read(every, source.device))
 
 
 def test_coverage_is_told(checkpoint, quick, tmp_path, capsys) -> None:

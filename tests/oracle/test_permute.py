@@ -9,9 +9,10 @@ import torch
 from test_solvers import make
 
 import prunus
+from prunus.core.plan import Step
 from prunus.core.stats import Stats
 from prunus.criteria.wanda import Wanda
-from prunus.models.folds import folds_of_block
+from prunus.models.folds import Fold
 from prunus.patterns.nm import NM
 from prunus.patterns.unstructured import Unstructured
 from prunus.stages.channels import channel_permutation
@@ -51,12 +52,21 @@ def test_many_rows_are_sampled_and_the_order_stays_one() -> None:
     assert sorted(order.tolist()) == list(range(32))
 
 
+def folds_of_first_block(source: MemorySource, trunk: Trunk) -> list[Fold]:
+    """Those that a run finds in the first block."""
+    arranger, block = Arranger([Permute()]), source.blocks[0]
+    steps = [Step(site, 0.5, NM(2, 4)) for site in source.found[0].sites]
+    arranger.begin(block, steps, lambda: trunk.run(block, 0, 0).hidden, trunk.shares_state)
+    return list(arranger._folds.values())
+
+
 @pytest.mark.parametrize(
     ("family", "consumers"),
     [
         ("llama", {"mlp.down_proj": (1, 1), "self_attn.o_proj": (2, 2)}),
         ("qwen2", {"mlp.down_proj": (1, 1)}),  # its values have a bias
         ("gemma2", {"mlp.down_proj": (1, 1), "self_attn.o_proj": (2, 2)}),
+        ("gemma4", {"mlp.down_proj": (1, 1)}),  # later blocks read its values
         ("opt", {}),
         ("gpt2", {}),
         ("phi3", {}),
@@ -68,7 +78,7 @@ def test_what_folds_is_found_and_tried_out(family: str, consumers, tokenizer) ->
     trunk = Trunk(source, torch.arange(64).view(2, 32), 64, 1 << 30, None)
     trunk.embed()
     before = [parameter.clone() for parameter in model.parameters()]
-    found = folds_of_block(source.blocks[0], source.found[0].sites, lambda: trunk.run(source.blocks[0], 0, 0).hidden)
+    found = folds_of_first_block(source, trunk)
     assert {fold.consumer.role: (fold.groups, fold.copies) for fold in found} == consumers
     for one, two in zip(model.parameters(), before, strict=True):
         assert torch.equal(one, two)
@@ -83,28 +93,72 @@ def test_a_fold_that_changes_the_block_is_not_taken() -> None:
     block.mlp.down_proj.register_forward_pre_hook(lambda module, args: (args[0] * gain,))
     trunk = Trunk(source, torch.arange(64).view(2, 32), 64, 1 << 30, None)
     trunk.embed()
-    found = folds_of_block(block, source.found[0].sites, lambda: trunk.run(block, 0, 0).hidden)
-    assert {fold.consumer.role for fold in found} == {"self_attn.o_proj"}
+    assert {fold.consumer.role for fold in folds_of_first_block(source, trunk)} == {"self_attn.o_proj"}
+
+
+def test_folds_are_tried_out_anew_where_blocks_of_a_kind_differ_in_shape() -> None:
+    """A block with as many key/value heads as queries behind one with fewer, as where local and global layers mix."""
+    source, wide = MemorySource(model_of("llama"), torch.device("cpu")), model_of("llama", num_key_value_heads=4)
+    trunk = Trunk(source, torch.arange(64).view(2, 32), 64, 1 << 30, None)
+    trunk.embed()
+    arranger = Arranger([Permute()])
+    for model, groups in ((source.model, 2), (wide, 4)):
+        block, sites = model.model.layers[0], MemorySource(model, torch.device("cpu")).found[0].sites
+        steps = [Step(site, 0.5, NM(2, 4)) for site in sites]
+        arranger.begin(block, steps, lambda block=block: trunk.run(block, 0, 0).hidden, False)
+        fold = arranger._folds["model.layers.0.self_attn.o_proj"]
+        assert (fold.groups, fold.copies) == (groups, 4 // groups)
+
+
+def test_rows_that_a_pattern_binds_together_are_not_moved(tokenizer, quick) -> None:
+    settings = {**quick, "method": "sparsegpt", "sparsity": 0.5, "stage": ["permute"], "set": ["*.down_proj=2:4"]}
+    result = prunus.prune(model_of("llama"), tokenizer=tokenizer, pattern="block:height=4,width=4", **settings)
+    assert {site["layer"]: round(site["sparsity"], 2) for site in result.sites}["mlp.down_proj"] == 0.5
+
+
+@pytest.fixture
+def orders(monkeypatch) -> dict[str, tuple[Fold, torch.Tensor]]:
+    """The folds that runs make use of, and the orders that they choose, by the consumer's name."""
+    found, folded = {}, Arranger.folded
+
+    def spied(self, solutions):
+        found.update({name: (self._folds[name], order) for name, order in self._orders.items()})
+        return folded(self, solutions)
+
+    monkeypatch.setattr(Arranger, "folded", spied)
+    return found
+
+
+@torch.no_grad()
+def assert_same_with_the_order_undone(model: torch.nn.Module, orders: dict[str, tuple[Fold, torch.Tensor]]) -> None:
+    ids = torch.arange(3, 67).view(1, 64)
+    given = model(input_ids=ids).logits
+    for fold, order in orders.values():
+        weight = model.get_parameter(fold.consumer.parameter).data
+        weight[:, fold.columns(order)] = weight.clone()
+        for site in fold.producers:
+            weight = model.get_parameter(site.parameter).data
+            weight[fold.rows(order)] = weight.clone()
+    torch.testing.assert_close(model(input_ids=ids).logits, given, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_is_moved_that_other_blocks_read(tokenizer, quick, orders) -> None:
+    """Gemma 4's last blocks attend to the keys and values of earlier ones."""
+    model = model_of("gemma4")
+    prunus.prune(model, tokenizer=tokenizer, method="wanda", sparsity="2:4", stage=["permute"], **quick)
+    assert {name.rpartition(".")[2] for name in orders} == {"down_proj"}
+    assert_same_with_the_order_undone(model, orders)
 
 
 @pytest.mark.parametrize("sparsity", ["2:4", "1:4"])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "balanced"])
-def test_the_pruned_model_is_that_with_the_order_undone(
-    method, sparsity, checkpoint, tokenizer, quick, tmp_path, monkeypatch
-):
+def test_the_pruned_model_is_that_with_the_order_undone(method, sparsity, checkpoint, tokenizer, quick, tmp_path, orders):
     """Rows and columns put back into their old places: the same function. Streamed is in-memory; the errors fall."""
     from transformers import AutoModelForCausalLM
 
-    orders = {}
-    folded = Arranger.folded
-
-    def spied(self, solutions):
-        orders.update({name: (self._folds[name], order) for name, order in self._orders.items()})
-        return folded(self, solutions)
-
     settings = {**quick, "method": method, "sparsity": sparsity}
     plain = prunus.prune(model_of("llama"), tokenizer=tokenizer, **settings)
-    monkeypatch.setattr(Arranger, "folded", spied)
+    assert not orders
     model = model_of("llama")
     result = prunus.prune(model, tokenizer=tokenizer, stage=["permute"], **settings)
     prunus.prune(checkpoint("llama"), tmp_path / "out", stage=["permute"], **settings)
@@ -112,16 +166,7 @@ def test_the_pruned_model_is_that_with_the_order_undone(
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, streamed[name]), name
     assert len(orders) == 6
-    ids = torch.arange(3, 67).view(1, 64)
-    with torch.no_grad():
-        given = model(input_ids=ids).logits
-        for fold, order in orders.values():
-            weight = model.get_parameter(fold.consumer.parameter).data
-            weight[:, fold.columns(order)] = weight.clone()
-            for site in fold.producers:
-                weight = model.get_parameter(site.parameter).data
-                weight[fold.rows(order)] = weight.clone()
-        torch.testing.assert_close(model(input_ids=ids).logits, given, rtol=1e-3, atol=1e-3)
+    assert_same_with_the_order_undone(model, orders)
     errors = {site["name"]: site["rel_error"] for site in plain.sites}
     first = [site for site in result.sites if site["block"] == 0 and site["layer"].endswith(("down_proj", "o_proj"))]
     assert all(site["rel_error"] < errors[site["name"]] for site in first)

@@ -10,7 +10,10 @@ import torch
 
 import prunus
 from prunus.core.progress import Silent
+from prunus.core.site import Layout, Site
+from prunus.core.stats import Needs
 from prunus.models.locate import locate
+from prunus.observe.waves import waves
 from prunus.recipe import Recipe
 from prunus.stream.evaluate import open_source
 from prunus.stream.loop import PruneLoop
@@ -72,6 +75,17 @@ def run(model: torch.nn.Module, tokenizer, quick, **limits: int) -> dict[str, to
     prepared = prepare(source, "model", recipe, calibration_windows(source, tokenizer, recipe), Silent())
     PruneLoop(source, prepared.plan, prepared.windows, **limits).run()
     return model.state_dict()
+
+
+def test_moments_of_the_dense_model_are_counted_for_what_has_them() -> None:
+    """Stacked experts have none, and of a layer with more outputs than inputs those of its output are the larger."""
+    experts = Site("e", "e", (4, 16, 32), torch.float32, layout=Layout(stacked=True))
+    tall = Site("t", "t", (1, 64, 32), torch.float32)
+    needs = Needs.GRAM | Needs.DRIFT
+    grams = 4 * 4 * 32 * 32
+    assert [wave.sites for wave in waves([experts, tall], needs, grams + 4 * (32 + 64) * 32)] == [(experts, tall)]
+    assert [wave.sites for wave in waves([experts, tall], needs, grams + 4 * (32 + 64) * 32 - 1)] == [(experts,), (tall,)]
+    assert [wave.experts for wave in waves([experts], needs, grams - 1)] == [(0, 1, 2), (3,)]
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

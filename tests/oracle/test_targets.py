@@ -69,7 +69,7 @@ def test_fixed_masks_reach_the_closed_form_of_the_mixed_output(solver: str, shar
     problem = replace(problem_of(weight, inputs, dense, stream=stream), fixed_mask=mask)
     name, _, options = solver.partition(":")
     made = registry.solver.make(name, {"damp": 0.0, **dict(option.split("=") for option in options.split(","))})
-    (solution,) = made.solve(aimed([problem], Dense(share), 0.0))
+    (solution,) = made.solve(aimed([problem], Dense(share), 0.0)[0])
     torch.testing.assert_close(solution.weight[0].double(), best, rtol=1e-3, atol=1e-3)
     assert lost(solution.weight[0], wanted, inputs) <= 1.0001 * lost(best, wanted, inputs)
 
@@ -79,7 +79,7 @@ def test_aiming_at_an_output_comes_nearer_to_it(solver: str) -> None:
     weight, inputs, dense = noisy(2)
     problem, wanted = problem_of(weight, inputs, dense), dense.double() @ weight.double().T
     made = registry.solver.make(solver)
-    (own,), (other,) = made.solve([problem]), made.solve(aimed([problem], Dense(1.0), 0.01))
+    (own,), (other,) = made.solve([problem]), made.solve(aimed([problem], Dense(1.0), 0.01)[0])
     assert lost(other.weight[0], wanted, inputs) < 0.98 * lost(own.weight[0], wanted, inputs)
     plain = inputs.double() @ weight.double().T  # errors are told from the layer's own output, whatever is aimed at
     assert other.rel_error == pytest.approx(lost(other.weight[0], plain, inputs) / float(plain.square().sum()), rel=1e-3)
@@ -88,11 +88,22 @@ def test_aiming_at_an_output_comes_nearer_to_it(solver: str) -> None:
 def test_layers_of_which_nothing_is_dropped_are_left_alone() -> None:
     weight, inputs, dense = noisy(3)
     whole, half = problem_of(weight, inputs, dense, 0.0), problem_of(weight, inputs, dense)
-    kept, moved = aimed([whole, half], Dense(0.3), 0.01)
+    (kept, moved), notes = aimed([whole, half], Dense(0.3), 0.01)
+    assert notes == ()
     assert kept.aim is None
     assert moved.aim is not None
     (solution, _) = registry.solver.make("admm").solve([kept, moved])
     assert torch.equal(solution.weight[0], weight)
+
+
+def test_damping_that_an_aim_needs_is_told(tokenizer, quick) -> None:
+    """With fewer tokens than inputs and no damping asked for; ADMM itself inverts no Gram without a penalty."""
+    settings = {**quick, "samples": 1, "seqlen": 16, "own_text": 0, "allocation": "uniform", "solver": "admm:damp=0"}
+    result = prunus.prune(model_of("llama"), tokenizer=tokenizer, method="balanced", **settings)
+    behind = [site for site in result.sites if site["block"] > 0]
+    assert all(any(note.startswith("damping raised from 0 to") for note in site["notes"]) for site in behind)
+    plain = prunus.prune(model_of("llama"), tokenizer=tokenizer, method="balanced", target="sparse", **settings)
+    assert not any(site["notes"] for site in plain.sites)
 
 
 def inputs_of(model: torch.nn.Module, path: str, windows: torch.Tensor) -> torch.Tensor:
@@ -128,7 +139,7 @@ def test_the_inputs_set_beside_each_other_are_those_of_both_models(path: str, st
     problem = problem_of(weight, inputs_of(half, layer, windows), inputs_of(dense, layer, windows), stream=above)
     method = Recipe.of(settings).build_method()
     problem = replace(problem, pattern=method.pattern)
-    (solution,) = method.solver.solve(aimed([problem], method.target, method.solver.damp))
+    (solution,) = method.solver.solve(aimed([problem], method.target, method.solver.damp)[0])
     found = pruned.get_submodule(layer).weight.detach()
     assert (solution.weight[0] - found).norm() < 1e-3 * found.norm()
     (other,) = method.solver.solve([problem])

@@ -84,6 +84,15 @@ def test_owl_is_the_papers() -> None:
         assert found[one] - found[two] == pytest.approx(0.1 * (ratios[two] - ratios[one]) / spread, abs=1e-6)
 
 
+def test_owl_meets_the_target_where_blocks_are_almost_alike() -> None:
+    """Shares of outliers that hardly differ are stretched very far, and the target is still met."""
+    sites = [Site(f"s{k}", f"s{k}.weight", (1, 100, 100), torch.float32, block=k) for k in range(2)]
+    scores = {"s0": torch.ones(1, 100, 100), "s1": torch.ones(1, 100, 100)}
+    scores["s0"].view(-1)[:50], scores["s1"].view(-1)[:52] = 100.0, 100.0
+    shares = Owl(outlier=10.0, width=0.12).split(sites, 0.5, Profile(lambda site: scores[site.name], lambda site: None))
+    assert shares == pytest.approx({"s0": 0.62, "s1": 0.38}, abs=1e-9)
+
+
 def test_alpha_is_the_papers_and_spares_heavy_tails() -> None:
     sites, profile = sites_and_profile(4)
     weight = profile.weight(sites[3])[0]

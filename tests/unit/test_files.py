@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from prunus.checkpoint.journal import Journal
-from prunus.checkpoint.safetensors_file import SafetensorsFile, header_of, raw_bytes
+from prunus.checkpoint.safetensors_file import SafetensorsFile, header_of, raw_bytes, write_file
 from prunus.checkpoint.source import INDEX, Checkpoint
 from prunus.checkpoint.writer import MirrorWriter
 from prunus.core.errors import CheckpointError, OutputError
@@ -50,6 +51,15 @@ def test_headers_are_written_as_the_library_reads_them(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(header + data)
     for name, tensor in load_file(tmp_path / "x.safetensors").items():
         assert torch.equal(tensor, TENSORS[name])
+
+
+def test_files_are_written_as_the_library_reads_them(tmp_path: Path) -> None:
+    write_file(tmp_path / "x.safetensors", TENSORS, {"about": "this"})
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(tensor, TENSORS[name]) for name, tensor in found.items())
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "about": "this"}
 
 
 def test_the_mirror_is_the_source_but_for_what_was_put(folder: Path, tmp_path: Path) -> None:

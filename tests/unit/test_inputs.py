@@ -169,6 +169,12 @@ def test_places_that_cannot_be_written(checkpoint, quick, tmp_path) -> None:
         prunus.prune(checkpoint("llama"), tmp_path / "file" / "out", method="magnitude", eval_windows=0)
     with pytest.raises(OutputError, match="is the model itself"):
         prunus.prune(checkpoint("llama"), checkpoint("llama"), overwrite=True, **quick)
+    with pytest.raises(OutputError, match="has the model in it"):
+        prunus.prune(checkpoint("llama"), checkpoint("llama").parent, overwrite=True, **quick)
+    with pytest.raises(OutputError, match="neither a checkpoint nor an empty folder"):
+        prunus.prune(checkpoint("llama"), tmp_path, overwrite=True, **quick)
+    assert (tmp_path / "file").is_file()
+    assert (checkpoint("llama") / "config.json").is_file()
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(checkpoint, quick, smollm, tmp_path) -> None:

@@ -57,7 +57,7 @@ class Owl(Allocator):
         ratios = {block: self._outliers(group, profile) for block, group in by_block(inside).items()}
         low, high = min(ratios.values()), max(ratios.values())
         stretch = 2 * self.width / (high - low) if high > low else 0.0
-        return outside | met(target, inside, lambda site, shift: shift - stretch * ratios[site.block], -1.0, 2.0)
+        return outside | met(target, inside, lambda site, top: top - stretch * (ratios[site.block] - low), 0.0, 2.0)
 
     def _outliers(self, sites: Sequence[Site], profile: Profile) -> float:
         """Share of outliers among the weights of a block."""

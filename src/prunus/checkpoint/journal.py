@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..core.errors import OutputError
+from .replace import put_in_place
 
 PLAN, DONE, LOCK, OUTPUT = "plan.json", "done.jsonl", "lock", "output"
 
@@ -108,11 +109,9 @@ class Journal:
         Raises:
             OutputError: if something has the final name and ``overwrite`` was not asked for.
         """
-        if self.target.exists():
-            if not overwrite:
-                raise OutputError(f"{self.target} appeared while the run went on; the finished output is in {self.output}.")
-            self.target.rename(self.folder / "replaced")
-        self.output.rename(self.target)
+        if self.target.exists() and not overwrite:
+            raise OutputError(f"{self.target} appeared while the run went on; the finished output is in {self.output}.")
+        put_in_place(self.output, self.target, self.folder / "replaced")
         self.discard()
 
     def discard(self) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import CheckpointError
+from .safetensors_file import write_file
 
 FILE = "grid.safetensors"
 
@@ -25,7 +26,7 @@ FILE = "grid.safetensors"
 def keep_levels(folder: Path, index: int, levels: Mapping[str, Tensor]) -> None:
     """Write the levels of a finished block; ``levels`` are named ``PARAMETER.scales`` and ``PARAMETER.zeros``."""
     path = folder / f"levels-{index:05d}.safetensors"
-    save_file(dict(levels), path.with_suffix(".new"))
+    write_file(path.with_suffix(".new"), levels)
     path.with_suffix(".new").replace(path)
 
 
@@ -34,7 +35,7 @@ def gather_levels(folder: Path, output: Path, grid: Mapping[str, Any]) -> None:
     levels: dict[str, Tensor] = {}
     for path in sorted(folder.glob("levels-?????.safetensors")):
         levels |= load_file(path)
-    save_file(levels, output / FILE, metadata={"grid": json.dumps(dict(grid))})
+    write_file(output / FILE, levels, {"grid": json.dumps(dict(grid))})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,12 @@ def _entries(header: dict[str, dict[str, Any]], base: int, size: int) -> dict[st
     return entries
 
 
-def header_of(tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[bytes, int]:
+def header_of(
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, int]:
     """Header bytes (length prefix included) of a file with these tensors in this order, and the data's length."""
     names = {dtype: kind for kind, dtype in DTYPES.items()}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
         length = dtype.itemsize * torch.Size(shape).numel()
@@ -126,6 +129,17 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     """A tensor's bytes as a file stores them."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """A file of these tensors, on the disk when this returns."""
+    header, _ = header_of({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, metadata)
+    with path.open("wb") as file:
+        file.write(header)
+        for tensor in tensors.values():
+            file.write(raw_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_at(path: Path, start: int, data: memoryview | bytes) -> None:

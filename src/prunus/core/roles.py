@@ -71,6 +71,11 @@ class Pattern(ABC):
         """Within how many consecutive columns of a row a zero and a survivor may change places; None: nowhere."""
         return None
 
+    @property
+    def rows_may_move(self) -> bool:
+        """Whether a mask keeps the pattern when its rows change places."""
+        return True
+
     def fault(self, rows: int, cols: int) -> str | None:
         """Why a matrix of this shape cannot take the pattern; None if it can."""
         return None

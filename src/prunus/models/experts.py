@@ -7,7 +7,7 @@ experts at once (Llama 4), that product is watched instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -22,19 +22,46 @@ ExpertObserver = Callable[[str, int, Tensor], None]
 """Called with the weight's role, the expert's index and its inputs ``[tokens cols]``."""
 
 
+class OneByOne:
+    """Modules of experts that run one by one, and what they run by otherwise."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self._usual = [(module, module.config._experts_implementation) for module in modules]
+        self._choose(IMPLEMENTATION)
+
+    def _choose(self, implementation: str | None) -> None:
+        """This implementation, or the usual ones."""
+        for module, usual in self._usual:
+            module.config._experts_implementation_internal = implementation or usual
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context they run as usual, to the same bits."""
+        self._choose(None)
+        try:
+            yield
+        finally:
+            self._choose(IMPLEMENTATION)
+
+    def end(self) -> None:
+        """Let them run as usual from now on."""
+        self._choose(None)
+
+
 @contextmanager
 def observed_experts(
     block: nn.Module, observer: Callable[[nn.Module], ExpertObserver | None], everyone: Collection[int] = ()
-) -> Iterator[None]:
+) -> Iterator[OneByOne]:
     """Within this context the block's experts run one by one and show their inputs to ``observer(module)``.
 
     The experts in ``everyone`` show all tokens of their layer, as if the router had chosen them for each. What the block
-    computes is the same, except where all experts are multiplied at once: then its output is not to be used.
+    computes is the same but for rounding, except where all experts are multiplied at once: then its output is not to be
+    used.
     """
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _forward)
-    changed: list[tuple[Any, Any]] = []
+    changed: list[nn.Module] = []
     batched: dict[int, tuple[str, _Watch]] = {}
     for module in block.modules():
         stacked, at_once = is_stacked_experts(module), is_batched_experts(module)
@@ -46,16 +73,15 @@ def observed_experts(
             batched |= {id(weight): (role, watch) for role, weight in module.named_parameters(recurse=False)}
         else:
             module._prunus_observer = watch  # type: ignore[assignment]
-            changed.append((module, module.config._experts_implementation))  # type: ignore[union-attr]
-    for module, _ in changed:
-        module.config._experts_implementation_internal = IMPLEMENTATION
+            changed.append(module)
+    experts = OneByOne(changed)
     try:
         with _BatchedProducts(batched) if batched else nullcontext():
-            yield
+            yield experts
     finally:
-        for module, implementation in changed:
+        experts.end()
+        for module in changed:
             del module._prunus_observer
-            module.config._experts_implementation_internal = implementation
 
 
 class _Watch(NamedTuple):

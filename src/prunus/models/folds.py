@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..core.exchanged import exchanged
 from ..core.site import Site
+from .near import near
 
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("wi_0", "wi_1", "wo"))
 _PLAIN = (("fc1", "fc2"), ("up_proj", "down_proj"), ("dense_h_to_4h", "dense_4h_to_h"), ("wi", "wo"))
 _ATTENTION = (("v_proj", "o_proj"), ("v_proj", "out_proj"), ("v_proj", "dense"))
-_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Fold:
     producers: tuple[Site, ...]
     groups: int
     copies: int
+
+    @property
+    def geometry(self) -> tuple[tuple[str, ...], int, int, int]:
+        """What folds of several blocks may have in common: roles, groups, copies and width."""
+        return (self.consumer.role, *(site.role for site in self.producers)), self.groups, self.copies, self.width
 
     @property
     def width(self) -> int:
@@ -44,19 +49,15 @@ class Fold:
         return (torch.arange(self.groups, device=order.device).unsqueeze(1) * self.width + order).flatten()
 
 
-def folds_of_block(block: nn.Module, sites: Sequence[Site], run: Callable[[], Tensor]) -> list[Fold]:
-    """The folds among these Sites, each tried out: ``run()`` of the block must not change with the order of its channels.
+def folds_of_block(block: nn.Module, all_sites: Sequence[Site], of_values: bool = True) -> list[Fold]:
+    """The folds that these Sites most likely have, by their names; :func:`holds` tries one out.
 
-    Producers with a bias, fused and stacked ones are left alone, and so is all that this does not recognise by name.
+    Producers with a bias, fused and stacked ones are left alone, and so is all that this does not recognise. ``of_values``:
+    attention's too, not for blocks whose values other blocks read.
     """
-    by_role = {
-        site.role: site for site in sites if not (site.layout.stacked or site.layout.transposed or site.layout.parts)
+    sites = {
+        site.role: site for site in all_sites if not (site.layout.stacked or site.layout.transposed or site.layout.parts)
     }
-    expected = run()
-    return [fold for fold in _candidates(block, by_role) if _holds(block, fold, run, expected)]
-
-
-def _candidates(block: nn.Module, sites: dict[str, Site]) -> list[Fold]:
     found: dict[str, Fold] = {}
     for path, module in block.named_modules():
         prefix = f"{path}." if path else ""
@@ -67,7 +68,7 @@ def _candidates(block: nn.Module, sites: dict[str, Site]) -> list[Fold]:
                 *producers, consumer = complete
                 if all(site.rows == consumer.cols and _has_no_bias(block, site) for site in producers):
                     found[prefix + last] = Fold(consumer, tuple(producers), 1, 1)
-        for value, last in _ATTENTION:
+        for value, last in _ATTENTION if of_values else ():
             producer, out = sites.get(prefix + value), sites.get(prefix + last)
             width = getattr(module, "head_dim", None)
             if producer is None or out is None or not isinstance(width, int) or not _has_no_bias(block, producer):
@@ -83,8 +84,8 @@ def _has_no_bias(block: nn.Module, site: Site) -> bool:
 
 
 @torch.no_grad()
-def _holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor], expected: Tensor) -> bool:
-    """Whether the block gives the same with this fold's channels turned by one place."""
+def holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor]) -> bool:
+    """Whether consumer and block give the same in ``run()`` of the block when this fold's channels are turned by one."""
     order = torch.arange(fold.width).roll(1).repeat(fold.groups, 1)
     turned: list[tuple[nn.Parameter, Tensor]] = []
     for site in (*fold.producers, fold.consumer):
@@ -92,6 +93,18 @@ def _holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor], expected: Te
         index = order.to(weight.device)
         value = weight.data[:, fold.columns(index)] if site is fold.consumer else weight.data[fold.rows(index)]
         turned.append((weight, value))
+    before = _outputs(block, fold.consumer, run)
     with exchanged(turned):
-        given = run()
-    return bool((given - expected).norm() <= _TOLERANCE * expected.norm())
+        after = _outputs(block, fold.consumer, run)
+    return len(before) == len(after) and all(near(one, other, one) for one, other in zip(before, after, strict=True))
+
+
+def _outputs(block: nn.Module, consumer: Site, run: Callable[[], Tensor]) -> list[Tensor]:
+    """What the consumer gives whenever it is called in a run, and what the block gives."""
+    found: list[Tensor] = []
+    hook = block.get_submodule(consumer.role).register_forward_hook(lambda _module, _args, output: found.append(output))
+    try:
+        behind = run()
+    finally:
+        hook.remove()
+    return [*found, behind]

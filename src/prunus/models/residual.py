@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.site import Site
+from .near import near
 
 _BEHIND = "behind the block"
 
@@ -47,21 +48,15 @@ def residual_streams(block: nn.Module, sites: Sequence[Site], run: Callable[[], 
             stack.callback(block.get_submodule(role).register_forward_hook(_add(noise)).remove)
             after = _seen(block, run, shape)
         for place, value in before.items():
-            if _near(after[place] - value, noise, noise):
+            if near(after[place] - value, noise, noise):
                 terms.setdefault(place, []).append(role)
     streams: dict[str, str] = {}
     for place, roles in terms.items():
         rest = before[place] - sum(outputs[role] for role in roles)
         nearest = min((path for path in before if path != _BEHIND), key=lambda path: float((before[path] - rest).norm()))
-        if _near(before[nearest], rest, before[place]):
+        if near(before[nearest], rest, before[place]):
             streams |= {role: nearest for role in roles if role not in streams}
     return streams
-
-
-def _near(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding, of values as large as ``scale``."""
-    tolerance = max(1e-3, 4 * torch.finfo(one.dtype).eps)
-    return bool((one - other).float().norm() <= tolerance * scale.float().norm())
 
 
 def _seen(block: nn.Module, run: Callable[[], Tensor], shape: torch.Size) -> dict[str, Tensor]:

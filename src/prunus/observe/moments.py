@@ -51,11 +51,14 @@ def moment_of(left: Tensor, inputs: Batch) -> Tensor:
     return linear(left.T.contiguous(), inputs.columns)
 
 
-def nbytes(needs: Needs, batch: int, cols: int) -> int:
-    """Bytes of fp32 moments for a Site with ``batch`` entries of ``cols`` inputs."""
+def nbytes(needs: Needs, batch: int, cols: int, rows: int) -> int:
+    """Bytes of fp32 moments for a Site with ``batch`` entries of ``cols`` inputs and ``rows`` outputs.
+
+    Stacked experts have no drift: the dense model routes other tokens to them.
+    """
     values = sum(torch.Size(m.shape(cols)).numel() for m in MOMENTS.values() if m.need in needs)
-    if Needs.DRIFT in needs:
-        values += cols * cols
+    if Needs.DRIFT in needs and batch == 1:
+        values += max(rows, cols) * cols  # of its inputs, or of what it is added to
     if Needs.SAMPLE in needs:
         values += 2 * SAMPLE_ROWS * cols
     return 4 * batch * values

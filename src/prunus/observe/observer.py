@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import UnsupportedModelError
 from ..core.site import Site
 from ..core.stats import Needs, Stats
-from ..models.experts import ExpertObserver, observed_experts
+from ..models.experts import ExpertObserver, OneByOne, observed_experts
 from ..models.listed import Entry, watched_entries
 from .beside import Beside
 from .tally import Tally
@@ -61,6 +61,7 @@ class Observer:
         self._reached = 0
         self._called: set[str] = set()
         self._tokens = 0
+        self._one_by_one: OneByOne | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Observer:
@@ -72,7 +73,7 @@ class Observer:
             self._stack.callback(remove)
         if any(site.layout.stacked for site in self.sites.values()):
             everyone = (self.wave.experts or ()) if self.wave.everyone else ()
-            self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
+            self._one_by_one = self._stack.enter_context(observed_experts(self.block, self._expert_observer, everyone))
         entries = {entry for entry in self.entries.values() if entry is not None}
         if entries:
             self._stack.callback(self.block.register_forward_pre_hook(self._count, with_kwargs=True).remove)
@@ -86,7 +87,8 @@ class Observer:
         """One forward pass, ``run()``, over a batch of inputs; ``dense()`` is the same in the dense model, to its end."""
         self._reached = 0
         if dense is not None:
-            self.beside.record(dense)
+            with self._one_by_one.paused() if self._one_by_one is not None else nullcontext():
+                self.beside.record(dense)
         try:
             run()
         except _EnoughError:

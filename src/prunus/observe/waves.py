@@ -32,12 +32,12 @@ def waves(sites: Sequence[Site], needs: Needs, budget: int) -> list[Wave]:
     pending: list[Site] = []
     used = 0
     for site in sites:
-        size = nbytes(needs, site.batch, site.cols)
+        size = nbytes(needs, site.batch, site.cols, site.rows)
         if pending and used + size > budget:
             found.append(Wave(tuple(pending)))
             pending, used = [], 0
         if size > budget and site.batch > 1:
-            step = max(1, budget // nbytes(needs, 1, site.cols))
+            step = max(1, budget * site.batch // size)
             found += [Wave((site,), tuple(range(k, min(k + step, site.batch)))) for k in range(0, site.batch, step)]
             continue
         pending.append(site)

@@ -38,6 +38,10 @@ class Block(Pattern):
         blocks: Tensor = matrix.unflatten(-1, (-1, self.width)).unflatten(-3, (-1, self.height))
         return blocks
 
+    @property
+    def rows_may_move(self) -> bool:
+        return self.height == 1
+
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         blocks = self._blocks(scores)
         totals = blocks.sum(dim=(-3, -1))

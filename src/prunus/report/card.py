@@ -86,8 +86,12 @@ def _command(record: Mapping[str, Any]) -> str:
     default = Recipe().to_json()
     words = ["prunus", "prune", shlex.quote(str(record["model"])), "-o", "OUT"]
     for key, value in record["recipe"].items():
-        if value is not None and (key in ("method", "sparsity") or value != default[key]):
-            flag = "--" + key.replace("_", "-")
-            for item in value if isinstance(value, list) else [value]:
-                words += [flag] if item is True else [flag, shlex.quote(str(item))]
+        if value is None or (value == default[key] and key not in ("method", "sparsity")):
+            continue
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        for item in (value or ["none"]) if isinstance(value, list) else [value]:
+            words += [f"--{flag}", shlex.quote(str(item))]
     return " ".join(words)

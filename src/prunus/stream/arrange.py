@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from ..core.mask import Mask
+from ..core.plan import Step
 from ..core.problem import Problem, Solution
 from ..core.roles import BlockStage
-from ..core.site import Site
-from ..models.folds import Fold, folds_of_block
+from ..models.folds import Fold, folds_of_block, holds
 from .solve_block import Kind, kind_of
 
 
@@ -20,26 +20,27 @@ class Arranger:
     """Asks ``stages`` for an order of every Site's inputs that folds, block by block."""
 
     stages: Sequence[BlockStage]
-    _known: dict[Kind, list[tuple[str, tuple[str, ...], int, int]]] = field(default_factory=dict, init=False)
+    _held: dict[tuple[Kind, Hashable], bool] = field(default_factory=dict, init=False)
     _folds: dict[str, Fold] = field(default_factory=dict, init=False)
     _orders: dict[str, Tensor] = field(default_factory=dict, init=False)
 
-    def begin(self, block: nn.Module, sites: Sequence[Site], run: Callable[[], Tensor]) -> None:
-        """Find the folds of a block that is about to be solved; they are tried out on the first block of its kind."""
+    def begin(self, block: nn.Module, steps: Sequence[Step], run: Callable[[], Tensor], shares_state: bool) -> None:
+        """Find the folds of a block that is about to be solved; each is tried out in the first block of a kind that has it.
+
+        Where blocks share state, others may read this one's values, so that those stay as they are.
+        """
         self._folds, self._orders = {}, {}
         if not any(stage.arranges for stage in self.stages):
             return
+        patterns = {step.site.name: step.pattern for step in steps}
+        sites = [step.site for step in steps]
         kind = kind_of(block, sites)
-        if kind not in self._known:
-            found = folds_of_block(block, sites, run)
-            self._known[kind] = [
-                (fold.consumer.role, tuple(site.role for site in fold.producers), fold.groups, fold.copies)
-                for fold in found
-            ]
-        by_role = {site.role: site for site in sites}
-        for consumer, producers, groups, copies in self._known[kind]:
-            site = by_role[consumer]
-            self._folds[site.name] = Fold(site, tuple(by_role[role] for role in producers), groups, copies)
+        for fold in folds_of_block(block, sites, of_values=not shares_state):
+            key = (kind, fold.geometry)
+            if key not in self._held:
+                self._held[key] = holds(block, fold, run)
+            if self._held[key] and all(patterns[site.name].rows_may_move for site in fold.producers):
+                self._folds[fold.consumer.name] = fold
 
     def arranged(self, problem: Problem) -> Problem:
         """The Problem with its inputs in the order that a stage wants; as it is where none does, or it does not fold."""

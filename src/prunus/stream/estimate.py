@@ -47,6 +47,7 @@ class _Group(NamedTuple):
     batch: int
     rows: int
     cols: int
+    alone: bool
 
     @property
     def weights(self) -> int:
@@ -121,13 +122,16 @@ def _groups(wave: Wave) -> list[_Group]:
     for site in wave.sites:
         found.setdefault((site.name.rpartition(".")[0], site.cols), []).append(site)
     return [
-        _Group(len(wave.experts) if wave.experts else sites[0].batch, sum(site.rows for site in sites), cols)
+        _Group(len(wave.experts or ()) or sites[0].batch, sum(site.rows for site in sites), cols, len(sites) == 1)
         for (_, cols), sites in found.items()
     ]
 
 
 def _moment_bytes(wave: Wave, method: Method) -> int:
-    return sum(nbytes(observed_needs(method), group.batch, group.cols) for group in _groups(wave))
+    """Of what stands behind a layer there is a moment only where the layer has its input for itself."""
+    return sum(
+        nbytes(observed_needs(method), group.batch, group.cols, group.rows if group.alone else 0) for group in _groups(wave)
+    )
 
 
 def _working_bytes(group: _Group, method: Method) -> int:

@@ -46,6 +46,7 @@ class InTurn:
         """Roles in the order in which they are solved; found once for all blocks of a kind."""
         kind = kind_of(block, sites)
         if kind not in self._known:
+            trunk.call(index)  # of a decoder's first block the state is there from now on
             parameters = {site.role: self.source.model.get_parameter(site.parameter) for site in sites}
             entering = trunk.state.read(trunk.batches[0], self.source.device)
             self._known[kind] = turns(sites, parameters, lambda hidden: trunk.run(block, index, 0, hidden).hidden, entering)

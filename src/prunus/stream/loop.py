@@ -98,7 +98,7 @@ class PruneLoop:
             records = [_record(solution, self.plan.method.grid, perf_counter() - lap) for solution in solutions]
             lap = perf_counter()
             self.source.put(weights)
-            self.source.keep(weights, partial(self._mark, index, records, _levels(solutions)))
+            self.source.keep(weights, partial(self._mark, index, records, _levels(solutions, self.plan.method.grid)))
             if index < len(self.source.blocks):
                 self._advance(index, streams)
             if streams is not None and self.journal is not None and monotonic() - saved > STATE_SECONDS:
@@ -129,16 +129,16 @@ class PruneLoop:
             def run() -> Tensor:
                 return streams.pruned.run(block, index, 0).hidden
 
-            if streams.dense is not None and Needs.DRIFT in self.plan.method.needs:
+            if streams.dense is not None and any(self._drifts(site) for site in sites):
                 dense = DenseRuns(partial(streams.dense.steps, block, index), self._residual_streams(block, sites, run))
-            self.arranger.begin(block, sites, run)
+            self.arranger.begin(block, steps, run, streams.pruned.shares_state)
         if streams is not None and steps and self.plan.method.true_sequential:
             solutions = self.in_turn.solve(index, steps, streams.pruned, dense)
         else:
             solutions = self.solver.solve(block, prefix, steps, forward, dense)
         solutions = self.arranger.folded(solutions)
         if streams is not None and streams.dense is not None:
-            if dense is not None and steps:
+            if dense is not None:
                 streams.dense.turn()
             else:
                 streams.dense.advance(block, index)
@@ -149,6 +149,10 @@ class PruneLoop:
                 rounded = self.rounder.solve(block, prefix, steps, forward, masks=masks)
                 solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
+
+    def _drifts(self, site: Site) -> bool:
+        """Whether a Site's input is set beside the dense model's."""
+        return Needs.DRIFT in self.plan.method.needs and not site.layout.stacked
 
     def _residual_streams(self, block: nn.Module, sites: Sequence[Site], run: Callable[[], Tensor]) -> dict[str, str]:
         """Those of the block; they are found once for all blocks of a kind."""
@@ -238,14 +242,16 @@ class PruneLoop:
         self.journal.mark({"block": index, "sites": records})
 
 
-def _levels(solutions: Sequence[Solution]) -> dict[str, Tensor]:
-    """Scales and zeros of quantised weights, by what is stored of them."""
+def _levels(solutions: Sequence[Solution], grid: Grid | None) -> dict[str, Tensor]:
+    """Scales and zeros of weights on a grid, by what is stored of them; what was left dense as a whole is on none."""
     found: dict[str, Tensor] = {}
-    for solution in solutions:
+    if grid is None:
+        return found
+    for solution in [one for one in solutions if len(one.mask.dense) < one.site.batch]:
         parameter, levels = solution.site.parameter, solution.extra
         if "scales" in levels:
             found[f"{parameter}.scales"] = levels["scales"].to("cpu", scale_dtype(solution.site.dtype)).contiguous()
-        if "zeros" in levels and levels["zeros"].any():
+        if "zeros" in levels and grid.zero_bits:
             found[f"{parameter}.zeros"] = levels["zeros"].to("cpu", torch.uint8).contiguous()
     return found
 

@@ -85,7 +85,8 @@ class BlockSolver:
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
         for wave in waves([step.site for step in choices[0]], needs, self.budget):
-            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), dense, self._calls):
+            beside = dense if any(not site.layout.stacked for site in wave.sites) else None
+            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), beside, self._calls):
                 starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
@@ -95,19 +96,21 @@ class BlockSolver:
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
-                    problems = aimed(problems, self.method.target, self.method.solver.damp)
+                    problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
                     if len(problems) == 1:  # what others read too cannot change its order for one
                         problems = [self.arrange(problems[0])]
                     return_free_memory()
                     for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                         left = self.coverage.leave(problem, solution, starved)
                         told = _with_tokens(left, stats, starved) if routed else left
-                        found[problem.site.name].append(self._with_target(told, problem))
+                        found[problem.site.name].append(self._with_target(told, problem, notes))
         return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
 
-    def _with_target(self, solution: Solution, problem: Problem) -> Solution:
-        """The Solution with a note where it could not aim at what the method wants."""
-        if problem.aim is not None or Needs.DRIFT not in self.method.target.needs or not problem.changes:
+    def _with_target(self, solution: Solution, problem: Problem, notes: Sequence[str]) -> Solution:
+        """The Solution with notes on how it came to what it aims at, or that it could not aim at what the method wants."""
+        if problem.aim is not None:
+            return replace(solution, notes=tuple(dict.fromkeys((*notes, *solution.notes))))
+        if Needs.DRIFT not in self.method.target.needs or not problem.changes:
             return solution
         return replace(solution, notes=(*solution.notes, _OWN_TARGET))
 

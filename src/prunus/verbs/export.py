@@ -9,11 +9,13 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
+from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import StoredLevels
+from ..checkpoint.replace import check_free, check_replaceable, put_in_place
+from ..checkpoint.safetensors_file import write_file
 from ..checkpoint.source import INDEX, Checkpoint
 from ..core.errors import OutputError, ProofError, UnsupportedModelError
 from ..core.progress import Progress, Silent
@@ -45,24 +47,22 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
 
     Raises:
         UnsupportedModelError: if weights on the grid are no plain linear layers, or their codes have no 4 or 8 bits.
-        OutputError: if ``output`` exists and ``overwrite`` was not asked for, or cannot be written.
+        OutputError: if ``output`` exists and ``overwrite`` was not asked for, or it is no checkpoint that could be
+            replaced, or cannot be written.
     """
     start, reporter, target = perf_counter(), progress or Silent(), Path(output)
-    source = open_source(locate(model), torch.float32, torch.device("cpu"), trust_remote_code)
-    levels = StoredLevels.open(source.checkpoint.folder)
+    check_free(target, overwrite)
+    folder = locate(model)
+    check_replaceable(target, folder)
+    source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
+    levels = StoredLevels.open(folder)
     layers = _layers(source, levels)
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it.")
-    if target.resolve() == source.checkpoint.folder.resolve():
-        raise OutputError(f"{target} is the model itself. Give another -o.")
     partial = target.parent / f".{target.name}.prunus-export"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        size = _write(source, levels, layers, partial, reporter)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        (partial / OUTPUT).mkdir(parents=True)
+        size = _write(source, levels, layers, partial / OUTPUT, reporter)
+        put_in_place(partial / OUTPUT, target, partial / "replaced")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
     finally:
@@ -118,7 +118,7 @@ def _write(
             progress.step()
         size += sum(tensor.nbytes for tensor in tensors.values())
         weight_map |= dict.fromkeys(tensors, shard.path.name)
-        save_file(tensors, folder / shard.path.name, metadata={"format": "pt"})
+        write_file(folder / shard.path.name, tensors)
     if checkpoint.index is not None:
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2))

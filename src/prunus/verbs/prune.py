@@ -14,11 +14,13 @@ from torch import nn
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import gather_levels
+from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
 from ..core.errors import OutputError, RecipeError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
+from ..models.locate import locate
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
@@ -125,8 +127,8 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
                    progress: Progress) -> PruneResult:  # fmt: skip
     start = perf_counter()
     resume, overwrite = flags
-    if output.exists() and not (resume or overwrite):
-        raise OutputError(f"{output} exists already. Give another -o, or --overwrite to replace it once the run is done.")
+    check_free(output, resume or overwrite)
+    check_replaceable(output, locate(model))
     journal = Journal(output)
     if not output.exists():
         journal.check_free(resume)
@@ -136,8 +138,6 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     source = prepared.source
     if not isinstance(source, CheckpointSource):
         raise TypeError("a run from disk to disk needs a checkpoint")
-    if output.resolve() == source.checkpoint.folder.resolve():
-        raise OutputError(f"{output} is the model itself. Give another -o: the source is never written to.")
     check_memory(prepared)
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:

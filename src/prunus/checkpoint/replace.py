@@ -1,0 +1,47 @@
+"""Outputs that take the place of what is there: only of an earlier checkpoint, and never before the new one is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.errors import OutputError
+
+
+def check_free(target: Path, overwrite: bool) -> None:
+    """Raise OutputError if something has the name ``target`` and ``overwrite`` was not asked for."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it once the run is done.")
+
+
+def check_replaceable(target: Path, model: Path) -> None:
+    """Whether what has the name ``target`` may go, for an output that is made from the folder ``model``.
+
+    Raises:
+        OutputError: if it is the model itself, has the model in it, or is no checkpoint.
+    """
+    place, source = target.resolve(), model.resolve()
+    if place == source:
+        raise OutputError(f"{target} is the model itself. Give another -o: the source is never written to.")
+    if not target.exists():
+        return
+    if source.is_relative_to(place):
+        raise OutputError(f"{target} has the model in it, {model}, which would go with it. Give another -o.")
+    checkpoint = (target / "config.json").is_file() and any(target.glob("*.safetensors"))
+    if not checkpoint and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} is neither a checkpoint nor an empty folder, so it is not replaced. Give another -o.")
+
+
+def put_in_place(new: Path, target: Path, aside: Path) -> None:
+    """Name the finished ``new`` ``target``; what had that name is ``aside`` afterwards, or back if that fails.
+
+    All three are on one disk.
+    """
+    before = target.exists()
+    try:
+        if before:
+            target.rename(aside)
+        new.rename(target)
+    except BaseException:
+        if before and not target.exists():
+            aside.rename(target)
+        raise
