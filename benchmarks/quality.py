@@ -126,10 +126,9 @@ def locate_model() -> Path:
 
 def asked(folder: Path, items: int) -> dict[str, dict[str, float]]:
     """Zero-shot accuracies of a checkpoint."""
-    from prunus.observe.text import read_text
-    from zero_shot import zero_shot
+    from zero_shot import accuracies
 
-    return zero_shot(folder, {name: read_text(text) for name, text in TEXTS.items()}, items)
+    return accuracies(folder, items)
 
 
 def judge(folder: Path, text: str, options: argparse.Namespace) -> dict[str, float]:

@@ -1,12 +1,17 @@
 """Zero-shot accuracy by lm-eval on tasks made from the local texts: no hub is asked for anything.
 
+    python benchmarks/zero_shot.py [--methods sparsegpt balanced best] [--sparsity 0.6] [--seed 1] [--items 400]
+
 ``TEXT_cloze``: a word of a passage, from all that stands before it, where it has stood already (as LAMBADA asks).
 ``TEXT_choice``: which of four sentences follows a passage; the other three are from elsewhere in the same text. Items are
-drawn with a fixed seed, so that every model is asked the same.
+drawn with a fixed seed, so that every model is asked the same. ``benchmarks/quality.py --items`` asks every method a few;
+this asks some methods many, pruned as there, and says what their differences from SparseGPT are worth: means over all items
+that both were asked. One row a model in ``benchmarks/rows/zero_shot.jsonl``, each item a 1 or a 0.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -14,6 +19,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from quality import BASELINE, DENSE, TEXTS, locate_model, pruned, read
+from quality import CHOICES as METHODS
+from rows import Rows
 
 CHOICES = 4
 _CONTEXT = 40
@@ -44,8 +53,63 @@ _REST = {
 _KIND = {"cloze": ("loglikelihood", "acc"), "choice": ("multiple_choice", "acc_norm")}
 
 
-def zero_shot(folder: Path, texts: Mapping[str, str], items: int, batch: int = 8) -> dict[str, dict[str, float]]:
-    """Accuracy and its standard error of the checkpoint in ``folder``, by task; ``texts`` by name."""
+def main() -> None:
+    """Ask the models that have no row yet, then print what all rows say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--methods", nargs="+", default=[BASELINE, "balanced", "best"], choices=list(METHODS))
+    parser.add_argument("--sparsity", default="0.6")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--seqlen", type=int, default=256)
+    parser.add_argument("--items", type=int, default=400)
+    options = parser.parse_args()
+    rows = Rows(Path(__file__).parent / "rows" / "zero_shot.jsonl")
+    asked = {"sparsity": options.sparsity, "seed": options.seed, "samples": options.samples, "seqlen": options.seqlen}
+    for name in (DENSE, *options.methods):
+        row: dict[str, Any] = {"name": name, **(asked if name != DENSE else {}), "items": options.items}
+        if any(all(known.get(key) == value for key, value in row.items()) for known in read(rows.path)):
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            folder = locate_model() if name == DENSE else Path(place) / "out"
+            if name != DENSE:
+                pruned(folder, {**METHODS[name], **asked, "eval-windows": 0})
+            rows.add(**row, right=right_answers(folder, texts(), options.items))
+    wanted = {**asked, "items": options.items}
+    summarise([row for row in read(rows.path) if all(row.get(key, value) == value for key, value in wanted.items())])
+
+
+def summarise(rows: list[dict[str, Any]]) -> None:
+    """Accuracies, and over all items the mean difference from SparseGPT with its standard error."""
+    base = next((row["right"] for row in rows if row["name"] == BASELINE), None)
+    for row in rows:
+        words = [f"{task} {answers.count('1') / len(answers):.1%}" for task, answers in row["right"].items()]
+        if base is not None:
+            pairs = [pair for task in base for pair in zip(row["right"][task], base[task], strict=True)]
+            changes = [int(one) - int(other) for one, other in pairs]
+            mean = sum(changes) / len(changes)
+            error = (sum((change - mean) ** 2 for change in changes) ** 0.5) / len(changes)
+            words.append(f"beside {BASELINE}: {mean:+.1%} ± {error:.1%}")
+        print(f"{row['name']:12}", ", ".join(words))
+
+
+def texts() -> dict[str, str]:
+    """The texts that are judged on."""
+    from prunus.observe.text import read_text
+
+    return {name: read_text(text) for name, text in TEXTS.items()}
+
+
+def accuracies(folder: Path, items: int) -> dict[str, dict[str, float]]:
+    """Accuracy and its standard error of the checkpoint in ``folder``, by task."""
+    scores = {}
+    for name, answers in right_answers(folder, texts(), items).items():
+        share = answers.count("1") / len(answers)
+        scores[name] = {"accuracy": share, "stderr": (share * (1 - share) / len(answers)) ** 0.5}
+    return scores
+
+
+def right_answers(folder: Path, texts: Mapping[str, str], items: int, batch: int = 8) -> dict[str, str]:
+    """What the checkpoint in ``folder`` gets right, by task: a 1 or a 0 for every item; ``texts`` by name."""
     import torch
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -60,13 +124,12 @@ def zero_shot(folder: Path, texts: Mapping[str, str], items: int, batch: int = 8
         names = [name for text, content in texts.items() for name in write_tasks(Path(where), text, content, items)]
         manager = TaskManager(include_path=where, include_defaults=False)
         with FastLinears():
-            found = simple_evaluate(judged, tasks=names, task_manager=manager, bootstrap_iters=0)["results"]
-    scores = {}
+            found = simple_evaluate(judged, tasks=names, task_manager=manager, bootstrap_iters=0)["samples"]
+    answers = {}
     for name in names:
         metric = _KIND[name.rpartition("_")[2]][1]
-        share = found[name][f"{metric},none"]
-        scores[name] = {"accuracy": share, "stderr": (share * (1 - share) / items) ** 0.5}
-    return scores
+        answers[name] = "".join(str(int(item[metric])) for item in sorted(found[name], key=lambda item: item["doc_id"]))
+    return answers
 
 
 def write_tasks(folder: Path, text: str, content: str, items: int) -> list[str]:
@@ -133,3 +196,7 @@ def _choice(passage: tuple[str, str], sentences: list[str], rng: random.Random) 
             others.append(other)
     answer = rng.randrange(CHOICES)
     return {"context": context, "choices": [*others[:answer], following, *others[answer:]], "answer": answer}
+
+
+if __name__ == "__main__":
+    main()
