@@ -53,7 +53,12 @@ def main() -> None:
     windows = calibration_windows(source, load_tokenizer(source.checkpoint.folder, False), recipe)
     trunk = Trunk(source, windows, 4096, 2 << 30, None)
     trunk.embed()
-    recipes = {(s, n): Recipe.of({**settings, **c, "sparsity": s}) for s in options.sparsities for n, c in SOLVERS.items()}
+    recipes = {
+        (sparsity, name): Recipe.of({**settings, **choice, "sparsity": sparsity})
+        for sparsity in options.sparsities
+        for name, choice in SOLVERS.items()
+        if name != BY_ROW or ":" not in sparsity  # of N:M every row has as many
+    }
     with torch.no_grad():
         for index in range(len(source.blocks)):
             block = source.load(index)
@@ -74,7 +79,7 @@ def main() -> None:
             source.release(index)
     rows = Rows(Path(__file__).parent / "rows" / "layer_errors.jsonl")
     for (sparsity, name), found in errors.items():
-        beside = OTHERS.get(name, BASELINE)
+        beside = OTHERS.get(name, BASELINE) if ":" not in sparsity else BASELINE
         ratios = [one / other for one, other in zip(found, errors[sparsity, beside], strict=True)]
         rows.add(
             sparsity=sparsity, solver=name, beside=beside, layers=len(found), above=sum(ratio > 1 for ratio in ratios),

@@ -57,6 +57,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 """What is measured, by name: settings of ``prunus.prune``."""
 DENSE = "dense model"
+SETTINGS = ("name", "sparsity", "seed", "samples", "seqlen", "windows")
 
 
 def main() -> None:
@@ -72,14 +73,14 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     rows = Rows(HERE / "rows" / "quality.jsonl")
-    known = {tuple(row.get(key) for key in ("name", "sparsity", "seed", "samples", "seqlen")) for row in read(rows.path)}
+    known = {tuple(row.get(key) for key in SETTINGS) for row in read(rows.path)}
     names = list(CHOICES) if "all" in options.methods else options.methods
     if options.items and not any(row["name"] == DENSE for row in read(rows.path)):
         rows.add(name=DENSE, zero_shot=asked(locate_model(), options.items))
     for seed in options.seeds if not options.summary else []:
         for sparsity in options.sparsities:
             for name in names:
-                if (name, sparsity, seed, options.samples, options.seqlen) not in known:
+                if (name, sparsity, seed, options.samples, options.seqlen, options.windows) not in known:
                     rows.add(**measure(name, sparsity, seed, options))
     summarise(read(rows.path))
 

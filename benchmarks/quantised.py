@@ -3,8 +3,10 @@
     python benchmarks/quantised.py [--seeds 0 1 2] [--samples 64] [--seqlen 256] [--windows 64]
 
 SmolLM2-135M, groups of 64, symmetric, calibrated and judged as in quality.py. 50% + 4 bits take 1 + 2 + 0.25 bits a weight
-(mask, codes, scales), 3 bits alone 3 + 0.25. Appends one row a run to ``benchmarks/rows/quantised.jsonl``; what has a row
-already is not run again. ``--summary`` only prints what the rows say.
+(mask, codes, scales), 3 bits alone 3 + 0.25. All steps see the same text, none of it the model's own: a pruned one would
+write another. What is quantised afterwards keeps its mask and is rounded by GPTQ, as anyone would. Appends one row a
+run to ``benchmarks/rows/quantised.jsonl``; what has a row already is not run again. ``--summary`` only prints what the rows
+say.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def main() -> None:
 
 def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Run the steps, each on what the last one left, and judge the end."""
-    settings = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0}
+    settings = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0, "own-text": 0}
     with tempfile.TemporaryDirectory() as folder:
         model, start = MODEL, perf_counter()
         for number, step in enumerate(CHOICES[name]):

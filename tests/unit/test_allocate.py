@@ -138,10 +138,23 @@ def test_evolution_comes_near_the_best_of_all_mixtures() -> None:
     assert Evolve(generations=20, offspring=8).split(sites, 0.5, profile) == found
 
 
-@pytest.mark.parametrize("allocation", ["sensitivity:tokens=256", "evolve:generations=2,offspring=4,tokens=2000"])
-@pytest.mark.parametrize("sparsity", ["0.6", "2:4"])
-def test_trials_of_a_model(allocation: str, sparsity: str, checkpoint, tokenizer, quick, tmp_path) -> None:
-    settings = {**quick, "method": "wanda", "allocation": allocation, "sparsity": sparsity}
+SENSITIVITY, EVOLVE = "sensitivity:tokens=256", "evolve:generations=2,offspring=4,tokens=2000"
+
+
+@pytest.mark.parametrize(
+    "composed",
+    [
+        {"method": "wanda", "allocation": SENSITIVITY, "sparsity": "0.6"},
+        {"method": "wanda", "allocation": EVOLVE, "sparsity": "2:4"},
+        {"method": "balanced", "allocation": EVOLVE, "sparsity": "0.6"},
+        {"method": "balanced", "allocation": SENSITIVITY, "sparsity": "2:4", "grid": "int:bits=4,group=16"},
+        {"method": "wanda", "criterion": "gradient", "allocation": SENSITIVITY, "sparsity": "0.6"},
+        {"method": "sparsegpt", "pattern": "block:height=4,width=4", "allocation": EVOLVE, "sparsity": "0.6"},
+    ],
+    ids=lambda composed: " ".join(str(value).partition(":")[0] for value in composed.values()),
+)
+def test_trials_of_a_model(composed, checkpoint, tokenizer, quick, tmp_path) -> None:
+    settings = {**quick, **composed, "own_text": 0}
     result = prunus.prune(checkpoint("mixtral"), tmp_path / "out", **settings)
     model = model_of("mixtral")
     again = prunus.prune(model, tokenizer=tokenizer, **settings)
@@ -150,7 +163,7 @@ def test_trials_of_a_model(allocation: str, sparsity: str, checkpoint, tokenizer
     source = MemorySource(dense, torch.device("cpu"))
     weights = sum(site.numel for found in source.found for site in found.sites)
     zeros = sum(round(site["sparsity"] * site["parameters"]) for site in result.sites)
-    assert zeros / weights == pytest.approx(0.6 if sparsity == "0.6" else 0.5, abs=0.02)
+    assert zeros / weights == pytest.approx(0.6 if composed["sparsity"] == "0.6" else 0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

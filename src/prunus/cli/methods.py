@@ -8,7 +8,7 @@ from .options import JsonFlag, as_json
 
 
 def command(json: JsonFlag = False) -> None:
-    """List every registered preset, criterion, pattern, allocator and solver."""
+    """List every preset, and every criterion, pattern, allocator, target, solver, grid and stage."""
     from dataclasses import asdict
 
     from ..verbs.methods import methods

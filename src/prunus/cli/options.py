@@ -48,7 +48,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "stage": (
         "--stage",
         "Method",
-        "What follows on each block as a whole, e.g. match:epochs=4 (repeatable; none leaves out the preset's).",
+        "Work on each block as a whole, e.g. permute or match:lr=0.001 (repeatable; none leaves out the preset's).",
     ),
     "true_sequential": (
         "--true-sequential/--no-true-sequential",
@@ -85,7 +85,7 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Text",
         "Share of the windows that the dense model writes itself, in short passages (default: the preset's).",
     ),
-    "seed": ("--seed", "Text", "Seed of the windows' offsets. Default 0."),
+    "seed": ("--seed", "Text", "Seed of the windows' offsets and of what the model writes. Default 0."),
     "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
     "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
     "device": ("--device", "Machine", "auto, cpu, cuda, cuda:1 … Default auto."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ _DENSE = 0.0
 class Trials:
     """The dense model's Sites solved one by one at every level, on disk, and candidates that mix them.
 
-    ``windows [samples seqlen]`` are what they are solved on; candidates are tried on the first of them.
+    ``windows [samples seqlen]`` are what they are solved on; candidates are tried on the first of them. ``own`` gives the
+    moments of the weight itself.
     """
 
     source: Source
@@ -42,6 +43,7 @@ class Trials:
     windows: Tensor
     limits: Limits
     progress: Progress
+    own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
     _trunks: dict[int, tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +60,7 @@ class Trials:
         """
         trunk = self._start(self.windows)
         method = replace(self.method, target=Sparse(), grid=None, stages=())
-        solver = BlockSolver(method, self.source.matrix, self.limits.budget)
+        solver = BlockSolver(method, self.source.matrix, self.limits.budget, own=self.own)
         self.progress.start("Solving at every level", len(self.source.blocks))
         wanted = [level for level in self.levels if level > _DENSE]
         for index, sites in self._inside.items():

@@ -29,6 +29,7 @@ def methods() -> list[Choice]:
     for name, preset in PRESETS.items():
         extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
         extras += ["true sequential"] if preset.true_sequential else []
+        extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
         presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
     return presets + [

@@ -181,10 +181,11 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
 
     def survey(sites: Sequence[Site]) -> Profile:
         profile = make_profile(source, sites, method, _surveyed(windows, method, request), limits, progress, gradients)
-        if not method.allocator.needs_trials or windows is None or request.target is None:
+        if not method.allocator.needs_trials or gradients is None or windows is None or request.target is None:
             return profile
+        gradients.collect()
         levels = trial_levels(method, request.target.sparsity)
-        trials = Trials(source, method, sites, levels, windows, limits, progress)
+        trials = Trials(source, method, sites, levels, windows, limits, progress, gradients.of)
         trials.build()
         return replace(profile, levels=levels, evaluate=trials.evaluate)
 
