@@ -33,10 +33,12 @@ class StopAfter:
         pass
 
 
-def stopped_and_resumed(model: Path, output: Path, blocks: int = 2, **settings: Any) -> Path:
-    """Prune ``model`` into ``output``, stopped once behind its first ``blocks`` blocks."""
+def stopped_and_resumed(
+    model: Path, output: Path, blocks: int = 2, resumed: StopAfter | None = None, **settings: Any
+) -> Path:
+    """Prune ``model`` into ``output``, stopped once behind its first ``blocks``; ``resumed`` is told of what follows."""
     with pytest.raises(KeyboardInterrupt):
         prunus.prune(model, output, progress=StopAfter(blocks), **settings)
     assert not output.exists()
-    prunus.prune(model, output, resume=True, **settings)
+    prunus.prune(model, output, resume=True, progress=resumed, **settings)
     return output

@@ -42,6 +42,14 @@ def test_transformers_loads_it_and_computes_the_same(grid, dtype, checkpoint, qu
     torch.testing.assert_close(logits(tmp_path / "packed", dtype), logits(tmp_path / "plain", dtype), rtol=0, atol=0)
 
 
+def test_what_changed_places_is_packed_in_its_new_place(checkpoint, quick, tmp_path) -> None:
+    """Codes and scales of rows that a permutation moved; every layer is unpacked again on the way."""
+    settings = {**quick, **FOUR, "sparsity": "2:4", "stage": ["permute"]}
+    result = prunus.prune(checkpoint("llama"), tmp_path / "plain", **settings)
+    assert result.sparsity >= 0.5
+    assert prunus.export(tmp_path / "plain", tmp_path / "packed").layers == 3 * 7
+
+
 def test_the_library_of_the_layout_packs_alike() -> None:
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 

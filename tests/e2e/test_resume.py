@@ -97,14 +97,21 @@ def test_stopped_after_every_block(family, saved, checkpoint, quick, tmp_path, m
 
 @pytest.mark.parametrize(
     "settings",
-    [{"method": "balanced", "target": "dense"}, {"stage": ["match:batch_tokens=128"]}, {"method": "best"}],
+    [
+        {"method": "balanced", "target": "dense"},
+        {"stage": ["match:batch_tokens=128"]},
+        {"method": "best", "sparsity": "2:4"},
+    ],
     ids=["dense target", "match", "best"],
 )
 def test_taken_up_from_saved_states(settings, checkpoint, quick, tmp_path, monkeypatch) -> None:
     """Of both streams, where the method carries the dense model's beside."""
     monkeypatch.setattr("prunus.stream.loop.STATE_SECONDS", -1.0)
     prunus.prune(checkpoint("llama"), tmp_path / "whole", **quick, **settings)
-    assert same(stopped_and_resumed(checkpoint("llama"), tmp_path / "out", **quick, **settings), tmp_path / "whole")
+    resumed = StopAfter(99)
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "out", resumed=resumed, **quick, **settings)
+    assert resumed.replayed == 0
+    assert same(tmp_path / "out", tmp_path / "whole")
 
 
 def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_path) -> None:

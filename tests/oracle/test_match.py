@@ -54,6 +54,15 @@ def test_the_error_told_of_a_block_is_that_of_running_both_models(family, tokeni
         assert site["sparsity"] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 1.0])
+def test_nothing_pruned_is_left_alone_and_all_pruned_stays_zero(sparsity, tokenizer, quick) -> None:
+    model, dense = model_of("llama"), model_of("llama")
+    result = prunus.prune(model, tokenizer=tokenizer, method="best", sparsity=sparsity, **quick)
+    for site in result.sites:
+        one, other = (held.get_parameter(f"{site['name']}.weight") for held in (model, dense))
+        assert torch.equal(one, other) if sparsity == 0 else not one.any()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])
 @pytest.mark.parametrize("sparsity", ["0.6", "2:4"])
 def test_streamed_is_in_memory_and_zeros_stay(family, sparsity, checkpoint, tokenizer, quick, tmp_path) -> None:

@@ -225,11 +225,12 @@ def test_dead_inputs_are_dropped_and_do_no_harm(solver, criterion) -> None:
 
 @pytest.mark.parametrize(("solver", "criterion"), [(solver, criterion) for _, solver, criterion in SOLVERS[1:]])
 def test_one_token_and_constant_inputs_are_solved_with_damping(solver, criterion) -> None:
-    for inputs in (torch.randn(1, 32), torch.ones(50, 32)):
+    mixed = torch.cat([torch.randn(50, 24), torch.ones(50, 8)], dim=1)
+    for inputs in (torch.randn(1, 32), torch.ones(50, 32), mixed):
         stats = Stats(torch.tensor([len(inputs)]), {"gram": (inputs.T @ inputs).unsqueeze(0)})
         problem = Problem(make(16, 32)[0].site, torch.randn(1, 16, 32), stats, 0.5, Unstructured(), criterion)
         (solution,) = replace(solver, damp=0.01).solve([problem])
-        assert solution.rel_error < 0.05
+        assert solution.rel_error < (0.4 if inputs is mixed else 0.05)
 
 
 def test_a_singular_gram_is_damped_and_says_so() -> None:
@@ -326,6 +327,14 @@ def test_where_nothing_may_change_places_swaps_do_nothing(pattern) -> None:
     problem, _ = make(16, 32, criterion=Wanda(), pattern=pattern)
     (one,), (two,) = Keep().solve([problem]), Keep(swaps=10).solve([problem])
     assert torch.equal(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("solver", [Keep(swaps=10), LeastSquares(swaps=10), Admm(swaps=10)])
+def test_a_mask_that_is_given_is_not_refined(solver) -> None:
+    problem, _ = make(16, 32, criterion=Wanda())
+    keep = torch.rand(1, 16, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    (solution,) = solver.solve([replace(problem, fixed_mask=Mask(keep, problem.pattern))])
+    assert torch.equal(solution.mask.keep, keep)
 
 
 @pytest.mark.parametrize("cols", [1, 40, 128, 300, 513, 800])

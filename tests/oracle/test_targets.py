@@ -96,6 +96,26 @@ def test_layers_of_which_nothing_is_dropped_are_left_alone() -> None:
     assert torch.equal(solution.weight[0], weight)
 
 
+def test_layers_that_are_only_rounded_aim_too() -> None:
+    weight, inputs, dense = noisy(3)
+    problem = replace(problem_of(weight, inputs, dense, 0.0), grid=registry.grid.make("int", {"group": 0}))
+    (moved,), _ = aimed([problem], Dense(0.3), 0.01)
+    assert moved.aim is not None
+
+
+def test_inputs_that_say_nothing_leave_their_weights_alone() -> None:
+    """Always zero, in both models; and a single token, or a constant, moves no weight beyond measure."""
+    weight, inputs, dense = noisy(4)
+    inputs[:, [3, 17]] = dense[:, [3, 17]] = 0.0
+    (moved,), _ = aimed([problem_of(weight, inputs, dense)], Dense(0.3), 0.01)
+    assert torch.equal(moved.aim[0][:, [3, 17]], weight[:, [3, 17]])
+    inputs[:, 5] = dense[:, 5] = 1.0
+    for rows in (slice(None), slice(1)):
+        (moved,), notes = aimed([problem_of(weight, inputs[rows], dense[rows])], Dense(0.3), 0.01)
+        assert (moved.aim[0] - weight).norm() < weight.norm()
+        assert notes == ()
+
+
 def test_damping_that_an_aim_needs_is_told(tokenizer, quick) -> None:
     """With fewer tokens than inputs and no damping asked for; ADMM itself inverts no Gram without a penalty."""
     settings = {**quick, "samples": 1, "seqlen": 16, "own_text": 0, "allocation": "uniform", "solver": "admm:damp=0"}

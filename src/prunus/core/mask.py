@@ -52,3 +52,8 @@ def without(batch: Tensor, entries: Sequence[int]) -> Tensor:
     if not entries:
         return batch
     return batch[[k for k in range(len(batch)) if k not in entries]]
+
+
+def covered(weight: Tensor, pattern: Pattern, dense: Sequence[int] = ()) -> Tensor:
+    """What ``pattern`` must keep of ``weight [batch rows cols]``, less the entries in ``dense``, so as to lose nothing."""
+    return pattern.cover(without(weight, dense) != 0)

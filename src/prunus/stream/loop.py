@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import keep_levels
+from ..core.mask import covered
 from ..core.packing import packed_bytes
 from ..core.plan import Plan, Step
 from ..core.problem import Solution
@@ -257,13 +258,14 @@ def _levels(solutions: Sequence[Solution], grid: Grid | None) -> dict[str, Tenso
 
 
 def _record(solution: Solution, grid: Grid | None, block_seconds: float) -> dict[str, Any]:
+    cover = covered(solution.weight, solution.mask.pattern, solution.mask.dense)
     record: dict[str, Any] = {
         "name": solution.site.name,
         "block": solution.site.block,
         "layer": solution.site.role,
         "shape": list(solution.site.shape) if solution.site.batch > 1 else list(solution.site.shape[1:]),
         "parameters": solution.site.numel,
-        "sparsity": solution.mask.sparsity,
+        "sparsity": int((~cover).sum()) / solution.site.numel,
         "nonzeros": int(torch.count_nonzero(solution.weight)),
         "packed_bytes": packed_bytes(solution, grid),
         "rel_error": solution.rel_error,

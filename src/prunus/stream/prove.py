@@ -12,7 +12,7 @@ import torch
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError, UnsupportedModelError
 from ..core.finite import all_finite
-from ..core.mask import without
+from ..core.mask import covered
 from ..core.matmul import FastLinears
 from ..core.plan import Plan
 from ..core.progress import Progress, Silent
@@ -90,9 +90,8 @@ def _check_sites(
     for step in plan.steps:
         weight = reader.matrix(step.site)
         dense = solved[step.site.name].get("experts", {}).get("dense", ())
-        bound = without(weight, dense)
-        cover = step.pattern.cover(bound != 0)
-        broken = step.pattern.violation(cover) if len(bound) else None
+        cover = covered(weight, step.pattern, dense)
+        broken = step.pattern.violation(cover) if len(cover) else None
         if broken:
             raise ProofError(f"{step.site.name}: the written weights break {step.pattern}: {broken}.")
         nonzeros = int(torch.count_nonzero(weight))
