@@ -48,6 +48,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "balanced, alpha": {"method": "balanced", "allocation": "alpha"},
     "balanced, sensitivity": {"method": "balanced", "allocation": "sensitivity"},
     "balanced, evolve": {"method": "balanced", "allocation": "evolve"},
+    "balanced, sparse target": {"method": "balanced", "target": "sparse"},
     "balanced, true sequential": {"method": "balanced", "true-sequential": True},
     "best, no match": {"method": "best", "stage": ["permute"]},
     "best, four epochs": {"method": "best", "stage": ["permute", "match:epochs=4,lr=0.005"]},

@@ -56,7 +56,8 @@ _KIND = {"cloze": ("loglikelihood", "acc"), "choice": ("multiple_choice", "acc_n
 def main() -> None:
     """Ask the models that have no row yet, then print what all rows say."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--methods", nargs="+", default=[BASELINE, "balanced", "best"], choices=list(METHODS))
+    default = [BASELINE, "balanced", "balanced, sparse target", "best"]
+    parser.add_argument("--methods", nargs="+", default=default, choices=list(METHODS))
     parser.add_argument("--sparsity", default="0.6")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--samples", type=int, default=64)
@@ -79,17 +80,23 @@ def main() -> None:
 
 
 def summarise(rows: list[dict[str, Any]]) -> None:
-    """Accuracies, and over all items the mean difference from SparseGPT with its standard error."""
+    """Accuracies, and the mean differences from SparseGPT, task by task and over all items, with their standard errors."""
     base = next((row["right"] for row in rows if row["name"] == BASELINE), None)
     for row in rows:
-        words = [f"{task} {answers.count('1') / len(answers):.1%}" for task, answers in row["right"].items()]
-        if base is not None:
-            pairs = [pair for task in base for pair in zip(row["right"][task], base[task], strict=True)]
-            changes = [int(one) - int(other) for one, other in pairs]
-            mean = sum(changes) / len(changes)
-            error = (sum((change - mean) ** 2 for change in changes) ** 0.5) / len(changes)
-            words.append(f"beside {BASELINE}: {mean:+.1%} ± {error:.1%}")
-        print(f"{row['name']:12}", ", ".join(words))
+        tasks = {**row["right"], "all": "".join(row["right"].values())}
+        words = [f"{task} {answers.count('1') / len(answers):.1%}" for task, answers in tasks.items()]
+        if base is not None and row["right"] is not base:
+            others = {**base, "all": "".join(base.values())}
+            words = [f"{word} ({difference(tasks[task], others[task])})" for word, task in zip(words, tasks, strict=True)]
+        print(f"{row['name']}: " + ", ".join(words))
+
+
+def difference(answers: str, others: str) -> str:
+    """How much oftener one model is right than another on the same items; the error is that of the mean over pairs."""
+    changes = [int(one) - int(other) for one, other in zip(answers, others, strict=True)]
+    mean = sum(changes) / len(changes)
+    error = sum((change - mean) ** 2 for change in changes) ** 0.5 / len(changes)
+    return f"{mean:+.1%} ± {error:.1%}"
 
 
 def texts() -> dict[str, str]:
