@@ -83,9 +83,16 @@ def test_magnitude_looks_at_weights_alone(tokenizer, quick) -> None:
     assert torch.equal(after, before * torch.cat(blocks, 1))
 
 
+TUNED = {"method": "best", "own_text": 0.0}
+"""Settings that tune what they have pruned."""
+GRID = {"grid": "int:bits=8,group=16"}
+
+
+@pytest.mark.parametrize("more", [{}, TUNED, {**TUNED, **GRID}], ids=["", "tuned", "tuned, on a grid"])
 @pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
-def test_dense_leaves_them_as_they_are(sparsity, tokenizer, quick) -> None:
-    model, result = pruned(tokenizer, quick, starved_experts="dense", sparsity=sparsity)
+def test_dense_leaves_them_as_they_are(sparsity, more, tokenizer, quick) -> None:
+    settings = {"allocation": "uniform", **more}
+    model, result = pruned(tokenizer, quick, starved_experts="dense", sparsity=sparsity, **settings)
     dense = model_of("mixtral")
     for site in result.sites:
         if "experts" in site:
@@ -96,9 +103,10 @@ def test_dense_leaves_them_as_they_are(sparsity, tokenizer, quick) -> None:
             assert site["sparsity"] == pytest.approx(0.375, abs=0.01)
 
 
-def test_what_was_left_dense_passes_the_proof(checkpoint, quick, tmp_path) -> None:
+@pytest.mark.parametrize("more", [{}, TUNED, {**TUNED, **GRID}], ids=["", "tuned", "tuned, on a grid"])
+def test_what_was_left_dense_passes_the_proof(more, checkpoint, quick, tmp_path) -> None:
     """With more tokens asked for than there are every expert is left dense: on disk, under 2:4, with its record."""
-    settings = {**quick, "sparsity": "2:4", "starved_experts": "dense", "min_expert_tokens": 10**6}
+    settings = {**quick, "sparsity": "2:4", "starved_experts": "dense", "min_expert_tokens": 10**6, **more}
     result = prunus.prune(checkpoint("mixtral"), tmp_path / "out", **settings)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint("mixtral"), tmp_path / "out"))
     assert all(torch.equal(before[name], after[name]) for name in before if ".experts." in name)

@@ -37,6 +37,12 @@ class Mask:
         if violation:
             raise ValueError(f"mask breaks pattern {self.pattern}: {violation}")
 
+    def pruned_survivors(self) -> Tensor:
+        """What is kept, ``[batch rows cols]``, in the entries that are not left dense."""
+        survivors = self.keep.clone()
+        survivors[list(self.dense)] = False
+        return survivors
+
     @property
     def sparsity(self) -> float:
         """Fraction of zeros in [0, 1]."""

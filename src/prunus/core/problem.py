@@ -145,7 +145,8 @@ class Solution:
                 "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
             )
         lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
-        return cls(problem.site, stored, Mask(keep, problem.pattern), lost, total, kind, seconds, notes, extra or {})
+        dense = problem.fixed_mask.dense if problem.fixed_mask is not None else ()
+        return cls(problem.site, stored, Mask(keep, problem.pattern, dense), lost, total, kind, seconds, notes, extra or {})
 
     @property
     def rel_error(self) -> float:

@@ -27,7 +27,8 @@ def finished(
     fixed = []
     for number in gridded:
         problem, span = stack.problems[number], stack.spans[number]
-        mask = Mask(keep[:, span], problem.pattern)
+        dense = problem.fixed_mask.dense if problem.fixed_mask is not None else ()
+        mask = Mask(keep[:, span], problem.pattern, dense)
         fixed.append(replace(problem, weight=weight[:, span] * keep[:, span], aim=None, fixed_mask=mask))
     rounded = weight.clone()
     extras: list[Mapping[str, Tensor]] = [{} for _ in stack.problems]

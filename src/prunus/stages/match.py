@@ -21,7 +21,7 @@ from ..core.roles import BlockRuns, BlockStage
 @stage("match", paper="arXiv:2503.04992", cost="three forward passes' work an epoch, and the dense model's hidden states")
 @dataclass(frozen=True)
 class Match(BlockStage):
-    """Adam on a pruned block's survivors (regional optimisation, sec. 3.3). Zeros stay zero.
+    """Adam on a pruned block's survivors (regional optimisation, sec. 3.3). Zeros stay zero, experts left dense as they are.
 
     The input is what the pruned blocks before give, the target what the dense model has behind this block, so that errors
     made upstream are corrected too. The loss is the mean over tokens of ‖y − ŷ‖²/‖y‖²: what follows normalises every
@@ -101,22 +101,23 @@ class _Tuned:
     def __init__(self, parameter: nn.Parameter, solution: Solution) -> None:
         self.parameter = parameter
         self.solution = solution
-        self.keep = solution.site.layout.from_matrix(solution.mask.keep).to(parameter.device)
+        self.tuned = solution.site.layout.from_matrix(solution.mask.pruned_survivors()).to(parameter.device)
         self.first = parameter.detach().clone()
         self.master = self.first.float()
-        self.scale = float(self.master.square().sum().div(self.keep.sum().clamp_min(1)).sqrt())
+        self.scale = float((self.master * self.tuned).square().sum().div(self.tuned.sum().clamp_min(1)).sqrt())
 
     def take(self, grad: Tensor | None) -> None:
         """Hand a gradient to the survivors; None where nothing depends on them (an expert without tokens)."""
-        self.master.grad = None if grad is None else grad.float().mul_(self.keep)
+        self.master.grad = None if grad is None else grad.float().mul_(self.tuned)
 
     def show(self) -> None:
         """Let the block compute with the present values."""
         self.parameter.data.copy_(self.master)
 
     def settle(self) -> None:
-        """Round to the stored dtype, zeros where they were."""
-        self.parameter.data.copy_((self.master * self.keep).add_(0.0).to(self.solution.site.dtype))
+        """Round to the stored dtype; zeros, and entries left dense, stay as they were."""
+        stored = self.master.add(0.0).to(self.solution.site.dtype)  # adding makes every -0.0 a 0.0
+        self.parameter.data.copy_(torch.where(self.tuned, stored, self.first))
 
     def undo(self) -> None:
         self.parameter.data.copy_(self.first)

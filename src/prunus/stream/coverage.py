@@ -45,17 +45,22 @@ class Coverage(NamedTuple):
             blank[name] = one.expand(len(starved), *moment.shape[1:])
         return _replaced(stats, starved, blank)
 
-    def leave(self, problem: Problem, solution: Solution, starved: Sequence[int]) -> Solution:
-        """The Solution, with starved entries put back as they were where the policy says so."""
-        if self.policy != "dense" or not starved:
-            return solution
-        places = list(starved)
-        weight, keep = solution.weight.clone(), solution.mask.keep.clone()
-        weight[places], keep[places] = problem.weight[places].to(weight.dtype), True
-        return replace(solution, weight=weight, mask=Mask(keep, solution.mask.pattern, tuple(places)))
+    def left(self, starved: Sequence[int]) -> list[int]:
+        """Those of the starved entries that are left dense: all or none."""
+        return list(starved) if self.policy == "dense" else []
 
 
 USUAL = Coverage()
+
+
+def left_dense(problem: Problem, solution: Solution, entries: Sequence[int]) -> Solution:
+    """The Solution with some batch entries as they were, kept whole."""
+    if not entries:
+        return solution
+    places = list(entries)
+    weight, keep = solution.weight.clone(), solution.mask.keep.clone()
+    weight[places], keep[places] = problem.weight[places].to(weight.dtype), True
+    return replace(solution, weight=weight, mask=Mask(keep, solution.mask.pattern, tuple(places)))
 
 
 def _replaced(stats: Stats, entries: Sequence[int], moments: Mapping[str, Tensor]) -> Stats:

@@ -67,7 +67,9 @@ class PruneLoop:
         self.solver = BlockSolver(first, self.source.matrix, self.gram_budget, self.coverage, own, self.arranger.arranged)
         self.in_turn = InTurn(self.source, self.solver, self.arranger)
         again = replace(method, target=Sparse())  # what was tuned aims at the dense model's output already
-        self.rounder = BlockSolver(again, self.source.matrix, self.gram_budget, self.coverage)
+        policy = "magnitude" if self.coverage.policy == "dense" else self.coverage.policy  # what is dense, masks say now
+        coverage = self.coverage._replace(policy=policy)
+        self.rounder = BlockSolver(again, self.source.matrix, self.gram_budget, coverage)
 
     def run(self, done: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Prune every block that is not ``done`` yet, then what is outside them; one record a Site."""

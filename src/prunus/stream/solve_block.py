@@ -22,7 +22,7 @@ from ..core.stats import Needs, Stats
 from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from ..solve.aim import aimed
-from .coverage import USUAL, Coverage
+from .coverage import USUAL, Coverage, left_dense
 from .heap import return_free_memory
 
 Masks = Mapping[str, Mask]
@@ -101,8 +101,9 @@ class BlockSolver:
                         problems = [self.arrange(problems[0])]
                     return_free_memory()
                     for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
-                        left = self.coverage.leave(problem, solution, starved)
-                        told = _with_tokens(left, stats, starved) if routed else left
+                        mask = problem.fixed_mask
+                        left = left_dense(problem, solution, self.coverage.left(starved) if mask is None else mask.dense)
+                        told = _with_tokens(left, stats, starved) if routed and mask is None else left
                         found[problem.site.name].append(self._with_target(told, problem, notes))
         return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
 
