@@ -170,6 +170,8 @@ STREAMS = {
     "llama": {"self_attn.o_proj": "", "mlp.down_proj": "post_attention_layernorm"},
     "gpt2": {"attn.c_proj": "", "mlp.c_proj": "ln_2"},
     "gpt_neox": {"attention.dense": "", "mlp.dense_4h_to_h": ""},  # attention and feed-forward beside each other
+    "falcon": {"self_attention.dense": "", "mlp.dense_4h_to_h": ""},  # one's output is added to the other's in place
+    "opt": {"self_attn.out_proj": "", "fc2": "final_layer_norm"},  # which is handed all tokens in one row
     "mixtral": {"self_attn.o_proj": ""},  # experts are left out
     "gemma2": {},  # a norm stands between
 }
@@ -186,7 +188,7 @@ def test_the_streams_that_layers_write_to_are_found(family: str, tokenizer, quic
     assert residual_streams(block, sites, lambda: trunk.run(block, 1, 0).hidden) == STREAMS[family]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon", "mixtral", "gemma4"])
 def test_streamed_is_in_memory(family: str, checkpoint, tokenizer, quick, tmp_path) -> None:
     settings = {**quick, "method": "balanced", "target": "dense", "sparsity": "2:4"}
     result = prunus.prune(checkpoint(family), tmp_path / "out", **settings)

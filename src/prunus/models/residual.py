@@ -27,26 +27,26 @@ def residual_streams(block: nn.Module, sites: Sequence[Site], run: Callable[[], 
 
     The path is that inside the block, "" for the block itself. ``run()`` is the block on a batch, and gives what is behind
     it. Noise on y that appears unchanged in what another module is handed, or behind the block, shows that y is a term of
-    that; what is left of it without such terms is looked for among what modules are handed. Layers that a norm follows are
-    not found, and neither are experts.
+    that; what is left of it without such terms is looked for among what modules are handed. Tokens may be in rows of windows
+    or all in one. Layers that a norm follows are not found, and neither are experts.
     """
-    shape = run().shape
+    tokens, width = _by_token(run()).shape
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for site in sites:
-            if not site.layout.stacked and site.rows == shape[-1]:
+            if not site.layout.stacked and site.rows == width:
                 hook = block.get_submodule(site.role).register_forward_hook(_keep(outputs, site.role))
                 stack.callback(hook.remove)
-        before = _seen(block, run, shape)
+        before = _seen(block, run, tokens, width)
     terms: dict[str, list[str]] = {}
     generator = torch.Generator().manual_seed(0)
     for role, output in outputs.items():
-        if output.shape != shape:
+        if len(output) != tokens:
             continue
-        noise = torch.randn(shape, generator=generator).to(output) * before[_BEHIND].std()
+        noise = torch.randn(tokens, width, generator=generator).to(output) * before[_BEHIND].std()
         with ExitStack() as stack:
             stack.callback(block.get_submodule(role).register_forward_hook(_add(noise)).remove)
-            after = _seen(block, run, shape)
+            after = _seen(block, run, tokens, width)
         for place, value in before.items():
             if near(after[place] - value, noise, noise):
                 terms.setdefault(place, []).append(role)
@@ -59,31 +59,36 @@ def residual_streams(block: nn.Module, sites: Sequence[Site], run: Callable[[], 
     return streams
 
 
-def _seen(block: nn.Module, run: Callable[[], Tensor], shape: torch.Size) -> dict[str, Tensor]:
-    """The hidden states of this shape that every module of the block is handed, by path, and those behind the block."""
+def _by_token(hidden: Tensor) -> Tensor:
+    """A copy ``[tokens width]``: some blocks add to what they were given."""
+    return hidden.reshape(-1, hidden.shape[-1]).clone()
+
+
+def _seen(block: nn.Module, run: Callable[[], Tensor], tokens: int, width: int) -> dict[str, Tensor]:
+    """The hidden states ``[tokens width]`` that every module of the block is handed, by path, and those behind the block."""
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for path, module in block.named_modules():
 
             def hook(_module: nn.Module, args: Any, kwargs: dict[str, Any], path: str = path) -> None:
-                hidden = handed(args, kwargs, shape[-1])
-                if hidden is not None and hidden.shape == shape:
-                    found[path] = hidden.clone()
+                hidden = handed(args, kwargs, width)
+                if hidden is not None and hidden.numel() == tokens * width:
+                    found[path] = _by_token(hidden)
 
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        found[_BEHIND] = run()
+        found[_BEHIND] = _by_token(run())
     return found
 
 
 def _keep(into: dict[str, Tensor], role: str) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        into[role] = output
+        into[role] = _by_token(output)
 
     return hook
 
 
 def _add(noise: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output + noise
+        return output + noise.view_as(output)
 
     return hook

@@ -41,7 +41,7 @@ class Beside:
             def hook(_module: nn.Module, args: Any, kwargs: Any, path: str = path, width: int = width) -> None:
                 stream = handed(args, kwargs, width)
                 if stream is not None:
-                    self._stream[path] = stream
+                    self._stream[path] = stream.clone()  # some blocks add to what they were given
 
             found.append(self.block.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True).remove)
         return found
@@ -71,4 +71,4 @@ class Beside:
         self._stream.clear()
 
     def _value(self, site: Site, inputs: Tensor, output: Tensor | None) -> Tensor:
-        return inputs if output is None else self._stream[self.streams[site.name]] + output
+        return inputs if output is None else self._stream[self.streams[site.name]].view_as(output) + output
