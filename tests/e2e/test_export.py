@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 import prunus
 from prunus.checkpoint.compressed_tensors import pack, unpack
 from prunus.checkpoint.levels import FILE, StoredLevels
+from prunus.checkpoint.safetensors_file import write_file
+from prunus.checkpoint.work_folder import WorkFolder
 from prunus.core.errors import CheckpointError, OutputError, UnsupportedModelError
 from stopping import stopped_and_resumed
 from tiny import VOCABULARY
@@ -168,11 +170,34 @@ def test_an_export_that_fails_on_the_way_leaves_what_was_there(gridded, checkpoi
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
-def test_a_disk_that_is_full_is_told_in_words(gridded, tmp_path, monkeypatch) -> None:
-    def full(path: Path, *_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+def test_what_comes_into_its_place_meanwhile_is_kept(gridded, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.export._write_rest", lambda *_: (tmp_path / "packed").write_text("another's"))
+    with pytest.raises(OutputError, match="exists already"):
+        prunus.export(gridded, tmp_path / "packed")
+    assert (tmp_path / "packed").read_text() == "another's"
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
-    monkeypatch.setattr("prunus.checkpoint.safetensors_file.raw_bytes", full)
+
+def test_two_exports_to_one_place_stay_out_of_each_others_way(gridded, tmp_path) -> None:
+    other = WorkFolder(tmp_path / "packed", "prunus-export")
+    other.take()
+    with pytest.raises(OutputError, match="another prunus process is writing it"):
+        prunus.export(gridded, tmp_path / "packed")
+    assert other.path.is_dir()
+    other.remove()
+    prunus.export(gridded, tmp_path / "packed")
+
+
+def test_engines_find_no_files_but_the_models(gridded) -> None:
+    """Some read whatever is called *.safetensors."""
+    assert [path.name for path in gridded.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_disk_that_is_full_is_told_in_words(gridded, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(OutputError, match="No space left"):
         prunus.export(gridded, tmp_path / "packed")
     assert not list(tmp_path.iterdir())
@@ -190,7 +215,7 @@ def test_weights_that_left_the_grid_are_refused(gridded, tmp_path) -> None:
 
 
 def test_bad_input_is_refused_in_words(gridded, checkpoint, quick, tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"no grid.safetensors there"):
+    with pytest.raises(CheckpointError, match=r"no grid.prunus there"):
         prunus.export(checkpoint("llama"), tmp_path / "packed")
     with pytest.raises(OutputError, match="exists already"):
         prunus.export(gridded, tmp_path)
@@ -198,6 +223,11 @@ def test_bad_input_is_refused_in_words(gridded, checkpoint, quick, tmp_path) -> 
         prunus.export(gridded, gridded, overwrite=True)
     with pytest.raises(OutputError, match="has the model in it"):
         prunus.export(gridded, gridded.parent, overwrite=True)
+    shutil.copytree(gridded, tmp_path / "strange")
+    levels = StoredLevels.open(gridded)
+    write_file(tmp_path / "strange" / FILE, {"other.weight.scales": torch.ones(1, 2, 1)}, {"grid": json.dumps(levels.grid)})
+    with pytest.raises(CheckpointError, match=r"is of another model \(other.weight\)"):
+        prunus.export(tmp_path / "strange", tmp_path / "packed")
     shutil.copytree(gridded, tmp_path / "broken")
     (tmp_path / "broken" / FILE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):

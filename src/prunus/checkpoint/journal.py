@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..core.errors import OutputError
 from .replace import put_in_place
+from .work_folder import WorkFolder
 
-PLAN, DONE, LOCK, OUTPUT = "plan.json", "done.jsonl", "lock", "output"
+PLAN, DONE, OUTPUT = "plan.json", "done.jsonl", "output"
 
 
 class Journal:
@@ -24,8 +23,8 @@ class Journal:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.folder = target.parent / f".{target.name}.prunus-partial"
-        self._lock: TextIO | None = None
+        self._work = WorkFolder(target, "prunus-partial")
+        self.folder = self._work.path
 
     @property
     def output(self) -> Path:
@@ -56,10 +55,10 @@ class Journal:
             OutputError: if the target exists, an unfinished run is there and ``resume`` was not asked for, it was
                 planned otherwise, or another process is at work on it.
         """
-        self._take_lock()
+        self._work.take()
         try:
             if not self.unfinished:
-                self._empty()
+                self._work.empty()
                 _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
                 return []
             self.check_free(resume)
@@ -68,19 +67,6 @@ class Journal:
         except BaseException:
             self.close()
             raise
-
-    def _take_lock(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / LOCK).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise OutputError(
-                f"{self.target}: another prunus process is writing it. Wait for it, or give another -o."
-            ) from error
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written ({error.strerror}). Choose another -o.") from error
 
     def entries(self) -> list[dict[str, Any]]:
         """The finished blocks in order."""
@@ -117,15 +103,7 @@ class Journal:
     def discard(self) -> None:
         """Clear the folder away, the plan first: a kill on the way leaves nothing that could be resumed by mistake."""
         (self.folder / PLAN).unlink(missing_ok=True)
-        self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _empty(self) -> None:
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+        self._work.remove()
 
     def abandon(self) -> None:
         """Let go after an error: what is done stays for a later resume, and where nothing is, nothing is left."""
@@ -136,9 +114,7 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._work.release()
 
     def _begun(self) -> dict[str, Any]:
         """What :meth:`begin` wrote: ``plan`` and ``digest``."""

@@ -1,7 +1,8 @@
-"""Scales and zeros of quantised weights, beside the weights themselves: ``grid.safetensors`` in a checkpoint's folder.
+"""Scales and zeros of quantised weights, beside the weights themselves: ``grid.prunus`` in a checkpoint's folder.
 
 The checkpoint holds plain weights, scale · (code − zero), which any engine reads; with this file the codes can be had back
-exactly. A block's levels are written before the block is marked as done, and gathered when the run ends.
+exactly. It is a safetensors file, but is not called one: engines take every ``*.safetensors`` in a folder for the model's.
+A block's levels are written before the block is marked as done, and gathered when the run ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..core.errors import CheckpointError
 from .safetensors_file import write_file
 
-FILE = "grid.safetensors"
+FILE = "grid.prunus"
 
 
 def keep_levels(folder: Path, index: int, levels: Mapping[str, Tensor]) -> None:

@@ -133,13 +133,30 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """A file of these tensors, on the disk when this returns."""
-    header, _ = header_of({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, metadata)
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    file = lay_down(path, shapes, metadata)
+    for name, tensor in tensors.items():
+        write_at(path, file.entries[name].start, raw_bytes(tensor))
+    sync(path)
+
+
+def lay_down(path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+             metadata: Mapping[str, str] | None = None) -> SafetensorsFile:  # fmt: skip
+    """A file for these tensors at its full size, so that a full disk shows at once; what is in them is to be written."""
+    header, length = header_of(tensors, metadata)
     with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, len(header) + length)
         file.write(header)
-        for tensor in tensors.values():
-            file.write(raw_bytes(tensor))
-        file.flush()
-        os.fsync(file.fileno())
+    return SafetensorsFile.open(path)
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_at(path: Path, start: int, data: memoryview | bytes) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..core.errors import OutputError
-from .safetensors_file import raw_bytes, write_at
+from .safetensors_file import raw_bytes, sync, write_at
 from .source import INDEX, Checkpoint
 
 _CHUNK = 16 << 20
@@ -98,11 +98,7 @@ class MirrorWriter:
     def sync(self) -> None:
         """Force the shards to the disk, so that the journal never runs ahead of them."""
         for shard in self.source.shards:
-            descriptor = os.open(self.folder / shard.path.name, os.O_RDONLY)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(self.folder / shard.path.name)
 
     def copy_extras(self) -> None:
         """Copy index, config, tokenizer, generation config and the like unchanged."""

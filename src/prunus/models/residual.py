@@ -27,8 +27,8 @@ def residual_streams(block: nn.Module, sites: Sequence[Site], run: Callable[[], 
 
     The path is that inside the block, "" for the block itself. ``run()`` is the block on a batch, and gives what is behind
     it. Noise on y that appears unchanged in what another module is handed, or behind the block, shows that y is a term of
-    that; what is left of it without such terms is looked for among what modules are handed. Tokens may be in rows of windows
-    or all in one. Layers that a norm follows are not found, and neither are experts.
+    that; what is left of it without such terms is looked for among what modules are handed. Tokens may be in rows of
+    windows or all in one. Layers that a norm follows are not found, and neither are experts.
     """
     tokens, width = _by_token(run()).shape
     outputs: dict[str, Tensor] = {}
@@ -65,7 +65,7 @@ def _by_token(hidden: Tensor) -> Tensor:
 
 
 def _seen(block: nn.Module, run: Callable[[], Tensor], tokens: int, width: int) -> dict[str, Tensor]:
-    """The hidden states ``[tokens width]`` that every module of the block is handed, by path, and those behind the block."""
+    """The hidden states ``[tokens width]`` that every module of a block is handed, by path, and those behind the block."""
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for path, module in block.named_modules():

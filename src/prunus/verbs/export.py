@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,13 +12,14 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
+from ..checkpoint.compressed_tensors import BITS, packed_layer, packed_shapes, quantization_config, unpack
 from ..checkpoint.journal import OUTPUT
-from ..checkpoint.levels import StoredLevels
+from ..checkpoint.levels import FILE, StoredLevels
 from ..checkpoint.replace import check_free, check_replaceable, put_in_place
-from ..checkpoint.safetensors_file import write_file
+from ..checkpoint.safetensors_file import SafetensorsFile, lay_down, raw_bytes, sync, write_at
 from ..checkpoint.source import INDEX, Checkpoint
-from ..core.errors import OutputError, ProofError, UnsupportedModelError
+from ..checkpoint.work_folder import WorkFolder
+from ..core.errors import CheckpointError, OutputError, ProofError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..core.site import Site
 from ..models.locate import locate
@@ -47,6 +49,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
 
     Raises:
         UnsupportedModelError: if weights on the grid are no plain linear layers, or their codes have no 4 or 8 bits.
+        CheckpointError: if the levels are missing, damaged, or not those of the weights.
         OutputError: if ``output`` exists and ``overwrite`` was not asked for, or it is no checkpoint that could be
             replaced, or cannot be written.
     """
@@ -57,16 +60,19 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
     source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
     levels = StoredLevels.open(folder)
     layers = _layers(source, levels)
-    partial = target.parent / f".{target.name}.prunus-export"
-    shutil.rmtree(partial, ignore_errors=True)
+    work = WorkFolder(target, "prunus-export")
+    work.take()
     try:
-        (partial / OUTPUT).mkdir(parents=True)
-        size = _write(source, levels, layers, partial / OUTPUT, reporter)
-        put_in_place(partial / OUTPUT, target, partial / "replaced")
+        work.empty()
+        (work.path / OUTPUT).mkdir()
+        size = _write(source, levels, layers, work.path / OUTPUT, reporter)
+        check_free(target, overwrite)  # something may have come there meanwhile
+        check_replaceable(target, folder)
+        put_in_place(work.path / OUTPUT, target, work.path / "replaced")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        work.remove()
         reporter.close()
     before = sum(entry.nbytes for shard in source.checkpoint.shards for entry in shard.entries.values())
     seconds = round(perf_counter() - start, 3)
@@ -75,6 +81,10 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
 
 def _layers(source: CheckpointSource, levels: StoredLevels) -> dict[str, Site]:
     """The Sites on the grid by the name of their tensor on disk."""
+    if levels.grid["name"] != "int":
+        raise UnsupportedModelError(
+            f"a grid of the kind {levels.grid['name']}: compressed-tensors is written of int alone."
+        )
     if levels.grid["bits"] not in BITS:
         raise UnsupportedModelError(
             f"codes of {levels.grid['bits']} bits: engines that read compressed-tensors have kernels for "
@@ -95,6 +105,12 @@ def _layers(source: CheckpointSource, levels: StoredLevels) -> dict[str, Site]:
                 "other. Leave it out with --exclude when pruning, or serve the plain checkpoint."
             )
         found[disk[0]] = site
+    strange = sorted(levels.scales.keys() - {site.parameter for site in found.values()})
+    if strange or not found:
+        raise CheckpointError(
+            f"{source.checkpoint.folder}: {FILE} is of another model ({', '.join(strange[:3]) or 'no layers'}). "
+            "Prune the model anew."
+        )
     return found
 
 
@@ -105,25 +121,45 @@ def _write(
     checkpoint, size = source.checkpoint, 0
     weight_map: dict[str, str] = {}
     progress.start("Packing", len(checkpoint.names))
-    for shard in checkpoint.shards:
-        tensors: dict[str, Tensor] = {}
+    files = [lay_down(folder / shard.path.name, _shapes(shard, levels, layers)) for shard in checkpoint.shards]
+    for shard, file in zip(checkpoint.shards, files, strict=True):
         for name in shard.entries:
-            weight = shard.read(name)
+            tensors = {name: shard.read(name)}
             if name in layers:
-                owner = name.rpartition(".")[0]
-                made = _packed(levels, layers[name], weight)
-                tensors |= {f"{owner}.{kind}": tensor for kind, tensor in made.items()}
-            else:
-                tensors[name] = weight
+                made = _packed(levels, layers[name], tensors[name])
+                tensors = {_beside(name, kind): tensor for kind, tensor in made.items()}
+            for written, tensor in tensors.items():
+                write_at(file.path, file.entries[written].start, raw_bytes(tensor))
             progress.step()
-        size += sum(tensor.nbytes for tensor in tensors.values())
-        weight_map |= dict.fromkeys(tensors, shard.path.name)
-        write_file(folder / shard.path.name, tensors)
+        sync(file.path)
+        size += sum(entry.nbytes for entry in file.entries.values())
+        weight_map |= dict.fromkeys(file.entries, file.path.name)
     if checkpoint.index is not None:
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2))
     _write_rest(source, levels, layers, folder)
     return size
+
+
+def _shapes(
+    shard: SafetensorsFile, levels: StoredLevels, layers: Mapping[str, Site]
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What a shard's packed copy holds."""
+    found = {}
+    for name, entry in shard.entries.items():
+        if name not in layers:
+            found[name] = (entry.dtype, entry.shape)
+            continue
+        site = layers[name]
+        groups, symmetric = levels.scales[site.parameter].shape[-1], site.parameter not in levels.zeros
+        shapes = packed_shapes(site.rows, site.cols, groups, entry.dtype, symmetric, levels.grid["bits"])
+        found |= {_beside(name, kind): shape for kind, shape in shapes.items()}
+    return found
+
+
+def _beside(name: str, kind: str) -> str:
+    """The name of another tensor of the same module."""
+    return f"{name.rpartition('.')[0]}.{kind}"
 
 
 def _packed(levels: StoredLevels, site: Site, weight: Tensor) -> dict[str, Tensor]:
