@@ -118,7 +118,9 @@ class Recipe:
         """Raise one RecipeError that lists every fault."""
         faults = self._wrong_types()
         if not faults:
-            self._method(faults)
+            method = self._method(faults)
+            if method is not None:
+                self._check_inputs(method, faults)
             self._target(faults)
             self._pins(faults)
         for name, least in _LEAST.items():
@@ -141,6 +143,15 @@ class Recipe:
             faults.append(f"dtype '{self.dtype}' is none of {', '.join(DTYPES)}")
         if faults:
             raise RecipeError(faults)
+
+    def _check_inputs(self, method: Method, faults: list[str]) -> None:
+        """What was asked for that has no effect where no layer's inputs are looked at."""
+        if method.looks_at_inputs:
+            return
+        if self.true_sequential:
+            faults.append(f"true_sequential: method '{self.method}' looks at no inputs, so that layers need no turns")
+        if self.own_text:
+            faults.append(f"own_text {self.own_text:g}: method '{self.method}' looks at no text")
 
     def _wrong_types(self) -> list[str]:
         faults = []

@@ -167,6 +167,8 @@ def test_streamed_is_in_memory(family: str, checkpoint, tokenizer, quick, tmp_pa
 
 
 def test_what_is_no_choice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="true_sequential: method 'magnitude' looks at no inputs"):
+        Recipe.of({"method": "magnitude", "true_sequential": True})
     with pytest.raises(RecipeError, match="true_sequential 'yes' must be true or false"):
         Recipe.of({"true_sequential": "yes"})
     assert Recipe.of({"method": "best"}).build_method().true_sequential

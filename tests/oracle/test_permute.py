@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from test_listed_experts import Listed
 from test_solvers import make
 
 import prunus
@@ -96,6 +97,25 @@ def test_a_fold_that_changes_the_block_is_not_taken() -> None:
     assert {fold.consumer.role for fold in folds_of_first_block(source, trunk)} == {"self_attn.o_proj"}
 
 
+def test_what_no_token_reaches_is_no_fold() -> None:
+    """Nothing shows that channels of an expert may change places that stands idle; the next block is asked again."""
+    model = model_of("llama")
+    for seed, avoided in enumerate([[2], [1]]):
+        mlp = model.model.layers[seed].mlp
+        model.model.layers[seed].mlp = Listed(mlp, model.config.hidden_size, seed, avoided).eval()
+    source = MemorySource(model, torch.device("cpu"))
+    trunk = Trunk(source, torch.arange(128).view(2, 64), 128, 1 << 30, None)
+    trunk.embed()
+    arranger = Arranger([Permute()])
+    for index, idle in ((0, 2), (1, 1)):
+        block = source.blocks[index]
+        steps = [Step(site, 0.5, NM(2, 4)) for site in source.found[index].sites]
+        arranger.begin(block, steps, lambda block=block, index=index: trunk.run(block, index, 0).hidden, False)
+        experts = {fold.consumer.role for fold in arranger._folds.values() if "experts" in fold.consumer.role}
+        assert experts == {f"mlp.experts.{k}.down_proj" for k in range(4) if k != idle}
+        trunk.advance(block, index)
+
+
 def test_folds_are_tried_out_anew_where_blocks_of_a_kind_differ_in_shape() -> None:
     """A block with as many key/value heads as queries behind one with fewer, as where local and global layers mix."""
     source, wide = MemorySource(model_of("llama"), torch.device("cpu")), model_of("llama", num_key_value_heads=4)
@@ -166,6 +186,7 @@ def test_the_pruned_model_is_that_with_the_order_undone(method, sparsity, checkp
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, streamed[name]), name
     assert len(orders) == 6
+    assert {site["name"] for site in result.sites if site["permuted"]} == orders.keys()
     assert_same_with_the_order_undone(model, orders)
     errors = {site["name"]: site["rel_error"] for site in plain.sites}
     first = [site for site in result.sites if site["block"] == 0 and site["layer"].endswith(("down_proj", "o_proj"))]

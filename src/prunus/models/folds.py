@@ -83,9 +83,18 @@ def _has_no_bias(block: nn.Module, site: Site) -> bool:
     return getattr(block.get_submodule(site.role), "bias", None) is None
 
 
+def in_a_list(block: nn.Module, fold: Fold) -> bool:
+    """Whether the fold is inside one module of a list, which not every run may reach."""
+    names = fold.consumer.role.split(".")
+    return any(isinstance(block.get_submodule(".".join(names[:k])), nn.ModuleList) for k in range(1, len(names)))
+
+
 @torch.no_grad()
 def holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor]) -> bool:
-    """Whether consumer and block give the same in ``run()`` of the block when this fold's channels are turned by one."""
+    """Whether consumer and block give the same in ``run()`` of the block when this fold's channels are turned by one.
+
+    Where a run does not reach the consumer it does not hold: nothing shows it.
+    """
     order = torch.arange(fold.width).roll(1).repeat(fold.groups, 1)
     turned: list[tuple[nn.Parameter, Tensor]] = []
     for site in (*fold.producers, fold.consumer):
@@ -96,7 +105,8 @@ def holds(block: nn.Module, fold: Fold, run: Callable[[], Tensor]) -> bool:
     before = _outputs(block, fold.consumer, run)
     with exchanged(turned):
         after = _outputs(block, fold.consumer, run)
-    return len(before) == len(after) and all(near(one, other, one) for one, other in zip(before, after, strict=True))
+    called = len(before) == len(after) > 1
+    return called and all(near(one, other, one) for one, other in zip(before, after, strict=True))
 
 
 def _outputs(block: nn.Module, consumer: Site, run: Callable[[], Tensor]) -> list[Tensor]:

@@ -33,12 +33,20 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
             "-" if worst["block"] is None else str(worst["block"]),
         )  # fmt: skip
     notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
-    lines: list[RenderableType] = [layers, _before_after(record), *_coverage(record)]
+    lines: list[RenderableType] = [layers, _before_after(record), *_coverage(record), *_permuted(record)]
     lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
     if len(notes) > 10:
         lines.append(Text(f"and {len(notes) - 10} more notes, see prunus.json", style="yellow"))
     lines.append(Text(_error_of(record), style="dim"))
     return Group(*lines)
+
+
+def _permuted(record: Mapping[str, Any]) -> list[RenderableType]:
+    """In how many layers inputs changed places."""
+    count = sum(site["permuted"] for site in record["sites"])
+    return [Text(f"the inputs of {count} of {len(record['sites'])} layers were put in another order", style="dim")] * bool(
+        count
+    )
 
 
 def _coverage(record: Mapping[str, Any]) -> list[RenderableType]:

@@ -11,7 +11,7 @@ from ..core.mask import Mask
 from ..core.plan import Step
 from ..core.problem import Problem, Solution
 from ..core.roles import BlockStage
-from ..models.folds import Fold, folds_of_block, holds
+from ..models.folds import Fold, folds_of_block, holds, in_a_list
 from .solve_block import Kind, kind_of
 
 
@@ -27,7 +27,8 @@ class Arranger:
     def begin(self, block: nn.Module, steps: Sequence[Step], run: Callable[[], Tensor], shares_state: bool) -> None:
         """Find the folds of a block that is about to be solved; each is tried out in the first block of a kind that has it.
 
-        Where blocks share state, others may read this one's values, so that those stay as they are.
+        One of an expert in a list is tried out in every block, since no token may come by. Where blocks share state, others
+        may read this one's values, so that those stay as they are.
         """
         self._folds, self._orders = {}, {}
         if not any(stage.arranges for stage in self.stages):
@@ -37,7 +38,7 @@ class Arranger:
         kind = kind_of(block, sites)
         for fold in folds_of_block(block, sites, of_values=not shares_state):
             key = (kind, fold.geometry)
-            if key not in self._held:
+            if key not in self._held or in_a_list(block, fold):
                 self._held[key] = holds(block, fold, run)
             if self._held[key] and all(patterns[site.name].rows_may_move for site in fold.producers):
                 self._folds[fold.consumer.name] = fold
@@ -64,6 +65,8 @@ class Arranger:
                 mask = Mask(solution.mask.keep[:, rows], solution.mask.pattern, solution.mask.dense)
                 extra = {key: value[:, rows] if key in _BY_ROW else value for key, value in solution.extra.items()}
                 found[site.name] = replace(solution, weight=solution.weight[:, rows], mask=mask, extra=extra)
+            consumer = found[name]
+            found[name] = replace(consumer, extra={**consumer.extra, "order": order})
         return found
 
 

@@ -105,6 +105,7 @@ class PruneLoop:
             if index < len(self.source.blocks):
                 self._advance(index, streams)
             if streams is not None and self.journal is not None and monotonic() - saved > STATE_SECONDS:
+                self.source.settle()  # states of a block that is not marked would be of no use
                 streams.save(index)
                 saved = monotonic()
             results += records
@@ -274,6 +275,7 @@ def _record(solution: Solution, grid: Grid | None, block_seconds: float) -> dict
         "error_of": solution.error_of,
         "seconds": round(solution.seconds, 4),
         "block_seconds": round(block_seconds, 4),
+        "permuted": "order" in solution.extra,
         "notes": list(solution.notes),
     }
     if "matched" in solution.extra:
