@@ -13,19 +13,21 @@ def check_free(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it once the run is done.")
 
 
-def check_replaceable(target: Path, model: Path) -> None:
-    """Whether what has the name ``target`` may go, for an output that is made from the folder ``model``.
+def check_replaceable(target: Path, model: Path, typed: str | Path) -> None:
+    """Whether what has the name ``target`` may go, for an output made from the folder ``model``, asked for as ``typed``.
 
     Raises:
         OutputError: if it is the model itself, has the model in it, or is no checkpoint.
     """
     place, source = target.resolve(), model.resolve()
+    asked = Path(typed).expanduser().resolve()  # of a GGUF file the folder is one in the cache
     if place == source:
         raise OutputError(f"{target} is the model itself. Give another -o: the source is never written to.")
     if not target.exists():
         return
-    if source.is_relative_to(place):
-        raise OutputError(f"{target} has the model in it, {model}, which would go with it. Give another -o.")
+    for inside in (source, asked):
+        if inside.is_relative_to(place) and inside.exists():
+            raise OutputError(f"{target} has the model in it, {inside}, which would go with it. Give another -o.")
     checkpoint = (target / "config.json").is_file() and any(target.glob("*.safetensors"))
     if not checkpoint and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} is neither a checkpoint nor an empty folder, so it is not replaced. Give another -o.")

@@ -154,6 +154,8 @@ class Solver(ABC):
     """Whether survivors get new values, so that it matters what output they aim at."""
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal, wherever its inverse is taken."""
+    copies: ClassVar[float] = 4.25
+    """Of a weight in fp32, held at most at once while it is solved: itself, scores, masked, its error, a mask in bytes."""
 
     @property
     def products(self) -> int:

@@ -23,7 +23,7 @@ from .swap import refined
 
 
 @final
-@solver("admm", paper="arXiv:2406.07831", cost="a Gram, four factorisations and some 30 products of its size")
+@solver("admm", paper="arXiv:2406.07831", cost="a Gram, a factorisation a penalty and a product a step")
 @dataclass(frozen=True)
 class Admm(Solver):
     """Alternating directions with the projection inside (ALPS; the splitting of arXiv:2401.02938), then a polish.
@@ -36,6 +36,7 @@ class Admm(Solver):
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
+    copies: ClassVar[float] = 15.5
 
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal."""

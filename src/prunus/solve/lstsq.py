@@ -34,6 +34,7 @@ class LeastSquares(Solver):
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
+    copies: ClassVar[float] = 8.5
 
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal."""

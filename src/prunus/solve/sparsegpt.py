@@ -37,6 +37,7 @@ class SparseGPT(Solver):
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
+    copies: ClassVar[float] = 5.0
 
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal."""

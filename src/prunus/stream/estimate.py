@@ -31,8 +31,6 @@ _SELECTION_RATE = 50e6
 """Weights a second whose masks are chosen, and whose errors are measured."""
 _DISK_RATE = 0.5e9
 """Bytes a second, read, written and compared."""
-_WORKING_COPIES = 4.25
-"""Of a weight in fp32 while it is solved: itself, as columns or scores, masked, its error, and the mask in bytes."""
 _TUNED_COPIES = 6
 """Of a block in fp32 while a stage tunes it: as it was, masters, gradients, Adam's two moments, and masks."""
 _MORE_TURNS = 3
@@ -137,7 +135,8 @@ def _moment_bytes(wave: Wave, method: Method) -> int:
 def _working_bytes(group: _Group, method: Method) -> int:
     """What solving a group takes: the factor of its Gram's inverse, half as much again on the way, and the weights."""
     factor = 6 * group.batch * group.cols**2 if Needs.GRAM in method.needs else 0
-    return int(factor + 4 * _WORKING_COPIES * group.weights)
+    aim = 1 if Needs.DRIFT in method.needs else 0
+    return int(factor + 4 * (method.solver.copies + aim) * group.weights)
 
 
 def _size(module: nn.Module) -> int:

@@ -47,8 +47,8 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
           budget: int, trust_remote_code: bool = False) -> Proof:  # fmt: skip
     """Check the written checkpoint against its source and its plan.
 
-    Same tensors, shapes and dtypes; no NaN or Inf; each Site's pattern and at least its sparsity; every other tensor
-    bit for bit as it was (tied weights thereby still tied); and, where ``budget`` bytes of memory allow, a plain
+    Same tensors, shapes and dtypes; no NaN or Inf; each Site's pattern, and as many zeros as its solver left; every other
+    tensor bit for bit as it was (tied weights thereby still tied); and, where ``budget`` bytes of memory allow, a plain
     ``from_pretrained`` that misses nothing and computes what the streamed model computes.
 
     Raises:

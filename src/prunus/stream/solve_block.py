@@ -23,7 +23,7 @@ from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from ..solve.aim import aimed
 from .coverage import USUAL, Coverage, left_dense
-from .heap import return_free_memory
+from .heap import large_blocks_apart, return_free_memory
 
 Masks = Mapping[str, Mask]
 """A mask for each Site, by its name."""
@@ -43,7 +43,7 @@ class DenseRuns(NamedTuple):
     streams: Mapping[str, str]
 
 
-_OWN_TARGET = "aimed at the target sparse: the dense model has no like inputs to set its own against"
+_OWN_TARGET = "aimed at the target sparse: only layers of blocks, experts aside, are set beside the dense model's"
 
 Kind = tuple[type[nn.Module], tuple[str, ...]]
 """A block's class and the roles of the Sites observed in it."""
@@ -96,11 +96,13 @@ class BlockSolver:
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
-                    problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
-                    if len(problems) == 1:  # what others read too cannot change its order for one
-                        problems = [self.arrange(problems[0])]
                     return_free_memory()
-                    for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
+                    with large_blocks_apart():
+                        problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
+                        if len(problems) == 1:  # what others read too cannot change its order for one
+                            problems = [self.arrange(problems[0])]
+                        solutions = self.method.solver.solve(problems)
+                    for problem, solution in zip(problems, solutions, strict=True):
                         mask = problem.fixed_mask
                         left = left_dense(problem, solution, self.coverage.left(starved) if mask is None else mask.dense)
                         told = _with_tokens(left, stats, starved) if routed and mask is None else left

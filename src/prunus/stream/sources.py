@@ -220,7 +220,7 @@ def _write(writer: MirrorWriter, tensors: dict[str, Tensor], then: Callable[[], 
 
 
 class MemorySource(Source):
-    """A model in memory, pruned in place; every tensor is back on its own device when it is released."""
+    """A model in memory, on one device, pruned in place; what was moved for that is back on it when it is released."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model

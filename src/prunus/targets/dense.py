@@ -15,7 +15,11 @@ from ..core.stats import Needs, Stats
 
 
 @final
-@target("dense", paper="arXiv:2402.10631", cost="the dense model's hidden states, a pass over them, a product of Gram size")
+@target(
+    "dense",
+    paper="arXiv:2402.10631",
+    cost="the dense model's hidden states, a pass over them, a factorisation and four products",
+)
 @dataclass(frozen=True)
 class Dense(OutputTarget):
     """XWᵀ + σ((X₀ − X)Wᵀ + s₀ − s): beside inputs X and the residual stream s, which Y is added to, the dense model's.

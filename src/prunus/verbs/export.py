@@ -56,7 +56,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
     start, reporter, target = perf_counter(), progress or Silent(), Path(output)
     check_free(target, overwrite)
     folder = locate(model)
-    check_replaceable(target, folder)
+    check_replaceable(target, folder, model)
     source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
     levels = StoredLevels.open(folder)
     layers = _layers(source, levels)
@@ -67,7 +67,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
         (work.path / OUTPUT).mkdir()
         size = _write(source, levels, layers, work.path / OUTPUT, reporter)
         check_free(target, overwrite)  # something may have come there meanwhile
-        check_replaceable(target, folder)
+        check_replaceable(target, folder, model)
         put_in_place(work.path / OUTPUT, target, work.path / "replaced")
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error

@@ -49,4 +49,8 @@ def _needs(axis: Any, name: str) -> str:
     found = [word for need, word in words.items() if need in needs]
     if getattr(method, "needs_profile", False):
         found.append("all scores")
+    if getattr(method, "arranges", False):
+        found.append("the criterion's scores")
+    if getattr(method, "tunes", False):
+        found.append("dense hidden states")
     return ", ".join(found) or "weights only"

@@ -128,7 +128,7 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     start = perf_counter()
     resume, overwrite = flags
     check_free(output, resume or overwrite)
-    check_replaceable(output, locate(model))
+    check_replaceable(output, locate(model), model)
     journal = Journal(output)
     if not output.exists():
         journal.check_free(resume)
