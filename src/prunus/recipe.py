@@ -203,6 +203,17 @@ class Recipe:
         """The ``--set`` entries."""
         return self._or_fail(self._pins)
 
+    @classmethod
+    def either(cls, recipe: Recipe | None, settings: Mapping[str, Any]) -> Recipe:
+        """The recipe that was given, or one of the settings.
+
+        Raises:
+            RecipeError: if both were given, or the settings are none.
+        """
+        if recipe is not None and settings:
+            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
+        return recipe if recipe is not None else cls.of(settings)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}

@@ -137,7 +137,7 @@ def test_models_that_cannot_be_pruned(change, kind, fault, checkpoint, quick, tm
 @pytest.mark.parametrize(
     ("settings", "kind", "fault"),
     [
-        ({"include": ["*.qproj"]}, RecipeError, "'.*qproj' matches none of the 21 Sites .they are named like"),
+        ({"include": ["*.qproj"]}, RecipeError, "'.*qproj' matches none of the 21 prunable layers .they are named like"),
         ({"exclude": ["*"]}, RecipeError, "nothing is left"),
         ({"include": ["model.norm"]}, RecipeError, "matches none"),
         ({"set": ["*.nothing=0.3"]}, RecipeError, "--set '.*nothing' matches no Site"),

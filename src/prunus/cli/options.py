@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output and nothing else.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else.")]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML file of settings; options given here win.", dir_okay=False)
 ]
@@ -31,18 +31,22 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Preset: fast, balanced (default), best, magnitude, wanda or sparsegpt. `prunus methods` lists all.",
     ),
     "sparsity": ("--sparsity,-s", "Method", "Fraction of zeros (0.5, 50%) or N:M (2:4, 4:8). Default 0.5."),
-    "criterion": ("--criterion", "Method", "What a weight is worth, e.g. wanda:statistic=mean_abs."),
+    "criterion": ("--criterion", "Method", "Importance score of a weight, e.g. wanda:statistic=mean_abs."),
     "pattern": ("--pattern", "Method", "Where zeros may lie, e.g. unstructured:scope=row, block:height=16,width=16, row."),
     "allocation": (
         "--allocation",
         "Method",
         "How sparse each layer is: uniform, global, owl, alpha, sensitivity, evolve or manual.",
     ),
-    "solver": ("--solver", "Method", "What becomes of the survivors: keep, lstsq, sparsegpt or admm, e.g. admm:steps=20."),
+    "solver": (
+        "--solver",
+        "Method",
+        "How the remaining weights are updated: keep, lstsq, sparsegpt or admm, e.g. admm:steps=20.",
+    ),
     "target": (
         "--target",
         "Method",
-        "Output that solvers aim at: sparse (each layer's own on its real inputs) or, in part, the dense model's: dense.",
+        "Output that layers are fitted to: sparse (their own on inputs as pruned) or, in part, dense (the dense model's).",
     ),
     "grid": ("--grid", "Method", "Values that survivors may take, e.g. int:bits=4,group=64 (default: any)."),
     "stage": (
@@ -98,7 +102,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "memory_budget": (
         "--memory-budget",
         "Machine",
-        "GiB for Grams, for hidden states before they go to disk, and for loading the result as a check. Default 4.",
+        "GiB for each of: Gram matrices held at once, hidden states in memory, loading the result as a check. Default 4.",
     ),
     "trust_remote_code": (
         "--trust-remote-code/--no-trust-remote-code",

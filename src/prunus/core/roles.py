@@ -272,7 +272,7 @@ class BlockStage:
     tunes: ClassVar[bool] = False
     """Whether :meth:`apply` has work to do, for which the dense model's hidden states are carried along."""
     batch_tokens: int = 1 << 30
-    """Most tokens of a batch while it tunes."""
+    """Most tokens of a batch in a run with this stage."""
 
     @property
     def passes(self) -> int:

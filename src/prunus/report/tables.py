@@ -156,7 +156,7 @@ def compare_table(found: Any) -> RenderableType:
     table.add_column("pruned", justify="right")
     table.add_row("perplexity", f"{one.perplexity:.3f}", f"{two.perplexity:.3f}")
     table.add_row("KL(dense ‖ pruned), nats a token", "0", f"{found.kl:.4f}")
-    table.add_row("same likeliest token", "100%", f"{found.agreement:.2%}")
+    table.add_row("top-1 agreement", "100%", f"{found.agreement:.2%}")
     table.add_row("size on disk", f"{one.disk_bytes / 1e6:,.1f} MB", f"{two.disk_bytes / 1e6:,.1f} MB")
     table.add_row("weights in memory", f"{one.memory_bytes / 1e6:,.1f} MB", f"{two.memory_bytes / 1e6:,.1f} MB")
     table.add_row("parameters", f"{one.parameters:,}", f"{two.parameters:,}")

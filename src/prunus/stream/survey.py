@@ -119,7 +119,7 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
     faults = []
     for option, globs in (("--include", include), ("--exclude", exclude)):
         faults += [
-            f"{option} '{glob}' matches none of the {len(names)} Sites{_why(glob, names, untouched)}"
+            f"{option} '{glob}' matches none of the {len(names)} prunable layers{_why(glob, names, untouched)}"
             for glob in globs
             if not any(fnmatchcase(name, glob) for name in names)
         ]

@@ -1,1 +1,1 @@
-"""The public verbs, one module each: prune, plan, evaluate, compare, methods."""
+"""The public verbs, one module each: prune, plan, export, evaluate, compare, methods."""

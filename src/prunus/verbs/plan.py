@@ -1,4 +1,4 @@
-"""plan: everything a run would do, and what it would take; writes nothing."""
+"""plan: everything a run would do, and what it would take; writes no output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from .prepare import prepare_checkpoint
 
 
 def plan(model: str | Path, recipe: Recipe | None = None, *, progress: Progress | None = None, **settings: object) -> Plan:
-    """The complete Plan of pruning ``model``, with memory and time estimates; the arguments are those of ``prune``."""
-    wanted = recipe if recipe is not None else Recipe.of(settings)
+    """The complete Plan of pruning a ``model`` on disk, with memory and time estimates.
+
+    ``recipe`` or ``settings`` are as for ``prune``. Allocators that look at the model do so, ``sensitivity`` and ``evolve``
+    for long.
+
+    Raises:
+        RecipeError: if settings are given beside a recipe, or are none.
+    """
+    wanted = Recipe.either(recipe, settings)
     reporter = progress or Silent()
     try:
         return prepare_checkpoint(model, wanted, reporter).plan

@@ -82,9 +82,7 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
     Raises:
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
     """
-    if recipe is not None and settings:
-        raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
-    wanted = recipe if recipe is not None else Recipe.of(settings)
+    wanted = Recipe.either(recipe, settings)
     wanted.check()
     reporter = progress or Silent()
     try:
