@@ -103,7 +103,7 @@ class _Tuned:
         self.solution = solution
         self.tuned = solution.site.layout.from_matrix(solution.mask.pruned_survivors()).to(parameter.device)
         self.first = parameter.detach().clone()
-        self.master = self.first.float()
+        self.master = self.first.to(torch.float32, copy=True)
         self.scale = float((self.master * self.tuned).square().sum().div(self.tuned.sum().clamp_min(1)).sqrt())
 
     def take(self, grad: Tensor | None) -> None:
