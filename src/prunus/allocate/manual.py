@@ -56,6 +56,7 @@ class Manual(Allocator):
     """Layers named by ``--set GLOB=VALUE`` get what is set, the last match wins; layers no glob names stay dense."""
 
     pins: tuple[Pin, ...] = ()
+    """The values of --set; they have no spelling here."""
 
     needs_profile: ClassVar[bool] = True
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import importlib
+import inspect
+import itertools
 import pkgutil
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -36,6 +40,26 @@ class Entry(Generic[Role]):
     def options(self) -> dict[str, Any]:
         """Option names and their defaults."""
         return {field.name: field.default for field in dataclasses.fields(self.cls)}  # type: ignore[arg-type]
+
+    @property
+    def explained(self) -> dict[str, str]:
+        """What each option means: the string that stands below it in the class; "" where there is none."""
+        try:
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(self.cls))).body
+        except OSError:  # a class made without a file
+            return dict.fromkeys(self.options, "")
+        found = dict.fromkeys(self.options, "")
+        for one, other in itertools.pairwise(getattr(body, "body", ())):
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.target.id in found:
+                text = other.value.value if isinstance(other, ast.Expr) and isinstance(other.value, ast.Constant) else ""
+                found[one.target.id] = " ".join(str(text).split())
+        return found
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each option takes: a type, or the words to choose from."""
+        hints = typing.get_type_hints(self.cls)
+        return {name: _kind(hints[name]) for name in self.options}
 
 
 class Registry(Generic[Role]):
@@ -128,6 +152,20 @@ def _suggest(word: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     listed = ", ".join(sorted(known)) or "none"
     return f" (did you mean '{near[0]}'?)" if near else f" (known: {listed})"
+
+
+def _kind(hint: Any) -> str:
+    """A type hint in words.
+
+    >>> _kind(typing.Literal["pcg", "exact"]), _kind(int | None)
+    ('pcg or exact', 'int or none')
+    """
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(part) for part in typing.get_args(hint))
+    return "none" if hint is type(None) else str(hint.__name__)
 
 
 def _coerce(value: Any, hint: Any) -> Any:

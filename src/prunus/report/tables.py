@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -177,24 +177,4 @@ def compare_table(found: Any) -> RenderableType:
         lines.append(
             Text("Zeros alone save no bytes and no time: that takes a packed format or a sparse kernel.", style="dim")
         )
-    return Group(*lines)
-
-
-def methods_table(choices: Sequence[Any]) -> RenderableType:
-    """Every registered choice, an axis at a time: what it does, then what it needs, costs and comes from."""
-    lines: list[RenderableType] = []
-    grid = Table.grid(padding=(0, 2))
-    previous = ""
-    for choice in choices:
-        if choice.axis != previous:
-            grid = Table.grid(padding=(0, 2))
-            grid.add_column(width=12, no_wrap=True)
-            grid.add_column()
-            lines += [Text(f"\n{choice.axis}", style="bold underline"), grid]
-            previous = choice.axis
-        options = ", ".join(f"{key}={value}" for key, value in choice.options.items())
-        facts = [choice.needs, choice.cost, f"options: {options}" if options else "", choice.paper]
-        grid.add_row(Text(choice.name, style="bold"), choice.summary.replace("`", ""))
-        grid.add_row("", Text(" · ".join(filter(None, facts)), style="dim"))
-    lines.append(Text("\n--method names a preset; any axis can be set alone: --solver sparsegpt:damp=0.02", style="dim"))
     return Group(*lines)

@@ -2,41 +2,94 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from ..core import registry
+from ..core.errors import RecipeError
 from ..core.stats import Needs
 from ..presets import PRESETS
 
 
 @dataclass(frozen=True)
+class Option:
+    """One setting of a method: what it takes (``kind``), its default, and what it means."""
+
+    kind: str
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Choice:
-    """One member of an axis."""
+    """One member of an axis, or a preset; ``about`` is all there is to say, ``summary`` its first line."""
 
     axis: str
     name: str
     summary: str
+    about: str
     paper: str
     needs: str
     cost: str
-    options: dict[str, Any]
+    options: dict[str, Option]
 
 
-def methods() -> list[Choice]:
-    """Presets, then the members of every axis."""
+def methods(*names: str) -> list[Choice]:
+    """Presets, then the members of every axis; only those of these names, where any are given.
+
+    Raises:
+        RecipeError: if a name is nobody's.
+    """
+    found = _all()
+    known = {choice.name for choice in found}
+    faults = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "`prunus methods` lists all"
+            faults.append(f"no method is called '{name}' ({hint})")
+    if faults:
+        raise RecipeError(faults)
+    return [choice for choice in found if not names or choice.name in names]
+
+
+def _all() -> list[Choice]:
     presets = []
     for name, preset in PRESETS.items():
         extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
         extras += ["true sequential"] if preset.true_sequential else []
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
-        presets.append(Choice("preset", name, preset.about, "", axes, "", {}))
+        presets.append(Choice("preset", name, preset.about, preset.about, "", axes, "", {}))
     return presets + [
-        Choice(axis.axis, entry.name, entry.summary, entry.paper, _needs(axis, entry.name), entry.cost, entry.options)
+        Choice(
+            axis.axis,
+            entry.name,
+            entry.summary,
+            _plain(inspect.getdoc(entry.cls) or ""),
+            entry.paper,
+            _needs(axis, entry.name),
+            entry.cost,
+            _options(entry),
+        )
         for axis in registry.AXES
         for entry in axis.entries().values()
     ]
+
+
+def _options(entry: registry.Entry[Any]) -> dict[str, Option]:
+    kinds, explained = entry.kinds, entry.explained
+    return {name: Option(kinds[name], default, explained[name]) for name, default in entry.options.items()}
+
+
+def _plain(doc: str) -> str:
+    """A docstring as text: paragraphs in one line each, without markup and examples."""
+    words = re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", lambda found: (found[1] or found[2]).rpartition(".")[2], doc)
+    parts = [" ".join(part.split()) for part in words.split("\n\n") if not part.strip().startswith(">>>")]
+    return "\n\n".join(parts)
 
 
 def _needs(axis: Any, name: str) -> str:
