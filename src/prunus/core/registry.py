@@ -46,7 +46,7 @@ class Entry(Generic[Role]):
         """What each option means: the string that stands below it in the class; "" where there is none."""
         try:
             (body,) = ast.parse(textwrap.dedent(inspect.getsource(self.cls))).body
-        except OSError:  # a class made without a file
+        except (OSError, TypeError):  # a class made without a file
             return dict.fromkeys(self.options, "")
         found = dict.fromkeys(self.options, "")
         for one, other in itertools.pairwise(getattr(body, "body", ())):
