@@ -29,21 +29,6 @@ def packed_layer(codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int)
     return found
 
 
-def packed_shapes(
-    rows: int, cols: int, groups: int, dtype: torch.dtype, symmetric: bool, bits: int
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Dtypes and shapes of what :func:`packed_layer` gives for a layer with ``scales [rows groups]`` of this dtype."""
-    each = 32 // bits
-    found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        "weight_packed": (torch.int32, (rows, -(-cols // each))),
-        "weight_scale": (dtype, (rows, groups)),
-        "weight_shape": (torch.int64, (2,)),
-    }
-    if not symmetric:
-        found["weight_zero_point"] = (torch.int32, (-(-rows // each), groups))
-    return found
-
-
 def pack(codes: Tensor, bits: int) -> Tensor:
     """``codes [rows cols]``, whole numbers of so many bits, as int32 ``[rows, ⌈cols·bits/32⌉]``.
 
@@ -52,7 +37,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     each = 32 // bits
     padded = torch.nn.functional.pad(codes.to(torch.int64), (0, -codes.shape[1] % each)).unflatten(1, (-1, each))
-    words = (padded << (bits * torch.arange(each))).sum(-1)
+    words = (padded << (bits * torch.arange(each, device=codes.device))).sum(-1)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
 

@@ -151,10 +151,10 @@ def lay_down(path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes to the disk."""
+    """Force a file's bytes and its size to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -46,6 +46,11 @@ class Problem:
         return self.weight if self.aim is None else self.aim
 
     @property
+    def dense(self) -> tuple[int, ...]:
+        """Batch entries that a fixed mask keeps whole, whatever the pattern."""
+        return self.fixed_mask.dense if self.fixed_mask is not None else ()
+
+    @property
     def changes(self) -> bool:
         """Whether anything is dropped or rounded."""
         return self.sparsity > 0 or self.grid is not None
@@ -145,8 +150,8 @@ class Solution:
                 "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
             )
         lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
-        dense = problem.fixed_mask.dense if problem.fixed_mask is not None else ()
-        return cls(problem.site, stored, Mask(keep, problem.pattern, dense), lost, total, kind, seconds, notes, extra or {})
+        mask = Mask(keep, problem.pattern, problem.dense)
+        return cls(problem.site, stored, mask, lost, total, kind, seconds, notes, extra or {})
 
     @property
     def rel_error(self) -> float:

@@ -12,7 +12,7 @@ import pkgutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -110,12 +110,12 @@ class Registry(Generic[Role]):
         """
         entry = self.entries().get(name)
         if entry is None:
-            raise ValueError(f"unknown {self.axis} '{name}'{_suggest(name, self._entries)}")
+            raise ValueError(f"unknown {self.axis} '{name}'{suggest(name, self._entries)}")
         hints = typing.get_type_hints(entry.cls)
         values: dict[str, Any] = {}
         for key, value in (options or {}).items():
             if key not in entry.options:
-                raise ValueError(f"{self.axis} '{name}' has no option '{key}'{_suggest(key, entry.options)}")
+                raise ValueError(f"{self.axis} '{name}' has no option '{key}'{suggest(key, entry.options)}")
             try:
                 values[key] = _coerce(value, hints[key])
             except ValueError as error:
@@ -148,7 +148,8 @@ def spec_of(described: Mapping[str, Any]) -> str:
     return f"{described.get('name', '')}:{options}".rstrip(":")
 
 
-def _suggest(word: str, known: Mapping[str, Any]) -> str:
+def suggest(word: str, known: Collection[str]) -> str:
+    """`` (did you mean …?)``, or all that is known where nothing is near."""
     near = difflib.get_close_matches(word, known, n=1)
     listed = ", ".join(sorted(known)) or "none"
     return f" (did you mean '{near[0]}'?)" if near else f" (known: {listed})"

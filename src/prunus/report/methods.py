@@ -23,9 +23,8 @@ def methods_table(choices: Sequence[Any]) -> RenderableType:
         grid.add_column()
         for choice in members:
             options = ", ".join(f"{name}={option.default}" for name, option in choice.options.items())
-            facts = [choice.needs, choice.cost, f"options: {options}" if options else "", choice.paper]
             grid.add_row(Text(choice.name, style="bold"), choice.summary)
-            grid.add_row("", Text(" · ".join(filter(None, facts)), style="dim"))
+            grid.add_row("", Text(_facts(choice, f"options: {options}" if options else ""), style="dim"))
         lines += [Text(f"\n{axis} ({flag(axis)})", style="bold underline"), grid]
     lines.append(Text(f"\n{_HOW}; prunus methods NAME explains one, option by option", style="dim"))
     return Group(*lines)
@@ -36,7 +35,7 @@ def explained(choices: Sequence[Any]) -> RenderableType:
     lines: list[RenderableType] = []
     for choice in choices:
         lines += [Text(f"\n{flag(choice.axis)} {choice.name}", style="bold underline"), Text(choice.about)]
-        lines += [Text(" · ".join(filter(None, (choice.needs, choice.cost, choice.paper))), style="dim")]
+        lines += [Text(_facts(choice), style="dim")]
         grid = Table.grid(padding=(0, 2))
         for name, option in choice.options.items():
             grid.add_row(Text(f"{name}={option.default}", style="bold"), Text(option.kind, style="dim"), option.meaning)
@@ -50,15 +49,17 @@ def page(choices: Sequence[Any]) -> str:
     for axis, members in groupby(choices, lambda choice: choice.axis):
         lines += ["", f"## {axis} (`{flag(axis)}`)"]
         for choice in members:
-            facts = filter(None, (choice.needs, choice.cost, choice.paper))
-            lines += ["", f"### {choice.name}", "", choice.about, "", f"*{' · '.join(facts)}*"]
+            lines += ["", f"### {choice.name}", "", choice.about, "", f"*{_facts(choice)}*"]
             if choice.options:
                 lines += ["", "| option | takes | default | meaning |", "|---|---|---|---|"]
             for name, option in choice.options.items():
-                lines.append(
-                    f"| `{name}` | {option.kind} | {option.default} | {option.meaning.replace('|', chr(92) + '|')} |"
-                )
+                meaning = option.meaning.replace("|", "\\|")
+                lines.append(f"| `{name}` | {option.kind} | {option.default} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def _facts(choice: Any, options: str = "") -> str:
+    return " · ".join(filter(None, (choice.needs, choice.cost, options, choice.paper)))
 
 
 def flag(axis: str) -> str:

@@ -44,9 +44,9 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
 def _permuted(record: Mapping[str, Any]) -> list[RenderableType]:
     """In how many layers inputs changed places."""
     count = sum(site["permuted"] for site in record["sites"])
-    return [Text(f"the inputs of {count} of {len(record['sites'])} layers were put in another order", style="dim")] * bool(
-        count
-    )
+    if not count:
+        return []
+    return [Text(f"the inputs of {count} of {len(record['sites'])} layers were put in another order", style="dim")]
 
 
 def _coverage(record: Mapping[str, Any]) -> list[RenderableType]:

@@ -27,8 +27,7 @@ def finished(
     fixed = []
     for number in gridded:
         problem, span = stack.problems[number], stack.spans[number]
-        dense = problem.fixed_mask.dense if problem.fixed_mask is not None else ()
-        mask = Mask(keep[:, span], problem.pattern, dense)
+        mask = Mask(keep[:, span], problem.pattern, problem.dense)
         fixed.append(replace(problem, weight=weight[:, span] * keep[:, span], aim=None, fixed_mask=mask))
     rounded = weight.clone()
     extras: list[Mapping[str, Tensor]] = [{} for _ in stack.problems]

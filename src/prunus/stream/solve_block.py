@@ -103,9 +103,10 @@ class BlockSolver:
                             problems = [self.arrange(problems[0])]
                         solutions = self.method.solver.solve(problems)
                     for problem, solution in zip(problems, solutions, strict=True):
-                        mask = problem.fixed_mask
-                        left = left_dense(problem, solution, self.coverage.left(starved) if mask is None else mask.dense)
-                        told = _with_tokens(left, stats, starved) if routed and mask is None else left
+                        left = left_dense(
+                            problem, solution, self.coverage.left(starved) if masks is None else problem.dense
+                        )
+                        told = _with_tokens(left, stats, starved) if routed and masks is None else left
                         found[problem.site.name].append(self._with_target(told, problem, notes))
         return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
 

@@ -24,7 +24,7 @@ from ..core.stats import Needs, Stats
 class Dense(OutputTarget):
     """XWᵀ + σ((X₀ − X)Wᵀ + s₀ − s): beside inputs X and the residual stream s, which Y is added to, the dense model's.
 
-    The asymmetric calibration of GPTAQ (sec. 3.2), for any solver, of a share of the error, and with the residual stream.
+    The asymmetric calibration of GPTAQ, for any solver, of a share of the error, and with the residual stream.
     A share σ = 1 would make the stream behind the layer what it is in the dense model. But least squares cannot tell what
     pruning put into X from what it took out, and shrinks weights on whatever is noisy: a full share is far worse than none,
     a part of it better than either (docs/choosing.md has the measurements). Experts see other tokens in the dense model

@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.compressed_tensors import BITS, packed_layer, packed_shapes, quantization_config, unpack
+from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
 from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
 from ..checkpoint.replace import check_free, check_replaceable, put_in_place
@@ -144,16 +144,17 @@ def _write(
 def _shapes(
     shard: SafetensorsFile, levels: StoredLevels, layers: Mapping[str, Site]
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """What a shard's packed copy holds."""
+    """What a shard's packed copy holds: layers are packed without their values to see."""
     found = {}
     for name, entry in shard.entries.items():
         if name not in layers:
             found[name] = (entry.dtype, entry.shape)
             continue
         site = layers[name]
-        groups, symmetric = levels.scales[site.parameter].shape[-1], site.parameter not in levels.zeros
-        shapes = packed_shapes(site.rows, site.cols, groups, entry.dtype, symmetric, levels.grid["bits"])
-        found |= {_beside(name, kind): shape for kind, shape in shapes.items()}
+        scales = levels.scales[site.parameter][0].to("meta", entry.dtype)
+        zeros = levels.zeros[site.parameter][0].to("meta") if site.parameter in levels.zeros else None
+        made = packed_layer(torch.empty(site.rows, site.cols, device="meta"), scales, zeros, levels.grid["bits"])
+        found |= {_beside(name, kind): (tensor.dtype, tuple(tensor.shape)) for kind, tensor in made.items()}
     return found
 
 

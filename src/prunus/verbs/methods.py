@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from dataclasses import dataclass
@@ -45,12 +44,7 @@ def methods(*names: str) -> list[Choice]:
     """
     found = _all()
     known = {choice.name for choice in found}
-    faults = []
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "`prunus methods` lists all"
-            faults.append(f"no method is called '{name}' ({hint})")
+    faults = [f"no method is called '{name}'{registry.suggest(name, known)}" for name in names if name not in known]
     if faults:
         raise RecipeError(faults)
     return [choice for choice in found if not names or choice.name in names]
