@@ -21,8 +21,8 @@ _NEVER = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20  # where glibc's own adjustment ends
 KEPT = 256 << 20
 """Bytes that the process may grow by before free pages are handed back."""
-_level = {"resident": 0, "mapped": _USUAL_MMAP}
-"""Bytes that were resident when free pages were last handed back, and the least that is a large block."""
+_level = {"resident": 0}
+"""Bytes that were resident when free pages were last handed back."""
 
 
 @contextmanager
@@ -33,37 +33,15 @@ def reused_memory() -> Iterator[None]:
     """
     library = _glibc()
     if library is not None:
-        _map_from(library, _NEVER)
+        library.mallopt(_MMAP, _NEVER)
         library.mallopt(_TRIM, _NEVER)
     try:
         yield
     finally:
         if library is not None:
-            _map_from(library, _USUAL_MMAP)
+            library.mallopt(_MMAP, _USUAL_MMAP)
             library.mallopt(_TRIM, _USUAL_TRIM)
         return_free_memory(0)
-
-
-@contextmanager
-def large_blocks_apart() -> Iterator[None]:
-    """Within this context large blocks come from the system and go back to it, also inside :func:`reused_memory`.
-
-    A solver's copies of a large weight are few, made once and worked on for long: where they left gaps in the heap it would
-    grow to half as much again as is ever in use.
-    """
-    library, before = _glibc(), _level["mapped"]
-    if library is not None:
-        _map_from(library, _USUAL_MMAP)
-    try:
-        yield
-    finally:
-        if library is not None:
-            _map_from(library, before)
-
-
-def _map_from(library: Any, size: int) -> None:
-    library.mallopt(_MMAP, size)
-    _level["mapped"] = size
 
 
 def return_free_memory(kept: int = KEPT) -> None:

@@ -23,7 +23,7 @@ from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from ..solve.aim import aimed
 from .coverage import USUAL, Coverage, left_dense
-from .heap import large_blocks_apart, return_free_memory
+from .heap import return_free_memory
 
 Masks = Mapping[str, Mask]
 """A mask for each Site, by its name."""
@@ -96,13 +96,11 @@ class BlockSolver:
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
+                    problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
+                    if len(problems) == 1:  # what others read too cannot change its order for one
+                        problems = [self.arrange(problems[0])]
                     return_free_memory()
-                    with large_blocks_apart():
-                        problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
-                        if len(problems) == 1:  # what others read too cannot change its order for one
-                            problems = [self.arrange(problems[0])]
-                        solutions = self.method.solver.solve(problems)
-                    for problem, solution in zip(problems, solutions, strict=True):
+                    for problem, solution in zip(problems, self.method.solver.solve(problems), strict=True):
                         left = left_dense(
                             problem, solution, self.coverage.left(starved) if masks is None else problem.dense
                         )
