@@ -36,7 +36,7 @@ class Admm(Solver):
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
-    copies: ClassVar[float] = 15.5
+    copies: ClassVar[float] = 18.0
 
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal."""

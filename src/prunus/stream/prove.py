@@ -119,17 +119,15 @@ def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget:
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, --memory-budget is {budget / 2**30:.1f}"
     if needed > available_memory_bytes():
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, less are free"
+    ids = torch.arange(1, 17).remainder(reader.config.get_text_config().vocab_size).unsqueeze(0)
+    streamed, problem = _streamed_logits(reader, ids)  # first, so that both models are never in memory at once
     model, info = load_whole(output, torch.float32, trust_remote_code)
     check_loading(output, info, reader.names.strangers)
     loaded = "from_pretrained: nothing missing, mismatched or unexpected"
-    ids = torch.arange(1, 17).remainder(model.config.get_text_config().vocab_size).unsqueeze(0)
-    try:
-        with torch.no_grad(), forwarded(reader, ids, ids.numel(), Silent(), "") as trunk:
-            with FastLinears():  # as the streamed model: a damaged model makes much of a product rounded otherwise
-                whole = model(input_ids=ids, use_cache=False).logits.float()
-            ((_, streamed),) = trunk.logits()
-    except UnsupportedModelError as error:
-        return f"{loaded}; logits not compared ({error})"
+    if streamed is None:
+        return f"{loaded}; logits not compared ({problem})"
+    with torch.no_grad(), FastLinears():  # as the streamed model: a damaged model makes much of a product rounded otherwise
+        whole = model(input_ids=ids, use_cache=False).logits.float()
     difference = float((whole - streamed).abs().max() / whole.std().clamp_min(1e-12))
     if not difference < 1e-3:
         raise ProofError(
@@ -137,3 +135,13 @@ def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget:
             "tensors streamed block by block. One of the two runs the model wrongly; please report it."
         )
     return f"{loaded}; logits within {difference:.1g} of the streamed"
+
+
+def _streamed_logits(reader: CheckpointSource, ids: torch.Tensor) -> tuple[torch.Tensor | None, str]:
+    """Logits of ``ids [1 tokens]``; None, and why, where the model cannot be run block by block."""
+    try:
+        with torch.no_grad(), forwarded(reader, ids, ids.numel(), Silent(), "") as trunk:
+            ((_, logits),) = trunk.logits()
+    except UnsupportedModelError as error:
+        return None, str(error)
+    return logits, ""
