@@ -51,6 +51,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "balanced, sparse target": {"method": "balanced", "target": "sparse"},
     "balanced, true sequential": {"method": "balanced", "true-sequential": True},
     "best, no match": {"method": "best", "stage": ["permute"]},
+    "best, one epoch": {"method": "best", "stage": ["permute", "match"]},
     "best, four epochs": {"method": "best", "stage": ["permute", "match:epochs=4,lr=0.005"]},
     "fast": {"method": "fast"},
     "balanced": {"method": "balanced"},

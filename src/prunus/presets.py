@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Preset:
     """Axis choices in the command line's own spelling (``name:option=value,…``).
 
-    The allocation is for patterns that can be as sparse as one likes: N:M stays what was asked for in every layer.
+    The allocation and ``stages`` are for patterns that can be as sparse as one likes: N:M stays what was asked for in every
+    layer, and has ``stages_nm``.
     """
 
     criterion: str
@@ -20,6 +21,7 @@ class Preset:
     target: str = "sparse"
     grid: str = "none"
     stages: tuple[str, ...] = ()
+    stages_nm: tuple[str, ...] = ()
     own_text: float = 0.0
     true_sequential: bool = False
 
@@ -41,7 +43,8 @@ PRESETS: dict[str, Preset] = {
                        "blocks with more outliers keep more",
                        target="dense", own_text=0.25),
     "best": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
-                   "balanced, with layers solved in turn, inputs in a good order for N:M, and blocks tuned "
-                   "against the dense model",
-                   target="dense", own_text=0.25, stages=("permute", "match"), true_sequential=True),
+                   "balanced, with layers solved in turn and blocks tuned against the dense model; for N:M also with "
+                   "inputs in a good order and longer tuning",
+                   target="dense", own_text=0.25, stages=("match",), stages_nm=("permute", "match:epochs=4,lr=0.005"),
+                   true_sequential=True),
 }  # fmt: skip

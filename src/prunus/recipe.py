@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from .core import registry
 from .core.errors import RecipeError
 from .core.method import Method
 from .core.registry import Registry, spec_of
-from .core.roles import Pattern
+from .core.roles import BlockStage, Pattern
 from .core.sparsity import Target, parse_sparsity
 from .patterns.nm import NM
 from .presets import PRESETS
@@ -184,8 +185,12 @@ class Recipe:
         named = NM.of(self.wanted())
         if named is not None:
             method = dataclasses.replace(method, pattern=named)
-        if self.allocation is None and method.pattern.own_sparsity is not None:
-            method = dataclasses.replace(method, allocator=registry.allocator.make("uniform"))
+        if method.pattern.own_sparsity is not None:
+            if self.allocation is None:
+                method = dataclasses.replace(method, allocator=registry.allocator.make("uniform"))
+            if self.stage is None:
+                stages = self._or_fail(partial(self._stages, PRESETS[self.method].stages_nm))
+                method = dataclasses.replace(method, stages=stages)
         return method
 
     def loose_pattern(self) -> Pattern:
@@ -241,8 +246,7 @@ class Recipe:
         target = _make(registry.target, self.target or preset.target, faults)
         spec = self.grid or preset.grid
         grid = _make(registry.grid, spec, faults) if spec != "none" else None
-        specs = preset.stages if self.stage is None else tuple(spec for spec in self.stage if spec != "none")
-        stages = [_make(registry.stage, spec, faults) for spec in specs]
+        stages = self._stages(preset.stages if self.stage is None else self.stage, faults)
         if len(faults) > before or not (criterion and pattern and allocator and target and solver):
             return None
         if self.target and target.needs and not solver.aims:
@@ -252,7 +256,12 @@ class Recipe:
             )
         aim = target if solver.aims else Sparse()
         in_turn = preset.true_sequential if self.true_sequential is None else self.true_sequential
-        return Method(criterion, pattern, allocator, aim, solver, grid, tuple(filter(None, stages)), in_turn)
+        return Method(criterion, pattern, allocator, aim, solver, grid, stages, in_turn)
+
+    @staticmethod
+    def _stages(specs: Sequence[str], faults: list[str]) -> tuple[BlockStage, ...]:
+        stages = [_make(registry.stage, spec, faults) for spec in specs if spec != "none"]
+        return tuple(filter(None, stages))
 
     def _target(self, faults: list[str]) -> Target | None:
         if self.sparsity is None:

@@ -26,6 +26,8 @@ from prunus.core.roles import Profile
 from prunus.core.site import Site
 from prunus.measure.quality import Divergence
 from prunus.recipe import Recipe
+from prunus.stages.match import Match
+from prunus.stages.permute import Permute
 from prunus.stream.sources import MemorySource
 from prunus.stream.trials import Trials
 from prunus.stream.trunk import Limits
@@ -237,6 +239,15 @@ def test_presets_allocate_where_the_pattern_is_free(checkpoint, quick, tmp_path)
         assert {site["sparsity"] for site in strict.sites} == {0.5}
     asked = Recipe.of({"method": "balanced", "sparsity": "2:4", "allocation": "owl"})
     assert asked.build_method().allocator == Owl()
+
+
+def test_best_tunes_longer_and_orders_inputs_where_the_pattern_is_strict() -> None:
+    free, strict = (Recipe.of({"method": "best", "sparsity": sparsity}).build_method() for sparsity in ("0.5", "2:4"))
+    assert free.stages == (Match(),)
+    assert strict.stages == (Permute(), Match(epochs=4, lr=0.005))
+    asked = Recipe.of({"method": "best", "sparsity": "2:4", "stage": ["match"]})
+    assert asked.build_method().stages == (Match(),)
+    assert Recipe.of({"method": "best", "sparsity": "2:4", "stage": ["none"]}).build_method().stages == ()
 
 
 def test_owl_gives_the_head_the_target(checkpoint, quick, tmp_path) -> None:

@@ -57,6 +57,8 @@ def _all() -> list[Choice]:
         extras += ["true sequential"] if preset.true_sequential else []
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
+        if preset.stages_nm != preset.stages:
+            axes += f"; N:M: {', '.join(preset.stages_nm)}"
         presets.append(Choice("preset", name, preset.about, preset.about, "", axes, "", {}))
     return presets + [
         Choice(
