@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from .allocate.manual import Pin
 from .core import registry
 from .core.errors import RecipeError
 from .core.method import Method
-from .core.registry import Registry, spec_of
+from .core.registry import Registry, spec_of, suggest
 from .core.roles import BlockStage, Pattern
 from .core.sparsity import Target, parse_sparsity
 from .patterns.nm import NM
@@ -93,8 +92,7 @@ class Recipe:
         for key, value in settings.items():
             name = key.replace("-", "_")
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                faults.append(f"unknown setting '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+                faults.append(f"unknown setting '{key}'{suggest(name, known)}")
             elif name in _AXES and isinstance(value, Mapping):
                 values[name] = spec_of(value)
             elif name == "stage" and value is not None:
@@ -234,9 +232,7 @@ class Recipe:
     def _method(self, faults: list[str]) -> Method | None:
         preset = PRESETS.get(self.method)
         if preset is None:
-            near = difflib.get_close_matches(str(self.method), PRESETS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(PRESETS)}"
-            faults.append(f"unknown method '{self.method}' ({hint})")
+            faults.append(f"unknown method '{self.method}'{suggest(self.method, PRESETS)}")
             preset = PRESETS["magnitude"]
         before = len(faults)
         criterion = _make(registry.criterion, self.criterion or preset.criterion, faults)
