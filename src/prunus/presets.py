@@ -24,6 +24,7 @@ class Preset:
     stages_nm: tuple[str, ...] = ()
     own_text: float = 0.0
     true_sequential: bool = False
+    temper: float = 1.0
 
 
 _OWL = "owl:outlier=10,width=0.12"

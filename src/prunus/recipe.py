@@ -17,6 +17,7 @@ from .core.method import Method
 from .core.registry import Registry, spec_of, suggest
 from .core.roles import BlockStage, Pattern
 from .core.sparsity import Target, parse_sparsity
+from .core.stats import Needs
 from .patterns.nm import NM
 from .presets import PRESETS
 from .stream.coverage import POLICIES
@@ -47,6 +48,7 @@ class Recipe:
     grid: str | None = None
     stage: tuple[str, ...] | None = None
     true_sequential: bool | None = None
+    temper: float | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
@@ -136,6 +138,10 @@ class Recipe:
             isinstance(self.own_text, bool) or not isinstance(self.own_text, (int, float)) or not 0 <= self.own_text < 1
         ):
             faults.append(f"own_text {self.own_text!r} must be a share of the windows, at least 0 and below 1")
+        if self.temper is not None and (
+            isinstance(self.temper, bool) or not isinstance(self.temper, (int, float)) or not 0 < self.temper <= 1
+        ):
+            faults.append(f"temper {self.temper!r} must be above 0 and at most 1 (Grams as they are measured)")
         if self.starved_experts not in POLICIES:
             faults.append(f"starved_experts '{self.starved_experts}' is none of {', '.join(POLICIES)}")
         if self.dtype not in DTYPES:
@@ -145,6 +151,8 @@ class Recipe:
 
     def _check_inputs(self, method: Method, faults: list[str]) -> None:
         """What was asked for that has no effect where no layer's inputs are looked at."""
+        if self.temper not in (None, 1) and Needs.GRAM not in method.needs:
+            faults.append(f"temper {self.temper:g}: method '{self.method}' as composed needs no Gram that it could change")
         if method.looks_at_inputs:
             return
         if self.true_sequential:
@@ -252,7 +260,8 @@ class Recipe:
             )
         aim = target if solver.aims else Sparse()
         in_turn = preset.true_sequential if self.true_sequential is None else self.true_sequential
-        return Method(criterion, pattern, allocator, aim, solver, grid, stages, in_turn)
+        temper = preset.temper if self.temper is None else self.temper
+        return Method(criterion, pattern, allocator, aim, solver, grid, stages, in_turn, temper)
 
     @staticmethod
     def _stages(specs: Sequence[str], faults: list[str]) -> tuple[BlockStage, ...]:

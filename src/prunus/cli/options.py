@@ -59,6 +59,11 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Method",
         "Solve a block's layers in turn, each on inputs that those before it have changed (default: the preset's).",
     ),
+    "temper": (
+        "--temper",
+        "Method",
+        "Power of the Gram that solvers are given, above 0; below 1 for texts unlike the calibration's (default: the preset's).",
+    ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
     "set": (
@@ -152,6 +157,7 @@ def _option(name: str) -> inspect.Parameter:
     flags, panel, text = HELP[name]
     kinds: dict[str, Any] = {
         "min_expert_tokens": int | None, "samples": int | None, "own_text": float | None, "true_sequential": bool | None,
+        "temper": float | None,
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,

@@ -23,6 +23,8 @@ class Method:
     stages: tuple[BlockStage, ...] = ()
     true_sequential: bool = False
     """Whether layers of a block are solved in turn, each on inputs that those before it have had their part in."""
+    temper: float = 1.0
+    """Power of the Grams that solvers are given; 1: as they were measured."""
 
     @property
     def needs(self) -> Needs:
@@ -63,4 +65,5 @@ class Method:
             "grid": registry.grid.describe(self.grid) if self.grid is not None else None,
             "stages": [registry.stage.describe(stage) for stage in self.stages],
             "true_sequential": self.true_sequential,
+            "temper": self.temper,
         }

@@ -186,7 +186,7 @@ def output_error(weight: Tensor, pruned: Tensor, stats: Stats) -> tuple[float, f
     From a Gram G they are tr(D G Dᵀ), with D = W − Ŵ, and tr(W G Wᵀ).
     """
     if stats.has("gram"):
-        kind, lost, total = "output", energy(weight - pruned, stats.gram()), energy(weight, stats.gram())
+        kind, lost, total = "output", energy(weight - pruned, stats.measured()), energy(weight, stats.measured())
     elif stats.has("sample"):
         inputs = stats.moments["sample"].transpose(-1, -2)
         kind = "sample"

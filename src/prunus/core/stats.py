@@ -37,7 +37,7 @@ class Needs(Flag):
         return self & ~(Needs.GRAD | Needs.GRAD_SQ)
 
 
-_SQUARE = ("gram", "drift")
+_SQUARE = ("gram", "drift", "measured")
 """Moments that have a row for every input too."""
 
 
@@ -91,6 +91,10 @@ class Stats:
     def gram(self) -> Tensor:
         """XᵀX, ``[.. cols cols]``."""
         return self._moment("gram")
+
+    def measured(self) -> Tensor:
+        """XᵀX as it was measured, ``[.. cols cols]``, also where solvers are given another :meth:`gram`."""
+        return self.moments["measured"] if self.has("measured") else self.gram()
 
     def drift(self) -> Tensor:
         """(X₀ − X)ᵀX, ``[.. cols cols]``."""

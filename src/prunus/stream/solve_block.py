@@ -22,6 +22,7 @@ from ..core.stats import Needs, Stats
 from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from ..solve.aim import aimed
+from ..solve.temper import tempered
 from .coverage import USUAL, Coverage, left_dense
 from .heap import return_free_memory
 
@@ -97,6 +98,7 @@ class BlockSolver:
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
                     problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
+                    problems = tempered(problems, self.method.temper)
                     if len(problems) == 1:  # what others read too cannot change its order for one
                         problems = [self.arrange(problems[0])]
                     return_free_memory()

@@ -1,0 +1,51 @@
+"""Grams with their eigenvalues drawn together: what was measured on one text, taken less literally. Before any solver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..core.errors import NumericalError
+from ..core.problem import Problem
+from .factor import checked_gram
+
+
+def tempered(problems: Sequence[Problem], power: float) -> list[Problem]:
+    """Problems that share their inputs, with Hᵖ·tr H/tr Hᵖ in the place of their Gram H; errors are measured on H itself.
+
+    Another text has other directions. Those that the calibration text hardly has, least squares gives up for the sake of
+    what it has; a power p < 1 lets them count for more, and leaves eigenvectors, and so what inputs have in common, alone.
+    Inputs that were always zero stay so. Without a Gram, or with a power of 1, nothing is changed.
+
+    Raises:
+        NumericalError: if a Gram holds NaN or Inf, or its eigenvalues are not found.
+    """
+    stats = problems[0].stats
+    if power == 1 or not stats.has("gram"):
+        return list(problems)
+    name = problems[0].site.name
+    gram = torch.stack([_power(one, power, name) for one in checked_gram(stats, name)])
+    moments = {"gram": gram, "measured": stats.gram()}
+    if stats.has("norm_sq"):
+        moments["norm_sq"] = gram.diagonal(dim1=-2, dim2=-1)
+    changed = stats.with_moments(**moments)
+    return [replace(problem, stats=changed) for problem in problems]
+
+
+def _power(gram: Tensor, power: float, name: str) -> Tensor:
+    """Hᵖ ``[cols cols]``, with the trace of H."""
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError as error:
+        raise NumericalError(f"{name}: the eigenvalues of its Gram are not found ({error}). Try --temper 1.") from error
+    values = values.clamp_min_(0)
+    raised = values.pow(power)
+    raised *= values.sum() / raised.sum().clamp_min(torch.finfo(raised.dtype).tiny)
+    result = (vectors * raised) @ vectors.mT
+    dead = gram.diagonal() == 0
+    result[dead] = 0
+    result[:, dead] = 0
+    return result
