@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from measured import inputs_of, measured
 
 import prunus
-from measured import inputs_of, measured
 from prunus.core import registry
 from prunus.core.errors import RecipeError
 from prunus.core.problem import Problem

@@ -62,7 +62,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "temper": (
         "--temper",
         "Method",
-        "Power of the Gram that solvers are given, above 0; below 1 for texts unlike the calibration's (default: the preset's).",
+        "Power of the Gram that solvers are given, 1 or below, for texts unlike the calibration's (default: the preset's).",
     ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import NumericalError
+from ..core.matmul import linear
 from ..core.problem import Problem
 from .factor import checked_gram
 
@@ -39,12 +40,14 @@ def _power(gram: Tensor, power: float, name: str) -> Tensor:
     """Hᵖ ``[cols cols]``, with the trace of H."""
     try:
         values, vectors = torch.linalg.eigh(gram)
-    except torch.linalg.LinAlgError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
         raise NumericalError(f"{name}: the eigenvalues of its Gram are not found ({error}). Try --temper 1.") from error
     values = values.clamp_min_(0)
     raised = values.pow(power)
     raised *= values.sum() / raised.sum().clamp_min(torch.finfo(raised.dtype).tiny)
-    result = (vectors * raised) @ vectors.mT
+    result = linear(vectors * raised, vectors)
     dead = gram.diagonal() == 0
     result[dead] = 0
     result[:, dead] = 0

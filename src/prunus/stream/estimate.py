@@ -27,6 +27,8 @@ _FORWARD_EFFICIENCY = 0.8
 """Of the matrix-product rate that a transformer's forward pass reaches."""
 _SOLVER_EFFICIENCY = 0.3
 """Of that rate that factorisations and column loops reach."""
+_EIGEN = 4
+"""Operations of an eigendecomposition and a product of its parts, in units of cols³ and at that efficiency."""
 _SELECTION_RATE = 50e6
 """Weights a second whose masks are chosen, and whose errors are measured."""
 _DISK_RATE = 0.5e9
@@ -84,7 +86,8 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     if Needs.GRAM in method.needs:
         follows = Needs.DRIFT in method.needs
         moments = (3 if follows else 1) * sum(tokens * group.cols**2 for group in groups)  # a Gram's half is spared
-        solving = (1 + follows) * sum(group.batch * 4 / 3 * group.cols**3 for group in groups)
+        inverse = 4 / 3 * (1 + follows) + (_EIGEN if method.temper != 1 else 0)
+        solving = inverse * sum(group.batch * group.cols**3 for group in groups)
         products = 2 * (method.solver.products + 4 * follows) * sum(group.weights * group.cols for group in groups)
         seconds += (moments + products) / rate / _FORWARD_EFFICIENCY + solving / rate / _SOLVER_EFFICIENCY
     return seconds
@@ -135,6 +138,7 @@ def _moment_bytes(wave: Wave, method: Method) -> int:
 def _working_bytes(group: _Group, method: Method) -> int:
     """What solving a group takes: the factor of its Gram's inverse, half as much again on the way, and the weights."""
     factor = 6 * group.batch * group.cols**2 if Needs.GRAM in method.needs else 0
+    factor += 4 * (group.batch + 3) * group.cols**2 if factor and method.temper != 1 else 0  # Hᵖ, and on the way to one
     aim = 1 if Needs.DRIFT in method.needs else 0
     return int(factor + 4 * (method.solver.copies + aim) * group.weights)
 

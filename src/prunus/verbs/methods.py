@@ -56,6 +56,7 @@ def _all() -> list[Choice]:
         extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
         extras += ["true sequential"] if preset.true_sequential else []
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
+        extras += [f"temper {preset.temper:g}"] if preset.temper != 1 else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
         if preset.stages_nm != preset.stages:
             axes += f"; N:M: {', '.join(preset.stages_nm)}"
