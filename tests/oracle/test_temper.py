@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from measured import inputs_of, measured
@@ -14,6 +16,8 @@ from prunus.core.site import Site
 from prunus.core.stats import Stats
 from prunus.recipe import Recipe
 from prunus.solve.temper import tempered
+from prunus.stream.sources import MemorySource
+from prunus.verbs.prepare import calibration_windows
 from tiny import model_of
 
 
@@ -28,6 +32,12 @@ def problem_of(inputs: torch.Tensor, rows: int = 12, batch: int = 1) -> Problem:
     return Problem(site, weight, Stats(torch.full((batch,), len(inputs)), {"gram": gram}), 0.5, *make)
 
 
+def drawn(problems: list[Problem], power: float) -> list[Problem]:
+    """The Problems with their shared Stats tempered."""
+    stats = tempered(problems[0].stats, power, "layer")
+    return [replace(problem, stats=stats) for problem in problems]
+
+
 def correlated(seed: int = 0, tokens: int = 200, cols: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(tokens, cols, generator=generator) @ torch.randn(cols, cols, generator=generator)
@@ -36,7 +46,7 @@ def correlated(seed: int = 0, tokens: int = 200, cols: int = 16) -> torch.Tensor
 @pytest.mark.parametrize("power", [0.5, 0.25])
 def test_a_power_taken_as_often_as_it_goes_into_one_is_the_gram(power: float) -> None:
     """(Hᵖ)^(1/p) = H by plain products, up to the scale that keeps the trace; a batch entry at a time."""
-    (found,) = tempered([problem_of(correlated(), batch=2)], power)
+    (found,) = drawn([problem_of(correlated(), batch=2)], power)
     for entry, gram in enumerate(found.stats.measured()):
         raised = found.stats.gram()[entry].double()  # found in fp32, so that small eigenvalues are known less well
         assert raised.trace() == pytest.approx(float(gram.trace()), rel=1e-5)
@@ -47,7 +57,7 @@ def test_a_power_taken_as_often_as_it_goes_into_one_is_the_gram(power: float) ->
 def test_inputs_that_were_always_zero_stay_so() -> None:
     inputs = correlated()
     inputs[:, [2, 9]] = 0.0
-    (found,) = tempered([problem_of(inputs)], 0.75)
+    (found,) = drawn([problem_of(inputs)], 0.75)
     gram = found.stats.gram()[0]
     assert (gram[[2, 9]] == 0).all()
     assert (gram[:, [2, 9]] == 0).all()
@@ -55,16 +65,16 @@ def test_inputs_that_were_always_zero_stay_so() -> None:
 
 
 def test_one_token_and_none_are_no_hindrance() -> None:
-    (one,) = tempered([problem_of(correlated(tokens=1))], 0.75)
+    (one,) = drawn([problem_of(correlated(tokens=1))], 0.75)
     torch.testing.assert_close(one.stats.gram(), one.stats.measured(), rtol=1e-4, atol=1e-4)  # of rank one
-    (none,) = tempered([problem_of(torch.zeros(4, 16))], 0.75)
+    (none,) = drawn([problem_of(torch.zeros(4, 16))], 0.75)
     assert (none.stats.gram() == 0).all()
 
 
 @pytest.mark.parametrize("solver", ["admm", "lstsq", "sparsegpt"])
 def test_errors_are_measured_on_the_gram_that_was_seen(solver: str) -> None:
     plain = problem_of(correlated())
-    (problem,) = tempered([plain], 0.6)
+    (problem,) = drawn([plain], 0.6)
     (solution,) = registry.solver.make(solver).solve([problem])
     difference = (plain.weight - solution.weight)[0].double()
     lost = float((difference @ correlated().double().T).square().sum())
@@ -79,7 +89,7 @@ def test_a_lower_power_does_more_for_directions_that_were_hardly_seen() -> None:
     solver = registry.solver.make("lstsq", {"method": "exact", "damp": 0})
     seen, everywhere = [], []
     for power in (1.0, 0.75, 0.5):
-        (solution,) = solver.solve(tempered([plain], power))
+        (solution,) = solver.solve(drawn([plain], power))
         seen.append(solution.rel_error)
         everywhere.append(float((plain.weight - solution.weight).square().sum()))
     assert seen == sorted(seen)
@@ -92,9 +102,6 @@ def test_a_whole_run_tells_the_errors_that_its_layers_have(family: str, tokenize
     dense, pruned, plain = (model_of(family) for _ in range(3))
     result = prunus.prune(pruned, tokenizer=tokenizer, **settings)
     prunus.prune(plain, tokenizer=tokenizer, **{**settings, "temper": 1.0})
-    from prunus.stream.sources import MemorySource
-    from prunus.verbs.prepare import calibration_windows
-
     source = MemorySource(dense, torch.device("cpu"))
     windows = calibration_windows(source, tokenizer, Recipe.of(quick))
     inputs = inputs_of(dense, dense.model.layers[0], windows)

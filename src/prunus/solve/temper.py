@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ..core.errors import NumericalError
 from ..core.matmul import linear
-from ..core.problem import Problem
+from ..core.stats import Stats
 from .factor import checked_gram
 
 
-def tempered(problems: Sequence[Problem], power: float) -> list[Problem]:
-    """Problems that share their inputs, with Hᵖ·tr H/tr Hᵖ in the place of their Gram H; errors are measured on H itself.
+def tempered(stats: Stats, power: float, name: str) -> Stats:
+    """Stats with Hᵖ·tr H/tr Hᵖ in the place of their Gram H, which stays as ``measured``: errors are taken from that.
 
     Another text has other directions. Those that the calibration text hardly has, least squares gives up for the sake of
     what it has; a power p < 1 lets them count for more, and leaves eigenvectors, and so what inputs have in common, alone.
@@ -24,16 +21,13 @@ def tempered(problems: Sequence[Problem], power: float) -> list[Problem]:
     Raises:
         NumericalError: if a Gram holds NaN or Inf, or its eigenvalues are not found.
     """
-    stats = problems[0].stats
     if power == 1 or not stats.has("gram"):
-        return list(problems)
-    name = problems[0].site.name
+        return stats
     gram = torch.stack([_power(one, power, name) for one in checked_gram(stats, name)])
     moments = {"gram": gram, "measured": stats.gram()}
     if stats.has("norm_sq"):
         moments["norm_sq"] = gram.diagonal(dim1=-2, dim2=-1)
-    changed = stats.with_moments(**moments)
-    return [replace(problem, stats=changed) for problem in problems]
+    return stats.with_moments(**moments)
 
 
 def _power(gram: Tensor, power: float, name: str) -> Tensor:

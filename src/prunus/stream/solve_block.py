@@ -93,12 +93,13 @@ class BlockSolver:
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
                 )
                 settled = self.coverage.settle(stats, starved, again)
+                given = tempered(settled, self.method.temper, sites[0].name)
                 for steps, found in zip(asked, parts, strict=True):
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
                         problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
                     problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
-                    problems = tempered(problems, self.method.temper)
+                    problems = [replace(problem, stats=given) for problem in problems]
                     if len(problems) == 1:  # what others read too cannot change its order for one
                         problems = [self.arrange(problems[0])]
                     return_free_memory()
