@@ -11,7 +11,8 @@ from prunus.core.errors import RecipeError
 from prunus.core.progress import Silent
 from prunus.models.tokens import plain_ids
 from prunus.recipe import Recipe
-from prunus.stream.passages import LENGTH, own_count, with_own_windows, write
+from prunus.stream.evaluate import forwarded
+from prunus.stream.passages import CONTEXT, LENGTH, own_count, with_own_windows, write, written_through
 from prunus.stream.sources import MemorySource
 from prunus.verbs.prepare import calibration_windows, open_model
 from tiny import VOCABULARY, model_of
@@ -21,7 +22,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])
 def test_every_token_is_drawn_from_the_whole_models_chances(family: str) -> None:
-    """By inverse transform sampling: as many ids have smaller cumulative chances as the random number says."""
+    """By inverse transform sampling: as many ids have smaller cumulative chances as the random number says.
+
+    The chances are those behind the last few tokens alone.
+    """
     model, ids, count = model_of(family), torch.arange(5, VOCABULARY), 100
     found = write(MemorySource(model, CPU), count, ids, 3, 64, Silent())
     assert found.shape == (count, LENGTH)
@@ -30,7 +34,7 @@ def test_every_token_is_drawn_from_the_whole_models_chances(family: str) -> None
     for k in range(1, LENGTH):
         numbers = torch.cat([torch.rand(len(part), generator=generator) for part in found.split(64)]).double()
         with torch.no_grad():
-            chances = model(input_ids=found[:, :k], use_cache=False).logits[:, -1, ids].double().softmax(-1)
+            chances = model(input_ids=found[:, max(0, k - CONTEXT) : k], use_cache=False).logits[:, -1, ids].double().softmax(-1)
         drawn = found[:, k] - ids[0]
         below = (chances * (torch.arange(len(ids)) < drawn[:, None])).sum(-1)
         above = below + chances.gather(1, drawn[:, None])[:, 0]
@@ -56,6 +60,28 @@ def test_passages_take_the_place_of_the_last_windows(tokenizer, quick) -> None:
     assert (mixed[-2:] == 7).all()
     assert own_count(8, 0.25) == 2
     assert own_count(1, 0.9) == 0  # one window at least is text
+
+
+def test_a_passages_start_is_left_out(tokenizer, quick) -> None:
+    source, ids = MemorySource(model_of("llama"), CPU), torch.arange(5, VOCABULARY)
+    windows = calibration_windows(source, tokenizer, Recipe.of({**quick, "seqlen": 60}))
+    mixed = with_own_windows(source, windows, 2, ids, 0, 256, Silent())
+    passages = write(source, 5, ids, 0, 256, Silent())  # 5 · 28 tokens hold 2 · 60
+    assert torch.equal(mixed[-2:].flatten(), passages[:, CONTEXT:].flatten()[:120])
+
+
+def test_tokens_that_go_through_the_model_are_counted(monkeypatch, tokenizer, quick) -> None:
+    through = []
+
+    def counting(source, windows, *rest):
+        through.append(windows.numel())
+        return forwarded(source, windows, *rest)
+
+    monkeypatch.setattr("prunus.stream.passages.forwarded", counting)
+    source, ids = MemorySource(model_of("llama"), CPU), torch.arange(5, VOCABULARY)
+    windows = calibration_windows(source, tokenizer, Recipe.of({**quick, "seqlen": 60}))
+    with_own_windows(source, windows, 2, ids, 0, 256, Silent())
+    assert sum(through) == written_through(120)
 
 
 def test_they_hold_no_special_tokens(tokenizer) -> None:

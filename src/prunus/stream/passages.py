@@ -1,7 +1,8 @@
 """Text that the dense model writes itself: many short passages, each sampled from one random token on.
 
 What a model writes goes through everything that it knows, where a calibration text shows one field. Passages are written
-together, a token a pass over the blocks, so that any model that can be streamed can write them.
+together, a token a pass over the blocks, so that any model that can be streamed can write them; a token is drawn from the
+few before it, so that a pass costs the same however long a passage has grown.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from ..core.progress import Progress, Silent
 from .evaluate import forwarded
 from .sources import Source
 
-LENGTH = 8
-"""Tokens of a passage. A passage twice as long costs four times as much and won nothing (docs/choosing.md)."""
+LENGTH = 32
+"""Tokens of a passage."""
+CONTEXT = 4
+"""Tokens that the next is drawn from; as many at a passage's start, which no text would put together, are left out."""
 
 
 def own_count(samples: int, share: float) -> int:
@@ -29,15 +32,21 @@ def can_write(source: Source) -> bool:
 
 def written_through(tokens: int) -> int:
     """Tokens that go through the model while it writes so many."""
-    return tokens * (LENGTH - 1) // 2
+    return _passages(tokens) * sum(min(k, CONTEXT) for k in range(1, LENGTH))
+
+
+def _passages(tokens: int) -> int:
+    """Passages that hold so many tokens behind their starts."""
+    return -(-tokens // (LENGTH - CONTEXT))
 
 
 def with_own_windows(source: Source, windows: Tensor, count: int, ids: Tensor, seed: int, batch_tokens: int,
                      progress: Progress) -> Tensor:  # fmt: skip
     """``windows [samples seqlen]``, the last ``count`` of them made of passages in ``ids [ids]`` that the model writes."""
     tokens = count * windows.shape[1]
-    passages = write(source, -(-tokens // LENGTH), ids, seed, batch_tokens, progress)
-    return torch.cat([windows[: len(windows) - count], passages.flatten()[:tokens].view(count, -1)])
+    passages = write(source, _passages(tokens), ids, seed, batch_tokens, progress)
+    own = passages[:, CONTEXT:].flatten()[:tokens]
+    return torch.cat([windows[: len(windows) - count], own.view(count, -1)])
 
 
 def write(source: Source, count: int, ids: Tensor, seed: int, batch_tokens: int, progress: Progress) -> Tensor:
@@ -47,7 +56,7 @@ def write(source: Source, count: int, ids: Tensor, seed: int, batch_tokens: int,
     progress.start("Writing own passages", LENGTH - 1)
     for _ in range(LENGTH - 1):
         drawn = torch.empty(count, 1, dtype=ids.dtype)
-        with forwarded(source, passages, batch_tokens, Silent(), "") as trunk:
+        with forwarded(source, passages[:, -CONTEXT:], batch_tokens, Silent(), "") as trunk:
             for place, logits in trunk.last_logits():
                 heaps = logits[:, ids.to(logits.device)].softmax(dim=-1).cumsum_(dim=-1).cpu()
                 chance = torch.rand(len(heaps), 1, generator=generator) * heaps[:, -1:]
