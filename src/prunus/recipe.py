@@ -128,19 +128,11 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 faults.append(f"{name} {value!r} must be a whole number of at least {least}")
-        if (
-            isinstance(self.memory_budget, bool)
-            or not isinstance(self.memory_budget, (int, float))
-            or self.memory_budget <= 0
-        ):
+        if not (_is_number(self.memory_budget) and self.memory_budget > 0):
             faults.append(f"memory_budget {self.memory_budget!r} must be a positive number of GiB")
-        if self.own_text is not None and (
-            isinstance(self.own_text, bool) or not isinstance(self.own_text, (int, float)) or not 0 <= self.own_text < 1
-        ):
+        if self.own_text is not None and not (_is_number(self.own_text) and 0 <= self.own_text < 1):
             faults.append(f"own_text {self.own_text!r} must be a share of the windows, at least 0 and below 1")
-        if self.temper is not None and (
-            isinstance(self.temper, bool) or not isinstance(self.temper, (int, float)) or not 0 < self.temper <= 1
-        ):
+        if self.temper is not None and not (_is_number(self.temper) and 0 < self.temper <= 1):
             faults.append(f"temper {self.temper!r} must be above 0 and at most 1 (Grams as they are measured)")
         if self.starved_experts not in POLICIES:
             faults.append(f"starved_experts '{self.starved_experts}' is none of {', '.join(POLICIES)}")
@@ -293,6 +285,10 @@ class Recipe:
             except ValueError as error:
                 faults.append(f"--set {error}")
         return pins
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:

@@ -107,7 +107,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "memory_budget": (
         "--memory-budget",
         "Machine",
-        "GiB for each of: Gram matrices held at once, hidden states in memory, loading the result as a check. Default 4.",
+        "GiB for each of: Gram matrices held at once, hidden states, the model as it writes or is checked. Default 4.",
     ),
     "trust_remote_code": (
         "--trust-remote-code/--no-trust-remote-code",

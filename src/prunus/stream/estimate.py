@@ -67,7 +67,7 @@ def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Ten
     }
     disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
     seconds = _seconds(source, method, observed, windows, judged, written) + 3 * disk / _DISK_RATE
-    return Estimate(_memory(source, method, observed, windows, judged, limits), seconds, disk)
+    return Estimate(_memory(source, method, observed, windows, judged, limits, written), seconds, disk)
 
 
 def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
@@ -94,8 +94,8 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
 
 
 def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
-            judged: Tensor | None, limits: Limits) -> int:  # fmt: skip
-    """The largest of what embedding, pruning a block, judging, and loading the result as a check take."""
+            judged: Tensor | None, limits: Limits, written: int) -> int:  # fmt: skip
+    """The largest of what writing own text, embedding, pruning a block, judging, and loading the result as a check take."""
     width = source.model.dtype.itemsize
     block = max(map(_size, source.blocks)) * width
     outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
@@ -108,6 +108,9 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.tunes else 0
     moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
     stages = [outside + state, 2 * block + state + moments + max(running, solving, tuning + running) + KEPT]
+    held = sum(parameter.nbytes for parameter in source.model.parameters())
+    if written and held <= limits.budget:
+        stages.append(held + KEPT)
     if judged is not None:
         vocabulary = source.model.get_input_embeddings().weight.shape[0]
         stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.progress import Progress, Silent
 from .evaluate import forwarded
 from .sources import Source
+from .trunk import Limits
 
 LENGTH = 32
 """Tokens of a passage."""
@@ -40,27 +41,34 @@ def _passages(tokens: int) -> int:
     return -(-tokens // (LENGTH - CONTEXT))
 
 
-def with_own_windows(source: Source, windows: Tensor, count: int, ids: Tensor, seed: int, batch_tokens: int,
+def with_own_windows(source: Source, windows: Tensor, count: int, ids: Tensor, seed: int, limits: Limits,
                      progress: Progress) -> Tensor:  # fmt: skip
     """``windows [samples seqlen]``, the last ``count`` of them made of passages in ``ids [ids]`` that the model writes."""
     tokens = count * windows.shape[1]
-    passages = write(source, _passages(tokens), ids, seed, batch_tokens, progress)
+    passages = write(source, _passages(tokens), ids, seed, limits, progress)
     own = passages[:, CONTEXT:].flatten()[:tokens]
     return torch.cat([windows[: len(windows) - count], own.view(count, -1)])
 
 
-def write(source: Source, count: int, ids: Tensor, seed: int, batch_tokens: int, progress: Progress) -> Tensor:
+def write(source: Source, count: int, ids: Tensor, seed: int, limits: Limits, progress: Progress) -> Tensor:
     """``[count LENGTH]`` tokens, the first drawn evenly from ``ids [ids]``, the others from the model at temperature 1."""
     generator = torch.Generator().manual_seed(seed)
     passages = ids[torch.randint(0, len(ids), (count, 1), generator=generator)]
     progress.start("Writing own passages", LENGTH - 1)
-    for _ in range(LENGTH - 1):
-        drawn = torch.empty(count, 1, dtype=ids.dtype)
-        with forwarded(source, passages[:, -CONTEXT:], batch_tokens, Silent(), "") as trunk:
-            for place, logits in trunk.last_logits():
-                heaps = logits[:, ids.to(logits.device)].softmax(dim=-1).cumsum_(dim=-1).cpu()
-                chance = torch.rand(len(heaps), 1, generator=generator) * heaps[:, -1:]
-                drawn[place] = ids[torch.searchsorted(heaps, chance).clamp_(max=len(ids) - 1)]
-        passages = torch.cat([passages, drawn], dim=1)
-        progress.step()
+    with source.held(limits.budget):
+        for _ in range(LENGTH - 1):
+            read = passages[:, -CONTEXT:]
+            passages = torch.cat([passages, _next(source, read, ids, generator, limits.batch_tokens)], dim=1)
+            progress.step()
     return passages
+
+
+def _next(source: Source, read: Tensor, ids: Tensor, generator: torch.Generator, batch_tokens: int) -> Tensor:
+    """The token ``[count 1]`` behind each of ``read [count length]``, by inverse transform sampling."""
+    drawn = torch.empty(len(read), 1, dtype=ids.dtype)
+    with forwarded(source, read, batch_tokens, Silent(), "") as trunk:
+        for place, logits in trunk.last_logits():
+            heaps = logits[:, ids.to(logits.device)].softmax(dim=-1).cumsum_(dim=-1).cpu()
+            chance = torch.rand(len(heaps), 1, generator=generator) * heaps[:, -1:]
+            drawn[place] = ids[torch.searchsorted(heaps, chance).clamp_(max=len(ids) - 1)]
+    return drawn

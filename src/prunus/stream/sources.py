@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +27,20 @@ class Source(ABC):
 
     model: Any
     device: torch.device
+    _holds = False
+
+    @contextmanager
+    def held(self, most: int) -> Iterator[None]:
+        """Within this context what was loaded stays so, if the whole model takes no more than ``most`` bytes."""
+        self._holds = sum(parameter.nbytes for parameter in self.model.parameters()) <= most
+        try:
+            yield
+        finally:
+            if self._holds:
+                self._holds = False
+                for index in range(len(self.blocks)):
+                    self.release(index)
+                self.release_outside()
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -71,9 +86,14 @@ class Source(ABC):
     def expect(self, index: int) -> None:
         """This block will be loaded next: begin to read it in the background."""
 
-    @abstractmethod
     def release(self, index: int) -> None:
-        """The block's weights are no longer needed in memory."""
+        """The block's weights are no longer needed in memory, unless they are :meth:`held`."""
+        if not self._holds:
+            self._release(index)
+
+    @abstractmethod
+    def _release(self, index: int) -> None:
+        """Free a block's weights."""
 
     @abstractmethod
     def matrix(self, site: Site) -> Tensor:
@@ -83,9 +103,14 @@ class Source(ABC):
     def load_outside(self, head: bool) -> None:
         """Bring what is outside the blocks (embeddings, final norm; the head if asked) to the device."""
 
-    @abstractmethod
     def release_outside(self) -> None:
-        """What is outside the blocks is no longer needed in memory."""
+        """What is outside the blocks is no longer needed in memory, unless it is :meth:`held`."""
+        if not self._holds:
+            self._release_outside()
+
+    @abstractmethod
+    def _release_outside(self) -> None:
+        """Free what is outside the blocks."""
 
     @abstractmethod
     def put(self, weights: Mapping[Site, Tensor]) -> None:
@@ -132,15 +157,15 @@ class CheckpointSource(Source):
         self._overlay = read
 
     def load(self, index: int) -> nn.Module:
-        self._load(self._inside(index))
+        self._load(self._absent(self._inside(index)))
         return self.blocks[index]
 
     def expect(self, index: int) -> None:
         if index < len(self.blocks):
-            names = [disk for parameter in self._inside(index) for disk in self.names.sources[parameter]]
+            names = [disk for parameter in self._absent(self._inside(index)) for disk in self.names.sources[parameter]]
             self.background.expect(names, self.checkpoint.read)
 
-    def release(self, index: int) -> None:
+    def _release(self, index: int) -> None:
         release(self.blocks[index])
 
     def matrix(self, site: Site) -> Tensor:
@@ -156,13 +181,13 @@ class CheckpointSource(Source):
     def load_outside(self, head: bool) -> None:
         trunk = {id(parameter) for parameter in self.model.base_model.parameters()}
         names = self._outside()
-        self._load([name for name in names if head or id(self.model.get_parameter_or_buffer(name)) in trunk])
+        self._load(self._absent([name for name in names if head or id(self.model.get_parameter_or_buffer(name)) in trunk]))
         self.names.tie()
         for name, buffer in self.model.named_buffers():
             owner, _, key = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[key] = buffer.to(self.device)
 
-    def release_outside(self) -> None:
+    def _release_outside(self) -> None:
         for name in self._outside():
             owner, _, key = name.rpartition(".")
             release_parameter(self.model.get_submodule(owner), key)
@@ -200,6 +225,12 @@ class CheckpointSource(Source):
     def _outside(self) -> list[str]:
         return [name for name in self.names.sources if not self.is_inside(name)]
 
+    def _absent(self, parameters: list[str]) -> list[str]:
+        """Those that are to be loaded: all, unless some are held."""
+        if not self._holds:
+            return parameters
+        return [name for name in parameters if self.model.get_parameter_or_buffer(name).is_meta]
+
     def _load(self, parameters: list[str]) -> None:
         read = self._overlay or partial(self.background.read, read=self.checkpoint.read)
         self.names.load(parameters, read, self.device)
@@ -233,7 +264,7 @@ class MemorySource(Source):
     def load(self, index: int) -> nn.Module:
         return self.blocks[index].to(self.device)
 
-    def release(self, index: int) -> None:
+    def _release(self, index: int) -> None:
         self.blocks[index].to(self._home)
 
     def expect(self, index: int) -> None:
@@ -251,7 +282,7 @@ class MemorySource(Source):
     def load_outside(self, head: bool) -> None:
         self._move_outside(self.device)
 
-    def release_outside(self) -> None:
+    def _release_outside(self) -> None:
         self._move_outside(self._home)
 
     def _move_outside(self, device: torch.device) -> None:

@@ -24,7 +24,7 @@ _LAST = 64
 
 
 class Limits(NamedTuple):
-    """Tokens of one forward pass, and bytes of moments or of hidden states in memory."""
+    """Tokens of one forward pass, and bytes in memory of moments, of hidden states, or of a model that is held there."""
 
     batch_tokens: int
     budget: int

@@ -58,8 +58,13 @@ class Prepared:
         """The windows, some of them written by the model where that is wanted."""
         if self.windows is None or self.plain is None:
             return self.windows
-        recipe = self.recipe
-        return with_own_windows(self.source, self.windows, self.own, self.plain, recipe.seed, recipe.batch_tokens, progress)
+        limits = limits_of(self.recipe)
+        return with_own_windows(self.source, self.windows, self.own, self.plain, self.recipe.seed, limits, progress)
+
+
+def limits_of(recipe: Recipe) -> Limits:
+    """What a run may take at a time."""
+    return Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
 
 
 def choose_device(name: str) -> torch.device:
@@ -174,7 +179,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     own = own_windows(source, recipe, windows)
     method = recipe.build_method()
     selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
-    limits = Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
+    limits = limits_of(recipe)
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
