@@ -40,12 +40,12 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset("wanda", "unstructured:scope=row", "uniform", "keep",
                    "what Wanda does: no repair, little text needed"),
     "balanced": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
-                       "masks and survivors found together by ADMM, aimed in part at the dense model's outputs; "
-                       "blocks with more outliers keep more",
-                       target="dense", own_text=0.25),
+                       "masks and survivors found together by ADMM, aimed in part at the dense model's outputs, on "
+                       "tempered Grams; blocks with more outliers keep more",
+                       target="dense", own_text=0.25, temper=0.8),
     "best": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
                    "balanced, with layers solved in turn and blocks tuned against the dense model; for N:M also with "
                    "inputs in a good order and longer tuning",
                    target="dense", own_text=0.25, stages=("match",), stages_nm=("permute", "match:epochs=4,lr=0.005"),
-                   true_sequential=True),
+                   true_sequential=True, temper=0.8),
 }  # fmt: skip
