@@ -144,13 +144,13 @@ class Recipe:
     def _check_inputs(self, method: Method, faults: list[str]) -> None:
         """What was asked for that has no effect where no layer's inputs are looked at."""
         if self.temper not in (None, 1) and Needs.GRAM not in method.needs:
-            faults.append(f"temper {self.temper:g}: method '{self.method}' as composed needs no Gram that it could change")
+            faults.append(f"temper {self.temper}: method '{self.method}' as composed needs no Gram that it could change")
         if method.looks_at_inputs:
             return
         if self.true_sequential:
             faults.append(f"true_sequential: method '{self.method}' looks at no inputs, so that layers need no turns")
         if self.own_text:
-            faults.append(f"own_text {self.own_text:g}: method '{self.method}' looks at no text")
+            faults.append(f"own_text {self.own_text}: method '{self.method}' looks at no text")
 
     def _wrong_types(self) -> list[str]:
         faults = []

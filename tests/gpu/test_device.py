@@ -7,17 +7,50 @@ import torch
 
 import prunus
 
+SOLVED = [
+    {"method": "magnitude"},
+    {"method": "wanda"},
+    {"method": "sparsegpt"},
+    {"method": "wanda", "criterion": "gradient"},
+]
+REPAIRED = [{"method": "balanced"}, {"method": "best"}, {"method": "best", "sparsity": "2:4"}]
+
+
+def both(family: str, settings: dict, checkpoint, tmp_path) -> list[prunus.PruneResult]:
+    """The run on the CPU and on the GPU, of the text alone: what a model writes hangs on the last bit of its logits."""
+    common = {"dtype": "float32", "own_text": 0, **settings}
+    found = [prunus.prune(checkpoint(family), tmp_path / device, device=device, **common) for device in ("cpu", "cuda")]
+    assert torch.cuda.max_memory_allocated() > 0
+    for one, two in zip(*(result.sites for result in found), strict=True):
+        assert one["sparsity"] == pytest.approx(two["sparsity"], abs=0.02)
+    return found
+
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
-def test_cpu_and_gpu_agree(family, method, checkpoint, quick, tmp_path) -> None:
-    found = {}
-    for device in ("cpu", "cuda"):
-        result = prunus.prune(checkpoint(family), tmp_path / device, method=method, device=device, dtype="float32", **quick)
-        found[device] = result
-    for one, two in zip(found["cpu"].sites, found["cuda"].sites, strict=True):
-        assert one["sparsity"] == two["sparsity"]
-        assert one["rel_error"] == pytest.approx(two["rel_error"], rel=0.02)
-    assert found["cpu"].perplexity["pruned"] == pytest.approx(found["cuda"].perplexity["pruned"], rel=0.02)
-    assert torch.cuda.max_memory_allocated() > 0
+@pytest.mark.parametrize("composed", SOLVED, ids=lambda composed: " ".join(composed.values()))
+def test_cpu_and_gpu_agree(family, composed, checkpoint, quick, tmp_path) -> None:
+    one, two = both(family, {**quick, **composed}, checkpoint, tmp_path)
+    for ours, theirs in zip(one.sites, two.sites, strict=True):
+        assert ours["rel_error"] == pytest.approx(theirs["rel_error"], rel=0.02)
+    assert one.perplexity["pruned"] == pytest.approx(two.perplexity["pruned"], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("composed", REPAIRED, ids=lambda composed: " ".join(composed.values()))
+def test_presets_are_as_good_on_a_gpu(family, composed, checkpoint, quick, tmp_path) -> None:
+    """Steps of ADMM and of Adam carry rounding on, so that single weights differ and what they add up to does not."""
+    one, two = both(family, {**quick, **composed}, checkpoint, tmp_path)
+    errors = [sum(site["rel_error"] for site in result.sites) for result in (one, two)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+    assert one.perplexity["pruned"] == pytest.approx(two.perplexity["pruned"], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_model_writes_on_a_gpu(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, "method": "balanced", "own_text": 0.5, "device": "cuda"}
+    results = [prunus.prune(checkpoint("llama"), tmp_path / name, **settings) for name in ("one", "two")]
+    assert results[0].record["plan"]["settings"]["calibration"]["own"] == 4
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two

@@ -12,6 +12,7 @@ from measured import inputs_of, measured
 from torch import nn
 
 import prunus
+from prunus.core.errors import UnsupportedModelError
 from prunus.models.locate import locate
 from prunus.models.skeleton import model_inputs
 from prunus.observe.windows import random_windows
@@ -59,6 +60,13 @@ class Halves(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
         return self.model(**model_inputs(self.model, input_ids))
+
+
+def test_what_predicts_no_tokens_is_refused_before_it_is_run(tokenizer, quick, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.stream.trunk.Trunk.advance", lambda *_: pytest.fail("run"))
+    for composed in ({"allocation": "sensitivity"}, {"allocation": "evolve"}, {"criterion": "gradient"}):
+        with pytest.raises(UnsupportedModelError, match="BertModel: .*language-model head"):
+            prunus.prune(build("bert"), tokenizer=tokenizer, **{**quick, "method": "magnitude", **composed})
 
 
 @pytest.mark.parametrize(

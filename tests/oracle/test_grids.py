@@ -122,6 +122,30 @@ def test_what_is_carried_is_the_weights(solver, criterion, pattern, grid: Intege
     assert int((~solution.mask.keep).sum()) == int((~plain.mask.keep).sum())
 
 
+@pytest.mark.parametrize(("pattern", "group", "blocksize"), [(NM(2, 8), 20, 128), (NM(2, 4), 24, 128), (NM(2, 4), 10, 40)])
+def test_windows_and_groups_that_do_not_nest_are_chosen_from_what_is_up_to_date(
+    pattern, group, blocksize, monkeypatch
+) -> None:
+    """Cut into strips or eliminated a block at a time, SparseGPT is the same."""
+    problem, _ = make(16, 240, criterion=Obs(), pattern=pattern, sparsity=pattern.own_sparsity, grid=Integer(8, group))
+    (cut,) = SparseGPT(blocksize=blocksize).solve([problem])
+    monkeypatch.setattr("prunus.solve.sparsegpt._STRIP", 240)
+    (whole,) = SparseGPT(blocksize=blocksize).solve([problem])
+    assert torch.equal(cut.mask.keep, whole.mask.keep)
+    torch.testing.assert_close(cut.weight, whole.weight, rtol=1e-3, atol=1e-4)
+    assert pattern.violation(cut.mask.keep) is None
+
+
+def test_a_grid_is_fitted_to_what_will_be_left(monkeypatch) -> None:
+    """Of a group that reaches past the window in which masks are chosen, too: nothing in it is still whole."""
+    fitted = []
+    fit = Integer.fit
+    monkeypatch.setattr(Integer, "fit", lambda self, weight, *rest: fitted.append(weight) or fit(self, weight, *rest))
+    problem, _ = make(16, 384, criterion=Obs(), pattern=Unstructured(), sparsity=0.5, grid=Integer(8, 96))
+    SparseGPT(blocksize=128).solve([problem])
+    assert [0.4 < float((weight == 0).float().mean()) < 0.6 for weight in fitted] == [True] * 4
+
+
 @pytest.mark.parametrize(("solver", "criterion"), SOLVERS[1:])
 @pytest.mark.parametrize("pattern", [Unstructured(), NM(2, 4)])
 def test_jointly_is_better_than_one_after_the_other(solver, criterion, pattern) -> None:

@@ -149,6 +149,8 @@ def test_shares_that_are_none() -> None:
     for wrong in (1.0, -0.1, True, "much"):
         with pytest.raises(RecipeError, match="must be a share of the windows"):
             Recipe.of({"own_text": wrong})
+        with pytest.raises(RecipeError, match="must be a share of the windows"):
+            Recipe.of({"method": "magnitude", "own_text": wrong})
     with pytest.raises(RecipeError, match=r"own_text 0.5: method 'magnitude' looks at no text"):
         Recipe.of({"method": "magnitude", "own_text": 0.5})
     assert Recipe.of({"method": "sparsegpt"}).own_share == 0

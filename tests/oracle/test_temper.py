@@ -115,6 +115,8 @@ def test_recipes_name_what_is_wrong_with_it() -> None:
     for wrong in (0, -1, 1.5, "much", True):
         with pytest.raises(RecipeError, match="temper"):
             Recipe.of({"temper": wrong})
+        with pytest.raises(RecipeError, match="must be above 0"):
+            Recipe.of({"method": "wanda", "temper": wrong})
     with pytest.raises(RecipeError, match=r"temper 0.5: method 'wanda' as composed needs no Gram"):
         Recipe.of({"method": "wanda", "temper": 0.5})
     assert Recipe.of({"method": "sparsegpt"}).build_method().temper == 1

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from math import log
+from math import inf, log
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from prunus.allocate.levels import mean_sparsity, mixed_kept
 from prunus.allocate.owl import Owl
 from prunus.allocate.sensitivity import Sensitivity
 from prunus.core import registry
-from prunus.core.errors import RecipeError
+from prunus.core.errors import NumericalError, RecipeError
 from prunus.core.progress import Silent
 from prunus.core.roles import Profile
 from prunus.core.site import Site
@@ -28,6 +28,7 @@ from prunus.measure.quality import Divergence
 from prunus.recipe import Recipe
 from prunus.stages.match import Match
 from prunus.stages.permute import Permute
+from prunus.stream.coverage import Coverage
 from prunus.stream.sources import MemorySource
 from prunus.stream.trials import Trials
 from prunus.stream.trunk import Limits
@@ -168,6 +169,79 @@ def test_trials_of_a_model(composed, checkpoint, tokenizer, quick, tmp_path) -> 
     assert zeros / weights == pytest.approx(0.6 if composed["sparsity"] == "0.6" else 0.5, abs=0.02)
 
 
+def test_trials_leave_out_what_has_a_threshold(checkpoint, quick, tmp_path) -> None:
+    chosen = {"method": "magnitude", "allocation": SENSITIVITY, "sparsity": 0.6, "set": ["*.q_proj=threshold:0.02"]}
+    result = prunus.prune(checkpoint("llama"), tmp_path / "out", **{**quick, **chosen})
+    free = [site for site in result.sites if not site["name"].endswith("q_proj")]
+    zeros = sum(site["sparsity"] * site["parameters"] for site in free)
+    assert zeros / sum(site["parameters"] for site in free) == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_threshold_is_of_the_whole_layer(tokenizer, quick) -> None:
+    """Whatever the method compares within rows."""
+    model, dense = model_of("llama"), model_of("llama")
+    pinned = {**quick, "method": "magnitude", "pattern": "unstructured:scope=row", "set": ["*=threshold:0.02"]}
+    result = prunus.prune(model, tokenizer=tokenizer, **{**pinned, "sparsity": None})
+    for site in result.sites:
+        one, other = (held.get_parameter(f"{site['name']}.weight") for held in (model, dense))
+        assert torch.equal(one == 0, other.abs() < 0.02)
+
+
+def test_a_pattern_that_does_not_fit_is_told_before_anything_is_measured(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.prepare.make_profile", lambda *_: pytest.fail("surveyed"))
+    for allocation in ("owl", SENSITIVITY):
+        with pytest.raises(RecipeError, match="do not divide"):
+            prunus.prune(checkpoint("llama"), tmp_path / "out", **{**quick, "sparsity": "3:7", "allocation": allocation})
+
+
+def test_candidates_that_overflow_are_never_chosen(tokenizer, quick, monkeypatch) -> None:
+    sites, profile = sites_and_profile(0)
+    through = trials_of(sites)
+
+    def overflowing(candidates, tokens):
+        worst = [max(candidate.values()) for candidate in candidates]
+        return [inf if most > 0.65 else kl for most, kl in zip(worst, through(candidates, tokens), strict=True)]
+
+    method = Sensitivity(step=0.1, spread=2)
+    trials = replace(profile, levels=method.levels(0.6), evaluate=overflowing)
+    shares = method.split(sites, 0.5, trials)
+    assert max(shares.values()) <= 0.6 + 1e-6
+    assert mean_sparsity(shares, sites) == pytest.approx(0.5, abs=1e-6)
+    with pytest.raises(NumericalError, match=r"overflows beyond 60.0% of zeros, 70.0% were asked for"):
+        method.split(sites, 0.7, trials)
+    evolve = Evolve(generations=3, offspring=4)
+    assert max(evolve.split(sites, 0.6, trials).values()) <= 0.65
+    with pytest.raises(NumericalError, match="every candidate overflows"):
+        evolve.split(sites, 0.8, trials)
+
+    model = model_of("llama")
+    source = MemorySource(model, torch.device("cpu"))
+    windows = calibration_windows(source, tokenizer, Recipe.of(quick))
+    inside = [site for found in source.found for site in found.sites]
+    method = Recipe.of({**quick, "method": "magnitude"}).build_method()
+    trials = Trials(source, method, inside, (0.5,), windows, Limits(128, 1 << 30), Silent())
+    trials.build()
+    write = trials._weight
+    monkeypatch.setattr(trials, "_weight", lambda *a: write(*a) * (float("nan") if a[1] == 0.5 else 1))
+    dense = dict.fromkeys((site.name for site in inside), 0.0)
+    assert trials.evaluate([dense, {**dense, inside[0].name: 0.5}], 128) == [0.0, inf]
+
+
+def test_trials_follow_the_policy_for_experts(tokenizer, quick) -> None:
+    """Left dense where no expert has as many tokens as are asked for: every level is the dense model."""
+    model = model_of("mixtral")
+    source = MemorySource(model, torch.device("cpu"))
+    windows = calibration_windows(source, tokenizer, Recipe.of(quick))
+    experts = [site for found in source.found for site in found.sites if site.shape[0] > 1]
+    method = Recipe.of({**quick, "method": "wanda"}).build_method()
+    limits = Limits(128, 1 << 30)
+    for coverage, same in ((Coverage("dense", 10**6), True), (Coverage("magnitude", 10**6), False)):
+        trials = Trials(source, method, experts, (0.5,), windows, limits, Silent(), coverage)
+        trials.build()
+        for site in experts:
+            assert torch.equal(trials._weight(site, 0.5, {}), source.matrix(site)) is same
+
+
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) -> None:
     """KL of a mixture, as evaluated block by block, against both models run whole; and the user's model is left alone."""
@@ -194,9 +268,23 @@ def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) 
     assert found[0] == pytest.approx(expected.kl, rel=1e-3)
 
 
-def test_hill_of_a_matrix_without_rank_is_finite() -> None:
-    assert torch.isfinite(hill_exponent(torch.zeros(2, 4, 8))).all()
-    assert torch.isfinite(hill_exponent(torch.ones(1, 1, 8))).all()
+def test_matrices_without_a_tail_have_no_part_in_alpha() -> None:
+    assert hill_exponent(torch.zeros(2, 16, 32)).isinf().all()
+    assert hill_exponent(torch.ones(1, 1, 8)).isinf().all()
+    sites, profile = sites_and_profile(4)
+    shares = Alpha().split(sites, 0.5, profile)
+    more = [*sites, Site("zero", "zero.weight", (1, 16, 32), torch.float32, block=0)]
+
+    def weight(site: Site) -> torch.Tensor:
+        return torch.zeros(site.shape) if site.name == "zero" else profile.weight(site)
+
+    beside = Alpha().split(more, 0.5, replace(profile, weight=weight))
+    assert [beside[f"s{2 * b}"] / beside["s0"] for b in range(3)] == pytest.approx(
+        [shares[f"s{2 * b}"] / shares["s0"] for b in range(3)]
+    )
+    alone = [replace(site, block=9) if site.name == "zero" else site for site in more]
+    middle = Alpha(width=0.3).split(alone, 0.5, replace(profile, weight=weight))
+    assert middle["zero"] == pytest.approx((max(middle.values()) + min(middle.values())) / 2)
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 3))
@@ -210,9 +298,13 @@ def test_mixed_n_of_m_keeps_the_total(seed: int, n: int) -> None:
     assert all(1 <= value <= 4 for value in kept.values())
     smallest = min(site.numel for site in sites if kept[site.name] < 4) / 4
     total, limit = sum(kept[site.name] * site.numel / 4 for site in sites), sum(site.numel for site in sites) * n / 4
-    lowest = sum(int(max(1.0, 4 * (1 - shares[site.name])) + 1e-9) * site.numel / 4 for site in sites)
-    if lowest <= limit:
-        assert limit - smallest < total <= limit + 1e-3
+    assert limit - smallest < total <= limit + 1e-3
+
+
+def test_what_cannot_be_sparser_makes_others_sparser() -> None:
+    """At most one of four is kept of the first, so that the second has to give what the first cannot."""
+    sites = [Site(name, name, (1, 4, 8), torch.float32) for name in "ab"]
+    assert mixed_kept({"a": 1.0, "b": 0.0}, sites, 0.5, 4) == {"a": 1, "b": 3}
 
 
 @pytest.mark.parametrize("allocation", ["owl", "alpha", "global"])

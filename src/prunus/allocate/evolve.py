@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isinf
 from random import Random
 from typing import ClassVar, final
 
+from ..core.errors import NumericalError
 from ..core.registry import allocator
 from ..core.roles import Allocator, Evaluate, Profile
 from ..core.site import Site
@@ -67,6 +69,8 @@ class Evolve(Allocator):
             half = _best(children, profile.evaluate, self.tokens // 3, len(children) // 2)
             two = _best(half, profile.evaluate, self.tokens // 3, 2)
             (parent,) = _best([parent, *two], profile.evaluate, self.tokens // 3, 1)
+        if isinf(profile.evaluate([parent], self.tokens // 3)[0]):
+            raise NumericalError(f"every candidate overflows at {target:.1%} of zeros. With float16 try --dtype float32.")
         return parent
 
     @staticmethod

@@ -19,13 +19,13 @@ _BUCKETS = 1 << 16
 
 
 @final
-@allocator("global", paper="arXiv:1506.02626", cost="two passes over all scores")
+@allocator("global", paper="arXiv:1506.02626", cost="three passes over all scores")
 @dataclass(frozen=True)
 class GlobalThreshold(Allocator):
     """Layers are as sparse as one score threshold over all of them makes them ("global L1" with magnitude).
 
     Exact in number without holding all scores: a histogram over the upper 16 bits of the scores finds the bucket that
-    the threshold lies in, a second pass collects that bucket alone. Ties go to the earlier layer first.
+    the threshold lies in, a second pass collects that bucket alone, a third counts. Ties go to the earlier layer first.
     """
 
     needs_profile: ClassVar[bool] = True
@@ -50,7 +50,10 @@ class GlobalThreshold(Allocator):
 def _buckets(scores: Tensor, site: Site) -> Tensor:
     flat = scores.detach().flatten().float().cpu()
     if not torch.isfinite(flat).all() or (flat < 0).any():
-        raise NumericalError(f"{site.name}: scores must be finite and not negative for one threshold over the model")
+        raise NumericalError(
+            f"{site.name}: scores must be finite and not negative for one threshold over the model. Choose another "
+            "--criterion, or --allocation uniform."
+        )
     return (flat + 0.0).view(torch.int32).to(torch.int64) >> 16
 
 

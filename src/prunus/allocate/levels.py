@@ -40,15 +40,20 @@ def met(target: float, sites: Sequence[Site], shares_at: Callable[[Site, float],
 def mixed_kept(shares: Mapping[str, float], sites: Sequence[Site], target: float, m: int) -> dict[str, int]:
     """How many of every M weights each Site keeps, 1 to M, near its share and to the same total.
 
-    Shares are rounded down first, in weights kept; those rounded furthest are then given one more each while the total
-    allows it. What is kept in all is at most the target's, and short of it by less than one more step of any Site.
+    No share can be above 1 − 1/M: where that takes zeros away, the other shares rise alike to make up for them. Shares are
+    rounded down first, in weights kept; those rounded furthest are then given one more each while the total allows it. What
+    is kept in all is at most the target's, and short of it by less than one more step of any Site.
 
     >>> import torch
     >>> sites = [Site(name, name, (1, 4, 8), torch.float32) for name in "abc"]
     >>> mixed_kept({"a": 0.4, "b": 0.55, "c": 0.55}, sites, 0.5, 4)
     {'a': 2, 'b': 2, 'c': 2}
     """
-    wanted = {site.name: min(m, max(1.0, m * (1 - shares[site.name]))) for site in sites}
+    most = 1 - 1 / m
+    possible = {site.name: min(most, shares[site.name]) for site in sites}
+    if mean_sparsity(possible, sites) < target - 1e-9:
+        possible = met(target, sites, lambda site, more: min(most, shares[site.name] + more), 0.0, 1.0)
+    wanted = {name: m * (1 - share) for name, share in possible.items()}
     kept = {name: int(value + 1e-9) for name, value in wanted.items()}
     left = (1 - target) * sum(site.numel for site in sites) + 1e-6 - sum(kept[s.name] * s.numel / m for s in sites)
     furthest = sorted(sites, key=lambda site: kept[site.name] - wanted[site.name])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from typing import ClassVar, Literal, final
 
+from ..core.errors import NumericalError
 from ..core.registry import allocator
 from ..core.roles import Allocator, Profile
 from ..core.site import Site
-from .levels import around, by_block, met
+from .levels import around, by_block, mean_sparsity, met
 
 
 @final
@@ -21,8 +23,9 @@ from .levels import around, by_block, met
 class Sensitivity(Allocator):
     """KL to the dense model with one unit at a level, all others dense, for every unit and level; then the cheapest budget.
 
-    A unit's damage as a function of its sparsity is replaced by its convex hull from below. Damages are taken to add up (as
-    in SPDY), so the budget is cheapest where one more zero costs the same everywhere: that cost is found by bisection.
+    A unit's damage as a function of its sparsity is replaced by its convex hull from below, and levels at which the model
+    overflows are left out. Damages are taken to add up (as in SPDY), so the budget is cheapest where one more zero costs
+    the same everywhere: that cost is found by bisection.
     """
 
     needs_profile: ClassVar[bool] = True
@@ -59,9 +62,16 @@ class Sensitivity(Allocator):
         for unit in units:
             candidates = [{**dense, **{site.name: level for site in unit}} for level in profile.levels]
             damages = profile.evaluate(candidates, self.tokens)
-            hull = lower_hull([(0.0, 0.0), *zip(profile.levels, damages, strict=True)])
+            survived = [point for point in zip(profile.levels, damages, strict=True) if isfinite(point[1])]
+            hull = lower_hull([(0.0, 0.0), *survived])
             path = marginal(hull, sum(site.numel for site in unit))
             paths |= {site.name: path for site in unit}
+        reach = mean_sparsity({name: path[-1][1] for name, path in paths.items()}, sites)
+        if reach < target - 1e-6:
+            raise NumericalError(
+                f"the model overflows beyond {reach:.1%} of zeros, {target:.1%} were asked for. With float16 try "
+                "--dtype float32."
+            )
         steepest = max(path[-1][0] for path in paths.values())
         return met(target, sites, lambda site, slope: _at(paths[site.name], slope), 0.0, steepest)
 

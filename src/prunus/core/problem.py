@@ -147,7 +147,7 @@ class Solution:
         if not all_finite(stored):
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "
-                "Use more calibration tokens or more damping (--solver sparsegpt:damp=0.1)."
+                "Use more calibration tokens, or more damping (damp= of the --solver)."
             )
         lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
         mask = Mask(keep, problem.pattern, problem.dense)

@@ -254,14 +254,19 @@ class BlockRuns(ABC):
 
     def distance(self, number: int) -> Tensor:
         """Mean over the tokens of one batch of ‖y − ŷ‖²/‖y‖², from the target to the output."""
-        target = self.target(number).float()
-        lost = (self.output(number).float() - target).square().sum(-1)
-        return (lost / target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)).mean()
+        return self._distances(number).mean()
 
     @torch.no_grad()
     def error(self) -> float:
-        """The same over all batches."""
-        return sum(float(self.distance(number)) for number in range(len(self))) / len(self)
+        """The same over the tokens of all batches."""
+        found = [self._distances(number) for number in range(len(self))]
+        return sum(float(one.sum()) for one in found) / sum(one.numel() for one in found)
+
+    def _distances(self, number: int) -> Tensor:
+        """‖y − ŷ‖²/‖y‖² of every token of one batch ``[windows seqlen]``."""
+        target = self.target(number).float()
+        lost = (self.output(number).float() - target).square().sum(-1)
+        return lost / target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class BlockStage:

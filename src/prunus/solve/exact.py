@@ -25,7 +25,10 @@ def exact_refit(target: Tensor, gram: Tensor, keep: Tensor, name: str) -> tuple[
         solved = _solve_rows(target.double(), gram.double(), keep, ridge)
         if solved is not None:
             return solved.to(target.dtype), ridge
-    raise SingularGramError(f"{name}: a Gram of its survivors is singular even with {_RIDGES[-1]:g} on its unit diagonal.")
+    raise SingularGramError(
+        f"{name}: a Gram of its survivors is singular even with {_RIDGES[-1]:g} on its unit diagonal. Use more tokens of "
+        "other text, or check the model."
+    )
 
 
 def _solve_rows(target: Tensor, gram: Tensor, keep: Tensor, ridge: float) -> Tensor | None:

@@ -85,8 +85,8 @@ def inverse_of(gram: Tensor, ridge: float, name: str) -> Tensor:
     lower.diagonal().add_(ridge)
     if not _invert_factor(lower):
         raise SingularGramError(
-            f"{name}: its Gram {len(gram)}x{len(gram)}, scaled to a unit diagonal, is not positive even with {ridge:g} "
-            "added to it: its sums are damaged. Check the model and the text."
+            f"{name}: its Gram {len(gram)}x{len(gram)}, scaled to a unit diagonal, is not positive with {ridge:g} added to "
+            "it. Use a larger rho= or damp= of the solver, or check the model and the text."
         )
     return transposed_square(lower)
 
@@ -108,9 +108,8 @@ def _invert_into(upper: Tensor, gram: Tensor, dead: Tensor, damp: float, name: s
         if trial > 1:
             cols = gram.shape[-1]
             raise SingularGramError(
-                f"{name}: Gram {cols}x{cols} is singular (damp {damp:g}, raised to {failed:g}). "
-                f"Use at least {2 * cols} tokens (--samples, --seqlen), or set a damping such as "
-                f"--solver sparsegpt:damp={max(0.01, 10 * damp):g}."
+                f"{name}: Gram {cols}x{cols} is singular (damp {damp:g}, raised to {failed:g} without help). "
+                f"Use at least {2 * cols} tokens (--samples, --seqlen) of other text, or check the model."
             )
     _reverse(upper)
     return trial

@@ -105,13 +105,22 @@ class _Stack:
         return _ranges(0, self.cols, max(unit, self.blocksize // unit * unit))
 
     def strips(self, left: int, right: int) -> list[tuple[int, int]]:
-        """A block cut into strips of about 16 columns: small windows lie inside one, larger ones begin with one."""
-        widths = (*self.windows, *self.groups)
-        unit = math.lcm(*(width for width in widths if width <= _STRIP))
-        large = [width for width in widths if _STRIP < width < self.cols]
-        starts = sorted({left, right, *(j for window in large for j in range(left, right) if j % window == 0)})
-        width = max(unit, _STRIP // unit * unit)
-        return [strip for a, b in itertools.pairwise(starts) for strip in _ranges(a, b, width)]
+        """A block cut into strips of at most 16 columns: every window or grid group lies inside one or begins with one."""
+        found = []
+        while left < right:
+            stop = self._strip_end(left, min(left + _STRIP, right))
+            found.append((left, stop))
+            left = stop
+        return found
+
+    def _strip_end(self, left: int, stop: int) -> int:
+        """Where a strip that begins at ``left`` ends, at ``stop`` or before the first window that would not fit in."""
+        while True:
+            starts = (((stop - 1) // width * width, width) for width in (*self.windows, *self.groups))
+            cut = min((start for start, width in starts if start > left and start + width > stop), default=stop)
+            if cut == stop:
+                return stop
+            stop = cut
 
     def eliminate(self, left: int, right: int) -> None:
         """Columns ``left:right`` one by one; their effect reaches the strip's end at once, the block's at the strip's,
@@ -180,9 +189,13 @@ class _Stack:
             span, stop = self.spans[number], j + width
             weight = self.columns[:, j:stop, span].transpose(1, 2)
             keep = self.keep[:, j:stop, span].transpose(1, 2)
-            if self.windows[number] < width:  # not all of the group is chosen yet: as if it were chosen from now
-                stats = self.stats.columns(j, stop, inverse_diagonal=self.pivots[:, j:stop].square())
-                keep = problem.select(weight, stats, j, stop)
+            window = self.windows[number]
+            chosen = (j // window + 1) * window
+            if chosen < stop:  # the rest of the group as if it were chosen now
+                end = min(-(-stop // window) * window, self.cols)
+                stats = self.stats.columns(chosen, end, inverse_diagonal=self.pivots[:, chosen:end].square())
+                rest = problem.select(self.columns[:, chosen:end, span].transpose(1, 2), stats, chosen, end)
+                keep = torch.cat([keep[..., : chosen - j], rest[..., : stop - chosen]], dim=-1)
             importance = self.pivots[:, None, j:stop].pow(-2)
             self.levels[number].append(problem.grid.fit(weight * keep, importance, problem.site.dtype))
 

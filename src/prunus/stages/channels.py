@@ -28,7 +28,7 @@ def channel_permutation(scores: Tensor, n: int, m: int, rounds: int = 1) -> Tens
     for _ in range(rounds):
         for k in range(m):
             others = scores[:, slots[[j for j in range(m) if j != k]].T]  # [rows groups m-1]
-            threshold = others.topk(n, dim=-1).values[..., -1] if n < m else others.amin(-1)
+            threshold = others.topk(n, dim=-1).values[..., -1]
             slots[k] = slots[k][_assigned(_gains(threshold, scores[:, slots[k]]))]
     return slots.T.flatten()
 

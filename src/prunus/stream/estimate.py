@@ -37,6 +37,8 @@ _TUNED_COPIES = 6
 """Of a block in fp32 while a stage tunes it: as it was, masters, gradients, Adam's two moments, and masks."""
 _MORE_TURNS = 3
 """Turns of a usual block beyond the first (q, k, v; o; gate, up; down), each half a pass and one of the dense model."""
+_GRADIENT_PASSES = 4
+"""Forward passes that gradients take: one forward, one again, and back, which is as much as two."""
 _ACTIVATIONS = 8
 """Tensors of the widest layer's size that a forward pass holds."""
 
@@ -78,6 +80,8 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     refining: float = sum(stage.passes for stage in method.stages) + method.follows_dense
     if method.true_sequential:
         refining += _MORE_TURNS * (0.5 + method.follows_dense)
+    if (Needs.GRAD | Needs.GRAD_SQ) & method.criterion.needs:
+        refining += _GRADIENT_PASSES
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     judging = 2 * judged.numel() if judged is not None else 0
     forward = 2 * tokens * passes + 2 * (judging + written_through(written)) * _size(source.model)

@@ -14,6 +14,7 @@ from ..checkpoint.source import Checkpoint
 from ..core.progress import Progress
 from ..measure.quality import Divergence, Perplexity
 from .heap import reused_memory
+from .scratch import full_disk_told
 from .sources import CheckpointSource, Source
 from .trunk import Trunk
 
@@ -23,7 +24,7 @@ STATE_BUDGET = 2 << 30
 @contextmanager
 def forwarded(source: Source, windows: Tensor, batch_tokens: int, progress: Progress, task: str) -> Iterator[Trunk]:
     """A Trunk with ``windows [windows seqlen]`` behind the last block of ``source``, ready for :meth:`Trunk.logits`."""
-    with TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
+    with full_disk_told(), TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
         trunk = Trunk(source, windows, batch_tokens, STATE_BUDGET, Path(folder))
         trunk.embed()
         progress.start(task, len(source.blocks))

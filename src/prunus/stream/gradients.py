@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..core.differentiable import differentiable
+from ..core.errors import UnsupportedModelError
 from ..core.progress import Progress
 from ..core.site import Site
 from ..core.stats import Needs
+from .scratch import full_disk_told
 from .sources import Source
 from .state import State
 from .trunk import Limits, Trunk
@@ -58,12 +60,20 @@ class Gradients:
             self._collect(folder)
             self._folder = folder
 
+    @full_disk_told()
     def _collect(self, folder: Path) -> None:
         """Write every Site's moments.
 
         Raises:
-            UnsupportedModelError: if blocks hand each other more than hidden states, or a Site is outside the blocks.
+            UnsupportedModelError: if the model predicts no next token, blocks hand each other more than hidden states, or a
+                Site is outside the blocks.
+            OutputError: if the disk beneath the temporary files is full.
         """
+        if not self.source.continues_text:
+            raise UnsupportedModelError(
+                f"{type(self.source.model).__name__}: gradients are those of the next token's loss, which only a decoder "
+                "with its language-model head has. Choose another criterion."
+            )
         tokens = self.windows.shape[1] if "grad_sq" in self.names else self.limits.batch_tokens
         trunk = Trunk(self.source, self.windows, tokens, self.limits.budget, folder)
         trunk.embed()

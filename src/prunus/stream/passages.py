@@ -26,11 +26,6 @@ def own_count(samples: int, share: float) -> int:
     return min(samples - 1, round(samples * share))
 
 
-def can_write(source: Source) -> bool:
-    """Whether the model continues text: a decoder with its language-model head."""
-    return bool(source.model.can_generate()) and not source.model.config.is_encoder_decoder
-
-
 def written_through(tokens: int) -> int:
     """Tokens that go through the model while it writes so many."""
     return _passages(tokens) * sum(min(k, CONTEXT) for k in range(1, LENGTH))

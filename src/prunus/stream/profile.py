@@ -21,6 +21,7 @@ from ..patterns.unstructured import Unstructured
 from ..solve.factor import inverse_factor
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
+from .scratch import full_disk_told
 from .solve_block import observe
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -44,7 +45,7 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
-    with TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
+    with full_disk_told(), TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
         trunk = Trunk(source, windows, *limits, Path(folder))
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()

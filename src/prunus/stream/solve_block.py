@@ -44,7 +44,7 @@ class DenseRuns(NamedTuple):
     streams: Mapping[str, str]
 
 
-_OWN_TARGET = "aimed at the target sparse: only layers of blocks, experts aside, are set beside the dense model's"
+_OWN_TARGET = "aimed at the target sparse: what the dense model has there was not observed, as of experts and shared inputs"
 
 Kind = tuple[type[nn.Module], tuple[str, ...]]
 """A block's class and the roles of the Sites observed in it."""
@@ -136,6 +136,8 @@ def _on_all_tokens(block: nn.Module, prefix: str, wave: Wave, needs: Needs, forw
     """Stats of starved experts as if the router had chosen them for every token."""
     try:
         (observed,) = observe(block, prefix, wave, needs, forward())
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModelError(
             f"{wave.sites[0].name}: too few tokens reach this expert, and it cannot be run on those of the others "

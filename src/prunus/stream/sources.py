@@ -43,6 +43,11 @@ class Source(ABC):
                 self.release_outside()
 
     @cached_property
+    def continues_text(self) -> bool:
+        """Whether the model predicts next tokens: a decoder with its language-model head."""
+        return bool(self.model.can_generate()) and not self.model.config.is_encoder_decoder
+
+    @cached_property
     def stacks(self) -> list[Stack]:
         """The stacks of blocks in the order they run."""
         return find_stacks(self.model)

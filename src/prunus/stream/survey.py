@@ -20,6 +20,7 @@ from ..core.site import Site
 from ..core.sparsity import Target
 from ..core.stats import Needs
 from ..patterns.nm import NM
+from ..patterns.unstructured import Unstructured
 from .probe import never_run
 from .sources import Source
 
@@ -28,8 +29,8 @@ from .sources import Source
 class Request:
     """What is asked of the Sites: a method, a target for them, and pins for some.
 
-    ``loose`` is the pattern of pinned Sites whose pin is no N:M. ``shares`` are the sparsities that an unfinished run of
-    the same request was planned with: no survey is made for what is known.
+    ``loose`` is the pattern of pinned Sites whose pin is a plain fraction. ``shares`` are the sparsities that an unfinished
+    run of the same request was planned with: no survey is made for what is known.
     """
 
     method: Method
@@ -158,10 +159,10 @@ def plan_steps(
     """
     manual = Manual(tuple(request.pins))
     _check_request(selection, request, manual)
+    _check_fit(source, request.method, dict.fromkeys(_free(selection, request, manual), request.method.pattern))
     shares = dict(request.shares) if request.shares is not None else _split(selection, request, manual, survey)
     patterns = _patterns(selection, request, manual, shares)
     steps, untouched = [], {}
-    faults: dict[str, list[str]] = {}
     for site in selection.sites:
         pin = manual.pin(site)
         by_hand = pin is not None or isinstance(request.method.allocator, Manual)
@@ -172,21 +173,11 @@ def plan_steps(
         if pattern is None:
             untouched[site.name] = "left dense by --allocation"
             continue
-        fault = _misfit(pattern, site, request.method.grid) or _unobservable(source, site, request.method)
-        if fault:
-            faults.setdefault(fault, []).append(site.name)
         share = pattern.own_sparsity if pattern.own_sparsity is not None else shares.get(site.name, 0.0)
         steps.append(Step(site, share, pattern))
-    if faults:
-        raise RecipeError(
-            [
-                f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {fault}; "
-                "leave out with --exclude, or choose another pattern"
-                for fault, names in faults.items()
-            ]
-        )
     if not steps:
         raise RecipeError(["nothing is left to prune: --set leaves every layer dense"])
+    _check_fit(source, request.method, {step.site: step.pattern for step in steps})
     return steps, untouched
 
 
@@ -210,6 +201,30 @@ def _check_request(selection: Selection, request: Request, manual: Manual) -> No
         raise RecipeError(faults)
 
 
+def _check_fit(source: Source, method: Method, patterns: Mapping[Site, Pattern]) -> None:
+    """Raise RecipeError for Sites that their pattern or the grid does not fit, or that cannot be observed."""
+    faults: dict[str, list[str]] = {}
+    for site, pattern in patterns.items():
+        fault = _misfit(pattern, site, method.grid) or _unobservable(source, site, method)
+        if fault:
+            faults.setdefault(fault, []).append(site.name)
+    if faults:
+        raise RecipeError(
+            [
+                f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {fault}; "
+                "leave out with --exclude, or choose another pattern"
+                for fault, names in faults.items()
+            ]
+        )
+
+
+def _free(selection: Selection, request: Request, manual: Manual) -> list[Site]:
+    """The Sites that the allocator splits the target over: those without a pin."""
+    if isinstance(request.method.allocator, Manual):
+        return []
+    return [site for site in selection.sites if manual.pin(site) is None]
+
+
 def _split(
     selection: Selection, request: Request, manual: Manual, survey: Callable[[Sequence[Site]], Profile]
 ) -> dict[str, float]:
@@ -217,7 +232,7 @@ def _split(
     allocator = request.method.allocator
     pins = {site.name: pin for site in selection.sites if (pin := manual.pin(site)) is not None}
     pinned = [site for site in selection.sites if site.name in pins]
-    free = [] if isinstance(allocator, Manual) else [site for site in selection.sites if site.name not in pins]
+    free = _free(selection, request, manual)
     target = request.target.sparsity if request.target is not None else 0.0
     extreme = target in (0.0, 1.0)  # there is nothing to split
     compared = [] if extreme else [site for site in free if allocator.compares(site)]
@@ -236,7 +251,8 @@ def _patterns(selection: Selection, request: Request, manual: Manual, shares: Ma
     for site in selection.sites:
         pin = manual.pin(site)
         if pin is not None:
-            found[site.name] = NM.of(pin.target) or request.loose
+            by_score = Unstructured(scope="layer") if pin.threshold is not None else request.loose
+            found[site.name] = NM.of(pin.target) or by_score
         elif isinstance(method.pattern, NM) and method.allocator.needs_profile and not isinstance(method.allocator, Manual):
             mixed.append(site)
         else:

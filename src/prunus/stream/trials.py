@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,8 @@ from weakref import finalize
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import NumericalError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.progress import Progress
@@ -21,6 +24,8 @@ from ..core.site import Site
 from ..measure.quality import Divergence
 from ..patterns.nm import NM
 from ..targets.sparse import Sparse
+from .coverage import USUAL, Coverage
+from .scratch import full_disk_told
 from .solve_block import BlockSolver
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -33,7 +38,7 @@ class Trials:
     """The dense model's Sites solved one by one at every level, on disk, and candidates that mix them.
 
     ``windows [samples seqlen]`` are what they are solved on; candidates are tried on the first of them. ``own`` gives the
-    moments of the weight itself.
+    moments of the weight itself, ``coverage`` says what becomes of experts that too few tokens reach.
     """
 
     source: Source
@@ -43,6 +48,7 @@ class Trials:
     windows: Tensor
     limits: Limits
     progress: Progress
+    coverage: Coverage = USUAL
     own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
     _trunks: dict[int, tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
 
@@ -52,15 +58,23 @@ class Trials:
         self._inside = {index: [s for s in self.sites if s.block == index] for index in range(len(self.source.blocks))}
 
     @torch.no_grad()
+    @full_disk_told()
     def build(self) -> None:
         """Solve every Site at every level but 0, on the inputs that it has in the dense model.
 
         Raises:
-            UnsupportedModelError: if a Site is outside the blocks, or blocks hand each other more than hidden states.
+            UnsupportedModelError: if a Site is outside the blocks, blocks hand each other more than hidden states, or the
+                model has no language-model head.
+            OutputError: if the disk beneath the temporary files is full.
         """
-        trunk = self._start(self.windows)
+        if self.source.model.get_output_embeddings() is None:
+            raise UnsupportedModelError(
+                f"{type(self.source.model).__name__}: trials are judged by the tokens that a model predicts, and it has no "
+                "language-model head. Choose another --allocation."
+            )
+        trunk = self._start(self.windows, "solved")
         method = replace(self.method, target=Sparse(), grid=None, stages=())
-        solver = BlockSolver(method, self.source.matrix, self.limits.budget, own=self.own)
+        solver = BlockSolver(method, self.source.matrix, self.limits.budget, self.coverage, self.own)
         self.progress.start("Solving at every level", len(self.source.blocks))
         wanted = [level for level in self.levels if level > _DENSE]
         for index, sites in self._inside.items():
@@ -78,14 +92,18 @@ class Trials:
         trunk.close()
 
     @torch.no_grad()
+    @full_disk_told()
     def evaluate(self, candidates: Sequence[Mapping[str, float]], tokens: int) -> list[float]:
         """Mean KL(dense ‖ candidate) a token in nats, over the first windows of about so many ``tokens``.
 
-        Candidates run side by side, a block at a time; what begins alike is run once.
+        Candidates run side by side, a block at a time; what begins alike is run once. One that overflows is infinitely far.
+
+        Raises:
+            NumericalError: if the dense model's own logits are NaN or Inf.
         """
         count = max(1, min(len(self.windows), tokens // self.windows.shape[1]))
         if count not in self._trunks:
-            trunk = self._start(self.windows[:count])
+            trunk = self._start(self.windows[:count], f"tried-{count}")
             dense = {site.name: _DENSE for site in self.sites}
             (ends,) = self._run(trunk, [dense])
             self._trunks[count] = (trunk, ends)
@@ -125,13 +143,15 @@ class Trials:
             for k in range(batch.stop - batch.start):
                 window, place = slice(batch.start + k, batch.start + k + 1), slice(k, k + 1)
                 logits = trunk.head(window, dense[number][place])
+                if not all_finite(logits):
+                    raise NumericalError("the dense model's logits are NaN or Inf. With float16 try --dtype float32.")
                 for divergence, states in zip(found, ends, strict=True):
                     divergence.add(logits, trunk.head(window, states[number][place]))
         self.source.release_outside()
-        return [divergence.kl for divergence in found]
+        return [divergence.kl if math.isfinite(divergence.kl) else math.inf for divergence in found]
 
-    def _start(self, windows: Tensor) -> Trunk:
-        trunk = Trunk(self.source, windows, *self.limits, None)
+    def _start(self, windows: Tensor, name: str) -> Trunk:
+        trunk = Trunk(self.source, windows, *self.limits, self._folder, name)
         trunk.embed()
         trunk.require_plain(
             self.sites,

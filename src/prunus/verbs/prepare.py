@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..allocate.manual import Manual
 from ..checkpoint.source import Checkpoint
 from ..core.errors import CalibrationError, RecipeError, ResourceError, UnsupportedModelError
 from ..core.method import Method
@@ -24,9 +25,10 @@ from ..models.tokens import load_tokenizer, plain_ids, tokenize
 from ..observe.text import read_text, thin
 from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
+from ..stream.coverage import Coverage
 from ..stream.estimate import estimate
 from ..stream.gradients import Gradients
-from ..stream.passages import can_write, own_count, with_own_windows
+from ..stream.passages import own_count, with_own_windows
 from ..stream.probe import never_run
 from ..stream.profile import make_profile
 from ..stream.sources import CheckpointSource, Source
@@ -65,6 +67,11 @@ class Prepared:
 def limits_of(recipe: Recipe) -> Limits:
     """What a run may take at a time."""
     return Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
+
+
+def coverage_of(recipe: Recipe) -> Coverage:
+    """What becomes of experts that too few tokens reach."""
+    return Coverage(recipe.starved_experts, recipe.min_expert_tokens)
 
 
 def choose_device(name: str) -> torch.device:
@@ -142,7 +149,7 @@ def own_windows(source: Source, recipe: Recipe, windows: Tensor | None) -> int:
     """
     if windows is None or not recipe.own_share:
         return 0
-    if not can_write(source):
+    if not source.continues_text:
         if recipe.own_text is None:
             return 0
         name = type(source.model).__name__
@@ -183,6 +190,7 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
+    manual = Manual(tuple(request.pins))
 
     def survey(sites: Sequence[Site]) -> Profile:
         profile = make_profile(source, sites, method, _surveyed(windows, method, request), limits, progress, gradients)
@@ -190,7 +198,8 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
             return profile
         gradients.collect()
         levels = trial_levels(method, request.target.sparsity)
-        trials = Trials(source, method, sites, levels, windows, limits, progress, gradients.of)
+        tried = [site for site in sites if manual.pin(site) is None]
+        trials = Trials(source, method, tried, levels, windows, limits, progress, coverage_of(recipe), gradients.of)
         trials.build()
         return replace(profile, levels=levels, evaluate=trials.evaluate)
 

@@ -24,7 +24,6 @@ from ..models.locate import locate
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
-from ..stream.coverage import Coverage
 from ..stream.evaluate import open_source, perplexity
 from ..stream.loop import PruneLoop
 from ..stream.prove import prove
@@ -35,7 +34,9 @@ from .prepare import (
     calibration_windows,
     check_memory,
     choose_device,
+    coverage_of,
     is_tokenised,
+    limits_of,
     needs_windows,
     prepare,
     prepare_checkpoint,
@@ -177,7 +178,7 @@ def _prove_and_describe(prepared: Prepared, source: CheckpointSource, written: P
                         progress: Progress) -> dict[str, Any]:  # fmt: skip
     """Check the written checkpoint, judge it against the dense one, and put all of it into a record."""
     recipe = prepared.recipe
-    budget = int(recipe.memory_budget * 2**30)
+    budget = limits_of(recipe).budget
     proof = prove(source.checkpoint, written, prepared.plan, results, progress, budget, recipe.trust_remote_code)
     evaluation = None
     if prepared.judged is not None:
@@ -205,11 +206,11 @@ def _write_record(record: dict[str, Any], folder: Path) -> None:
 
 
 def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> PruneLoop:
-    budget = int(prepared.recipe.memory_budget * 2**30)
+    limits = limits_of(prepared.recipe)
     return PruneLoop(
         prepared.source, prepared.plan, prepared.calibration(progress), journal,
-        batch_tokens=prepared.recipe.batch_tokens, state_budget=budget, gram_budget=budget, progress=progress,
-        coverage=Coverage(prepared.recipe.starved_experts, prepared.recipe.min_expert_tokens), gradients=prepared.gradients,
+        batch_tokens=limits.batch_tokens, state_budget=limits.budget, gram_budget=limits.budget, progress=progress,
+        coverage=coverage_of(prepared.recipe), gradients=prepared.gradients,
     )  # fmt: skip
 
 
