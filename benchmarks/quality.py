@@ -49,6 +49,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "balanced, sensitivity": {"method": "balanced", "allocation": "sensitivity"},
     "balanced, evolve": {"method": "balanced", "allocation": "evolve"},
     "balanced, sparse target": {"method": "balanced", "target": "sparse"},
+    "balanced, temper 1": {"method": "balanced", "temper": 1},
     "balanced, true sequential": {"method": "balanced", "true-sequential": True},
     "best, no match": {"method": "best", "stage": ["permute"]},
     "best, one epoch": {"method": "best", "stage": ["permute", "match"]},

@@ -151,6 +151,11 @@ def test_what_was_left_dense_is_stored_plainly(checkpoint, quick, tmp_path) -> N
     assert experts
     assert all(torch.equal(before[name], after[name]) for name in experts)
     assert sum(name.endswith("_packed") for name in after) == 3 * 4
+    ignored = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]["ignore"]
+    plain = {name.removesuffix(".weight") for name in experts}
+    assert plain <= set(ignored)
+    assert not any(f"{name}.weight_packed" in after for name in ignored)
+    assert "model.embed_tokens" not in ignored
 
 
 def test_an_export_that_fails_on_the_way_leaves_what_was_there(gridded, checkpoint, tmp_path, monkeypatch) -> None:
@@ -232,6 +237,14 @@ def test_bad_input_is_refused_in_words(gridded, checkpoint, quick, tmp_path) -> 
     (tmp_path / "broken" / FILE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
         prunus.export(tmp_path / "broken", tmp_path / "packed")
+    for grid in ([1], {"bits": 4}):
+        write_file(tmp_path / "strange" / FILE, {}, {"grid": json.dumps(grid)})
+        with pytest.raises(CheckpointError, match="does not say what its grid is"):
+            prunus.export(tmp_path / "strange", tmp_path / "packed")
+    narrow = {f"{name}.scales": scales[..., :1, :] for name, scales in levels.scales.items()}
+    write_file(tmp_path / "strange" / FILE, narrow, {"grid": json.dumps(levels.grid)})
+    with pytest.raises(CheckpointError, match=r"scales in grid.prunus do not fit, \[1, 1, "):
+        prunus.export(tmp_path / "strange", tmp_path / "packed")
     prunus.prune(checkpoint("llama"), tmp_path / "three", **quick, **{**FOUR, "grid": "int:bits=3,group=16"})
     with pytest.raises(UnsupportedModelError, match="codes of 3 bits"):
         prunus.export(tmp_path / "three", tmp_path / "packed")

@@ -131,6 +131,19 @@ def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_p
         prunus.prune(checkpoint("llama"), out, resume=True, **{**quick, "seed": 3})
 
 
+def test_nothing_is_measured_for_what_is_there_already(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    """A finished run that is resumed, and an unfinished one that is not."""
+    out, settings = tmp_path / "out", {**quick, "method": "wanda", "allocation": "owl"}
+    prunus.prune(checkpoint("llama"), out, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.prune(checkpoint("llama"), out, progress=StopAfter(1), overwrite=True, **settings)
+    monkeypatch.setattr("prunus.verbs.prepare.make_profile", lambda *_: pytest.fail("surveyed"))
+    with pytest.raises(prunus.PrunusError, match="unfinished run is there"):
+        prunus.prune(checkpoint("llama"), out, overwrite=True, **settings)
+    Journal(out).discard()
+    assert prunus.prune(checkpoint("llama"), out, resume=True, **settings).output == out
+
+
 def test_control_c_says_how_to_resume(checkpoint, quick, tmp_path) -> None:
     settings = {**quick, "samples": 400, "seqlen": 128, "batch_tokens": 128}
     process = subprocess.Popen(

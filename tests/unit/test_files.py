@@ -31,6 +31,8 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "model"
     place.mkdir()
     (place / "config.json").write_text("{}")
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     save_file(TENSORS, place / "model.safetensors", metadata={"format": "pt"})
     return place
 
@@ -70,6 +72,7 @@ def test_the_mirror_is_the_source_but_for_what_was_put(folder: Path, tmp_path: P
         writer.put({"a": torch.zeros(3, 4)})
         writer.copy(["b", "c", "d", "e"])
     writer.copy_extras()
+    assert (tmp_path / "out" / "additional_chat_templates" / "tool_use.jinja").read_text() == "{{ messages }}"
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert not written["a"].any()
     assert all(bytes(raw_bytes(written[name])) == bytes(raw_bytes(TENSORS[name])) for name in "bcde")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.core.errors import (
@@ -76,8 +78,6 @@ def test_texts_that_are_none(tmp_path: Path) -> None:
 
 def broken(checkpoint: Path, tmp_path: Path, change) -> Path:
     """A copy of a checkpoint with its tensors changed."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(checkpoint, tmp_path / "broken")
@@ -163,7 +163,7 @@ def test_a_tied_head_is_refused(checkpoint, quick, tmp_path) -> None:
         prunus.prune(checkpoint("gpt2"), tmp_path / "out", include=["lm_head"], **quick)
 
 
-def test_places_that_cannot_be_written(checkpoint, quick, tmp_path) -> None:
+def test_places_that_cannot_be_written(checkpoint, quick, tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         prunus.prune(checkpoint("llama"), tmp_path / "file" / "out", method="magnitude", eval_windows=0)
@@ -173,8 +173,36 @@ def test_places_that_cannot_be_written(checkpoint, quick, tmp_path) -> None:
         prunus.prune(checkpoint("llama"), checkpoint("llama").parent, overwrite=True, **quick)
     with pytest.raises(OutputError, match="neither a checkpoint nor an empty folder"):
         prunus.prune(checkpoint("llama"), tmp_path, overwrite=True, **quick)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    with pytest.raises(OutputError, match="is, or holds, the folder that you are in"):
+        prunus.prune(checkpoint("llama"), ".", overwrite=True, **quick)
+    with pytest.raises(OutputError, match="a disk is mounted there"):
+        prunus.prune(checkpoint("llama"), "/proc", overwrite=True, **quick)
     assert (tmp_path / "file").is_file()
     assert (checkpoint("llama") / "config.json").is_file()
+
+
+def test_the_home_folder_is_meant_by_its_sign(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prunus.prune(checkpoint("llama"), "~/out", **{**quick, "method": "magnitude", "eval_windows": 0})
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_what_is_no_model_of_transformers_is_refused(quick) -> None:
+    with pytest.raises(UnsupportedModelError, match="Sequential: no model of Transformers"):
+        prunus.prune(torch.nn.Sequential(torch.nn.Linear(4, 4)), **{**quick, "method": "magnitude"})
+
+
+def test_strangers_in_a_checkpoint_may_hold_infinities(checkpoint, quick, tmp_path) -> None:
+    """They are copied bit for bit."""
+    shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    mask = torch.full((4, 4), float("-inf")).triu(1)
+    save_file({**load_file(file), "attention_mask_table": mask}, file, metadata={"format": "pt"})
+    prunus.prune(tmp_path / "model", tmp_path / "out", **{**quick, "method": "magnitude"})
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["attention_mask_table"], mask)
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(checkpoint, quick, smollm, tmp_path) -> None:
@@ -191,7 +219,9 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(checkpoint, quick, smollm,
         prunus.prune(tmp_path / "mixed", tmp_path / "out", **quick)
 
 
-@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "a/b/c", "nowhere.gguf", "pkg:no_such_package"])
+@pytest.mark.parametrize(
+    "name", ["/nowhere/model", "./nowhere", "a/b/c", "nowhere.gguf", "pkg:no_such_package", "pkg:.x", "pkg:"]
+)
 def test_models_that_are_nowhere(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such"):
         prunus.evaluate(name)

@@ -66,6 +66,8 @@ class StoredLevels:
             tensors = load_file(path)
         except Exception as error:  # safetensors' own is no public class
             raise CheckpointError(f"{path}: cannot be read ({error}). Prune the model anew.") from error
+        if not isinstance(grid, dict) or not {"name", "bits", "group", "symmetric"} <= grid.keys():
+            raise CheckpointError(f"{path}: does not say what its grid is ({str(grid)[:60]}). Prune the model anew.")
         parts = (
             {name.removesuffix(end): t for name, t in tensors.items() if name.endswith(end)}
             for end in (".scales", ".zeros")
@@ -78,6 +80,10 @@ class StoredLevels:
         Raises:
             CheckpointError: if it does not lie on the grid.
         """
+        for levels in (held[parameter] for held in (self.scales, self.zeros) if parameter in held):
+            if levels.shape[:-1] != weight.shape[:-1] or not levels.numel() or weight.shape[-1] % levels.shape[-1]:
+                shapes = f"{list(levels.shape)} of them for weights {list(weight.shape)}"
+                raise CheckpointError(f"{parameter}: scales in {FILE} do not fit, {shapes}. Prune the model anew.")
         scales = self._wide(self.scales[parameter], weight)
         zeros = self._wide(self.zeros[parameter], weight) if parameter in self.zeros else torch.zeros(())
         codes = (weight.float() / scales).round_() + zeros

@@ -17,12 +17,15 @@ def check_replaceable(target: Path, model: Path, typed: str | Path) -> None:
     """Whether what has the name ``target`` may go, for an output made from the folder ``model``, asked for as ``typed``.
 
     Raises:
-        OutputError: if it is the model itself, has the model in it, or is no checkpoint.
+        OutputError: if it is the model itself, has the model in it, is no checkpoint, or is a folder in use.
     """
     place, source = target.resolve(), model.resolve()
     asked = Path(typed).expanduser().resolve()  # of a GGUF file the folder is one in the cache
     if place == source:
         raise OutputError(f"{target} is the model itself. Give another -o: the source is never written to.")
+    if place.is_mount() or Path.cwd().is_relative_to(place):
+        reason = "a disk is mounted there" if place.is_mount() else "it is, or holds, the folder that you are in"
+        raise OutputError(f"{target} cannot be given to a finished output: {reason}. Give a new folder in it.")
     if not target.exists():
         return
     for inside in (source, asked):

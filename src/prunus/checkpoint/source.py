@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,14 @@ class Checkpoint:
             known = path.suffix in kinds or path.name.startswith("LICENSE")
             if path.is_file() and known and path.name not in skip and not path.name.endswith(".index.json"):
                 yield path
+        yield from sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
+
+    def copy_extras(self, folder: Path) -> None:
+        """Copy the :meth:`extras` to another folder, unchanged."""
+        for path in self.extras():
+            place = folder / path.relative_to(self.folder)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,6 +126,8 @@ def _shard_names(folder: Path) -> list[str]:
             names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{folder / INDEX}: corrupt index ({error}). Download it again.") from error
+        if not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{folder / INDEX}: corrupt index (a shard's name is no text). Download it again.")
         absent = [name for name in names if "/" in name or not (folder / name).is_file()]
         if absent or not names:
             listed = ", ".join(absent[:3])

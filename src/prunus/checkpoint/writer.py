@@ -102,7 +102,6 @@ class MirrorWriter:
 
     def copy_extras(self) -> None:
         """Copy index, config, tokenizer, generation config and the like unchanged."""
-        for path in self.source.extras():
-            shutil.copyfile(path, self.folder / path.name)
+        self.source.copy_extras(self.folder)
         if self.source.index is not None:
             shutil.copyfile(self.source.index, self.folder / INDEX)

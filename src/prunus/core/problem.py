@@ -58,14 +58,16 @@ class Problem:
     def select(self, weight: Tensor, stats: Stats, start: int, stop: int) -> Tensor:
         """Keep-mask of columns ``start:stop``, chosen from ``weight [batch rows stop-start]`` as it is now.
 
-        Projections that are fused along the rows are chosen from apart, as the layers that they are; where every row is
-        chosen from alone that makes no difference. ``weight`` may hold the rows of several Problems that
-        :meth:`chooses_like` each other.
+        Projections that are fused along the rows are chosen from apart, as the layers that they are, unless the pattern
+        spans them; where every row is chosen from alone that makes no difference. ``weight`` may hold the rows of several
+        Problems that :meth:`chooses_like` each other.
         """
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
         if self._chooses_by_row:
             return self.pattern.select(self.criterion.score(weight, stats), self.sparsity)
+        if self.pattern.spans_projections:
+            return self.pattern.select(self._scores(weight, stats, start), self.sparsity)
         keep = torch.empty_like(weight, dtype=torch.bool)
         for number, rows in enumerate(self._projections):
             keep[:, rows] = self.pattern.select(self._score(weight, stats, number, start), self.sparsity)
@@ -73,9 +75,13 @@ class Problem:
 
     def scores(self) -> Tensor:
         """Scores ``[batch rows cols]`` of the weights as a solver finds them."""
-        scores = torch.empty_like(self.weight)
+        return self._scores(self.aimed, self.stats, 0)
+
+    def _scores(self, weight: Tensor, stats: Stats, start: int) -> Tensor:
+        """Scores of ``weight``, whose first column is the matrix's column ``start``."""
+        scores = torch.empty_like(weight)
         for number, rows in enumerate(self._projections):
-            scores[:, rows] = self._score(self.aimed, self.stats, number, 0)
+            scores[:, rows] = self._score(weight, stats, number, start)
         return scores
 
     def reordered(self, columns: Tensor) -> Problem:

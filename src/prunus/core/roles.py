@@ -72,6 +72,11 @@ class Pattern(ABC):
         return None
 
     @property
+    def spans_projections(self) -> bool:
+        """Whether projections that are fused along the rows are chosen from together, and not each by itself."""
+        return False
+
+    @property
     def rows_may_move(self) -> bool:
         """Whether a mask keeps the pattern when its rows change places."""
         return True

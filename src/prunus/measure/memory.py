@@ -38,9 +38,11 @@ def available_memory_bytes(device: torch.device | None = None) -> int:
 
 
 def _left_in_container() -> int:
-    """What the control group still allows; unlimited outside of one."""
+    """What the control group still allows, files that it holds in memory aside; unlimited outside of one."""
     group = Path("/sys/fs/cgroup")
     try:
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return left + int(held["inactive_file"]) + int(held["active_file"]) - int(held["file_dirty"])
+    except (OSError, ValueError, KeyError):
         return sys.maxsize

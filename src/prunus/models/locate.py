@@ -38,7 +38,8 @@ def locate(model: str | Path) -> Path:
 
 def _in_package(name: str) -> Path:
     """The model file or folder inside an installed package, found without importing it."""
-    spec = importlib.util.find_spec(name.replace("-", "_"))
+    package = name.replace("-", "_")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # of a dotted name the parent is imported
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(f"pkg:{name}: no such package is installed. Install it with pip (see the README's demo).")
     root = Path(next(iter(spec.submodule_search_locations)))

@@ -49,6 +49,10 @@ class Column(Pattern):
             [False,  True]])
     """
 
+    @property
+    def spans_projections(self) -> bool:
+        return True
+
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         return keep_highest(scores.sum(-2), sparsity).unsqueeze(-2).expand_as(scores)
 

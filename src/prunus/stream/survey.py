@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..allocate.levels import mixed_kept
@@ -269,7 +270,19 @@ def _misfit(pattern: Pattern, site: Site, grid: Grid | None) -> str | None:
     """Why the pattern does not fit the Site, or one of the projections fused in it, or why the grid does not."""
     heights = [len(part.rows(site.rows)) for part in site.layout.parts] or [site.rows]
     misfit = next((fault for rows in heights if (fault := pattern.fault(rows, site.cols))), None)
-    return misfit or (grid.fault(site.cols) if grid is not None else None)
+    return misfit or _straddled(pattern, site) or (grid.fault(site.cols) if grid is not None else None)
+
+
+def _straddled(pattern: Pattern, site: Site) -> str | None:
+    """Why what the pattern keeps or drops as one would hold rows of more than one projection."""
+    if pattern.rows_may_move:
+        return None
+    for part in site.layout.parts:
+        inside = torch.zeros(site.rows, dtype=torch.bool)
+        inside[part.rows(site.rows)] = True
+        if pattern.violation(inside.unsqueeze(-1).expand(site.rows, site.cols)):
+            return f"the rows of '{part.name}' and of what is fused with it are interleaved, {pattern} would straddle them"
+    return None
 
 
 def _unobservable(source: Source, site: Site, method: Method) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
         OutputError: if ``output`` exists and ``overwrite`` was not asked for, or it is no checkpoint that could be
             replaced, or cannot be written.
     """
-    start, reporter, target = perf_counter(), progress or Silent(), Path(output)
+    start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
     check_free(target, overwrite)
     folder = locate(model)
     check_replaceable(target, folder, model)
@@ -179,13 +178,24 @@ def _packed(levels: StoredLevels, site: Site, weight: Tensor) -> dict[str, Tenso
     return made
 
 
+def _plain_layers(source: CheckpointSource, layers: dict[str, Site]) -> list[str]:
+    """Linear layers that are not packed, by their names in the model and, of stacked experts, on disk."""
+    modules = dict(source.model.named_modules())
+    packed = {site.parameter.rpartition(".")[0] for site in layers.values()}
+    linears = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
+    matrices = {
+        name.removesuffix(".weight")
+        for name in source.checkpoint.names
+        if name.endswith(".weight") and name not in layers and len(source.checkpoint.entry(name).shape) == 2
+    }
+    tables = {name for name, module in modules.items() if isinstance(module, nn.Embedding)}
+    return sorted((linears - packed) | (matrices - tables - packed))
+
+
 def _write_rest(source: CheckpointSource, levels: StoredLevels, layers: dict[str, Site], folder: Path) -> None:
     """Config, tokenizer and the like."""
     checkpoint: Checkpoint = source.checkpoint
-    for path in checkpoint.extras():
-        shutil.copyfile(path, folder / path.name)
-    packed = {site.parameter.rpartition(".")[0] for site in layers.values()}
-    linears = [name for name, module in source.model.named_modules() if isinstance(module, nn.Linear)]
+    checkpoint.copy_extras(folder)
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = quantization_config(levels.grid, [name for name in linears if name not in packed])
+    config["quantization_config"] = quantization_config(levels.grid, _plain_layers(source, layers))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

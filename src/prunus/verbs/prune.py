@@ -17,7 +17,7 @@ from ..checkpoint.levels import gather_levels
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
-from ..core.errors import OutputError, RecipeError
+from ..core.errors import OutputError, RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
 from ..models.locate import locate
@@ -93,13 +93,17 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
             return _prune_in_memory(model, wanted, tokenizer, reporter)
         if output is None:
             raise RecipeError(["an output folder is missing (-o OUT)"])
-        return _prune_on_disk(model, Path(output), wanted, (resume, overwrite), reporter)
+        return _prune_on_disk(model, Path(output).expanduser(), wanted, (resume, overwrite), reporter)
     finally:
         reporter.close()
 
 
 def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progress: Progress) -> PruneResult:
     start = perf_counter()
+    if not hasattr(model, "config"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no model of Transformers, whose config says how it is run. Prune one that is."
+        )
     device = next(model.parameters()).device if recipe.device == "auto" else choose_device(recipe.device)
     source = MemorySource(model, device)
     windows = None
@@ -129,9 +133,8 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     check_free(output, resume or overwrite)
     check_replaceable(output, locate(model), model)
     journal = Journal(output)
-    if not output.exists():
-        journal.check_free(resume)
-    stored = journal.stored_plan() if resume else None
+    journal.check_free(resume)
+    stored = _stored_plan(journal, output, overwrite) if resume else None
     shares = {step["name"]: step["sparsity"] for step in stored["steps"]} if stored else None
     prepared = prepare_checkpoint(model, recipe, progress, shares)
     source = prepared.source
@@ -212,6 +215,14 @@ def _loop(prepared: Prepared, journal: Journal | None, progress: Progress) -> Pr
         batch_tokens=limits.batch_tokens, state_budget=limits.budget, gram_budget=limits.budget, progress=progress,
         coverage=coverage_of(prepared.recipe), gradients=prepared.gradients,
     )  # fmt: skip
+
+
+def _stored_plan(journal: Journal, output: Path, overwrite: bool) -> dict[str, Any] | None:
+    """The plan of the unfinished run, or that of the finished one that ``output`` is and that is not to be replaced."""
+    if journal.unfinished or overwrite or not output.exists():
+        return journal.stored_plan()
+    plan: dict[str, Any] | None = read_record(output).get("plan")
+    return plan
 
 
 def _finished(output: Path, digest: str) -> PruneResult:
