@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isinf
+from math import inf, isinf
 from random import Random
 from typing import ClassVar, final
 
@@ -64,12 +64,13 @@ class Evolve(Allocator):
             raise ValueError("the evolve allocator needs trials of every level")
         levels, chance = profile.levels, Random(self.seed)
         parent = {site.name: min(levels, key=lambda level: abs(level - target)) for site in sites}
+        least = inf
         for _ in range(self.generations):
             children = [self._child(parent, sites, levels, chance) for _ in range(self.offspring)]
-            half = _best(children, profile.evaluate, self.tokens // 3, len(children) // 2)
-            two = _best(half, profile.evaluate, self.tokens // 3, 2)
-            (parent,) = _best([parent, *two], profile.evaluate, self.tokens // 3, 1)
-        if isinf(profile.evaluate([parent], self.tokens // 3)[0]):
+            half, _ = _best(children, profile.evaluate, self.tokens // 3, len(children) // 2)
+            two, _ = _best(half, profile.evaluate, self.tokens // 3, 2)
+            (parent,), least = _best([parent, *two], profile.evaluate, self.tokens // 3, 1)
+        if isinf(least):
             raise NumericalError(f"every candidate overflows at {target:.1%} of zeros. With float16 try --dtype float32.")
         return parent
 
@@ -90,8 +91,8 @@ class Evolve(Allocator):
         return child
 
 
-def _best(candidates: Sequence[Candidate], evaluate: Evaluate, tokens: int, count: int) -> list[Candidate]:
-    """The ``count`` candidates of the smallest KL, with ``tokens`` to run in all; earlier ones win ties."""
+def _best(candidates: Sequence[Candidate], evaluate: Evaluate, tokens: int, count: int) -> tuple[list[Candidate], float]:
+    """The ``count`` candidates of the smallest KL, and that KL, with ``tokens`` to run in all; earlier ones win ties."""
     fitness = evaluate(candidates, max(1, tokens // len(candidates)))
     order = sorted(range(len(candidates)), key=lambda number: (fitness[number], number))
-    return [candidates[number] for number in order[:count]]
+    return [candidates[number] for number in order[:count]], fitness[order[0]]

@@ -80,7 +80,7 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
     refining: float = sum(stage.passes for stage in method.stages) + method.follows_dense
     if method.true_sequential:
         refining += _MORE_TURNS * (0.5 + method.follows_dense)
-    if (Needs.GRAD | Needs.GRAD_SQ) & method.criterion.needs:
+    if method.criterion.needs != method.criterion.needs.of_inputs:
         refining += _GRADIENT_PASSES
     passes = sum((1 + refining + len(observed.get(index, ()))) * size for index, size in enumerate(blocks))
     judging = 2 * judged.numel() if judged is not None else 0
@@ -112,9 +112,8 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.tunes else 0
     moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
     stages = [outside + state, 2 * block + state + moments + max(running, solving, tuning + running) + KEPT]
-    held = sum(parameter.nbytes for parameter in source.model.parameters())
-    if written and held <= limits.budget:
-        stages.append(held + KEPT)
+    if written and source.nbytes <= limits.budget:
+        stages.append(source.nbytes + KEPT)
     if judged is not None:
         vocabulary = source.model.get_input_embeddings().weight.shape[0]
         stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)

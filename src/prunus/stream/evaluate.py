@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ..checkpoint.source import Checkpoint
 from ..core.progress import Progress
 from ..measure.quality import Divergence, Perplexity
 from .heap import reused_memory
-from .scratch import full_disk_told
+from .scratch import passing_folder
 from .sources import CheckpointSource, Source
 from .trunk import Trunk
 
@@ -24,8 +23,8 @@ STATE_BUDGET = 2 << 30
 @contextmanager
 def forwarded(source: Source, windows: Tensor, batch_tokens: int, progress: Progress, task: str) -> Iterator[Trunk]:
     """A Trunk with ``windows [windows seqlen]`` behind the last block of ``source``, ready for :meth:`Trunk.logits`."""
-    with full_disk_told(), TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
-        trunk = Trunk(source, windows, batch_tokens, STATE_BUDGET, Path(folder))
+    with passing_folder() as folder, reused_memory():
+        trunk = Trunk(source, windows, batch_tokens, STATE_BUDGET, folder)
         trunk.embed()
         progress.start(task, len(source.blocks))
         for index in range(len(source.blocks)):

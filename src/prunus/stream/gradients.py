@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +14,7 @@ from ..core.errors import UnsupportedModelError
 from ..core.progress import Progress
 from ..core.site import Site
 from ..core.stats import Needs
-from .scratch import full_disk_told
+from .scratch import folder_of, full_disk_told
 from .sources import Source
 from .state import State
 from .trunk import Limits, Trunk
@@ -55,8 +52,7 @@ class Gradients:
     def collect(self) -> None:
         """Take the gradients now, if any are needed and they have not been taken yet; no block may be in use."""
         if self.names and self._folder is None:
-            folder = Path(mkdtemp(prefix="prunus-"))
-            finalize(self, rmtree, folder, ignore_errors=True)
+            folder = folder_of(self)
             self._collect(folder)
             self._folder = folder
 

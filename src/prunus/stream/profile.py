@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from ..patterns.unstructured import Unstructured
 from ..solve.factor import inverse_factor
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
-from .scratch import full_disk_told
+from .scratch import passing_folder
 from .solve_block import observe
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -45,8 +43,8 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
-    with full_disk_told(), TemporaryDirectory(prefix="prunus-") as folder, reused_memory():
-        trunk = Trunk(source, windows, *limits, Path(folder))
+    with passing_folder() as folder, reused_memory():
+        trunk = Trunk(source, windows, *limits, folder)
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
     return Profile(lambda site: scores(site, stats[site.name]), source.matrix)

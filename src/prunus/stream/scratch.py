@@ -1,4 +1,4 @@
-"""Temporary files of hidden states, gradients and trials, and a disk beneath them that is full."""
+"""Temporary folders for hidden states, gradients and trials, and a disk beneath them that is full."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from weakref import finalize
 
 from ..core.errors import OutputError
 
@@ -26,3 +29,18 @@ def full_disk_told() -> Iterator[None]:
             f"{tempfile.gettempdir()}: {error.strerror}, for hidden states and the like. Free some space there, or let "
             "TMPDIR name a folder that has more."
         ) from error
+
+
+@contextmanager
+def passing_folder() -> Iterator[Path]:
+    """A temporary folder that is there within this context; a full disk is told (:func:`full_disk_told`)."""
+    with full_disk_told(), tempfile.TemporaryDirectory(prefix="prunus-") as folder:
+        yield Path(folder)
+
+
+def folder_of(owner: object) -> Path:
+    """A temporary folder that is there as long as ``owner`` is."""
+    with full_disk_told():
+        folder = Path(tempfile.mkdtemp(prefix="prunus-"))
+    finalize(owner, rmtree, folder, ignore_errors=True)
+    return folder

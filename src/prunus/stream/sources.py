@@ -32,7 +32,7 @@ class Source(ABC):
     @contextmanager
     def held(self, most: int) -> Iterator[None]:
         """Within this context what was loaded stays so, if the whole model takes no more than ``most`` bytes."""
-        self._holds = sum(parameter.nbytes for parameter in self.model.parameters()) <= most
+        self._holds = self.nbytes <= most
         try:
             yield
         finally:
@@ -41,6 +41,11 @@ class Source(ABC):
                 for index in range(len(self.blocks)):
                     self.release(index)
                 self.release_outside()
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all parameters in the dtype that they are computed with, in memory or not."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
 
     @cached_property
     def continues_text(self) -> bool:

@@ -25,6 +25,9 @@ from ..patterns.unstructured import Unstructured
 from .probe import never_run
 from .sources import Source
 
+Survey = Callable[[Sequence[Site], Sequence[Site]], Profile]
+"""``survey(compared, limited)``: a profile of Sites that an allocator compares, and of those pinned to a threshold."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -147,21 +150,20 @@ def _why(glob: str, names: Sequence[str], untouched: dict[str, str]) -> str:
     return f" (they are named like '{near[0] if near else names[0]}')" if names else ""
 
 
-def plan_steps(
-    source: Source, selection: Selection, request: Request, survey: Callable[[Sequence[Site]], Profile]
-) -> tuple[list[Step], dict[str, str]]:
+def plan_steps(source: Source, selection: Selection, request: Request, survey: Survey) -> tuple[list[Step], dict[str, str]]:
     """Every Site's sparsity and pattern, and what more is left untouched.
 
-    Pinned Sites get what their pin says; the allocator splits the target over the others. ``survey(sites)`` is called
-    only where scores are needed to do so.
+    Pinned Sites get what their pin says; the allocator splits the target over the others. The ``survey`` is made only where
+    scores are needed to do so.
 
     Raises:
         RecipeError: if a pin matches nothing, a pattern does not fit a Site, or an allocator cannot serve the target.
     """
     manual = Manual(tuple(request.pins))
     _check_request(selection, request, manual)
-    _check_fit(source, request.method, dict.fromkeys(_free(selection, request, manual), request.method.pattern))
-    shares = dict(request.shares) if request.shares is not None else _split(selection, request, manual, survey)
+    free = [] if isinstance(request.method.allocator, Manual) else [s for s in selection.sites if manual.pin(s) is None]
+    _check_fit(source, request.method, dict.fromkeys(free, request.method.pattern))
+    shares = dict(request.shares) if request.shares is not None else _split(selection, free, request, manual, survey)
     patterns = _patterns(selection, request, manual, shares)
     steps, untouched = [], {}
     for site in selection.sites:
@@ -219,26 +221,18 @@ def _check_fit(source: Source, method: Method, patterns: Mapping[Site, Pattern])
         )
 
 
-def _free(selection: Selection, request: Request, manual: Manual) -> list[Site]:
-    """The Sites that the allocator splits the target over: those without a pin."""
-    if isinstance(request.method.allocator, Manual):
-        return []
-    return [site for site in selection.sites if manual.pin(site) is None]
-
-
 def _split(
-    selection: Selection, request: Request, manual: Manual, survey: Callable[[Sequence[Site]], Profile]
+    selection: Selection, free: Sequence[Site], request: Request, manual: Manual, survey: Survey
 ) -> dict[str, float]:
-    """Sparsity by Site name."""
+    """Sparsity by Site name; the allocator splits the target over the ``free`` Sites."""
     allocator = request.method.allocator
     pins = {site.name: pin for site in selection.sites if (pin := manual.pin(site)) is not None}
     pinned = [site for site in selection.sites if site.name in pins]
-    free = _free(selection, request, manual)
     target = request.target.sparsity if request.target is not None else 0.0
     extreme = target in (0.0, 1.0)  # there is nothing to split
     compared = [] if extreme else [site for site in free if allocator.compares(site)]
-    scored = compared + [site for site in pinned if pins[site.name].threshold is not None]
-    profile = survey(scored) if scored else None
+    limited = [site for site in pinned if pins[site.name].threshold is not None]
+    profile = survey(compared, limited) if compared or limited else None
     shares = manual.split(pinned, 0.0, profile)
     if free and request.target is not None:
         shares |= {site.name: target for site in free} if extreme else allocator.split(free, target, profile)
@@ -280,7 +274,7 @@ def _straddled(pattern: Pattern, site: Site) -> str | None:
     for part in site.layout.parts:
         inside = torch.zeros(site.rows, dtype=torch.bool)
         inside[part.rows(site.rows)] = True
-        if pattern.violation(inside.unsqueeze(-1).expand(site.rows, site.cols)):
+        if pattern.violation(inside.unsqueeze(-1).expand(site.rows, pattern.window(site.cols, 1))):
             return f"the rows of '{part.name}' and of what is fused with it are interleaved, {pattern} would straddle them"
     return None
 

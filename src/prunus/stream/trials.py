@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +22,7 @@ from ..measure.quality import Divergence
 from ..patterns.nm import NM
 from ..targets.sparse import Sparse
 from .coverage import USUAL, Coverage
-from .scratch import full_disk_told
+from .scratch import folder_of, full_disk_told
 from .solve_block import BlockSolver
 from .sources import Source
 from .trunk import Limits, Trunk
@@ -53,8 +50,7 @@ class Trials:
     _trunks: dict[int, tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._folder = Path(mkdtemp(prefix="prunus-"))
-        finalize(self, rmtree, self._folder, ignore_errors=True)
+        self._folder = folder_of(self)
         self._inside = {index: [s for s in self.sites if s.block == index] for index in range(len(self.source.blocks))}
 
     @torch.no_grad()

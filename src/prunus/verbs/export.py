@@ -189,7 +189,7 @@ def _plain_layers(source: CheckpointSource, layers: dict[str, Site]) -> list[str
         if name.endswith(".weight") and name not in layers and len(source.checkpoint.entry(name).shape) == 2
     }
     tables = {name for name, module in modules.items() if isinstance(module, nn.Embedding)}
-    return sorted((linears - packed) | (matrices - tables - packed))
+    return sorted((linears - packed) | (matrices - tables))
 
 
 def _write_rest(source: CheckpointSource, levels: StoredLevels, layers: dict[str, Site], folder: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..allocate.manual import Manual
 from ..checkpoint.source import Checkpoint
 from ..core.errors import CalibrationError, RecipeError, ResourceError, UnsupportedModelError
 from ..core.method import Method
@@ -190,16 +189,16 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
     request = Request(method, recipe.wanted(), recipe.pins(), recipe.loose_pattern(), shares)
-    manual = Manual(tuple(request.pins))
 
-    def survey(sites: Sequence[Site]) -> Profile:
+    def survey(compared: Sequence[Site], limited: Sequence[Site]) -> Profile:
+        sites = [*compared, *limited]
         profile = make_profile(source, sites, method, _surveyed(windows, method, request), limits, progress, gradients)
-        if not method.allocator.needs_trials or gradients is None or windows is None or request.target is None:
+        tried = method.allocator.needs_trials and compared
+        if not tried or gradients is None or windows is None or request.target is None:
             return profile
         gradients.collect()
         levels = trial_levels(method, request.target.sparsity)
-        tried = [site for site in sites if manual.pin(site) is None]
-        trials = Trials(source, method, tried, levels, windows, limits, progress, coverage_of(recipe), gradients.of)
+        trials = Trials(source, method, compared, levels, windows, limits, progress, coverage_of(recipe), gradients.of)
         trials.build()
         return replace(profile, levels=levels, evaluate=trials.evaluate)
 
