@@ -4,11 +4,12 @@
     python benchmarks/quality.py --methods all --sparsities 0.6 --seeds 0 --items 100
 
 Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. The gap is log(perplexity) less
-that of the dense model; ``closed`` is the part of SparseGPT's gap, on the same tokens and seed, that a method does without.
+that of the dense model; ``closed`` is the part of SparseGPT's gap, with the same seed and as many windows, that a
+method does without; presets write some of the windows themselves.
 Every run is a process of its own: ``wall_seconds`` are its whole time, imports and proof included, ``seconds`` those until
 the output was written, ``peak_bytes`` its peak until then. ``--items`` adds zero-shot accuracy on tasks made from both
-texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what has a row already is
-not run again. ``--summary`` only prints what the rows say.
+texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what has a row of its name
+already is not run again, so a preset that changes has its rows renamed. ``--summary`` only prints what the rows say.
 """
 
 from __future__ import annotations
