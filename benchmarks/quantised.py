@@ -18,8 +18,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quality import MODEL, TEXTS, judge, pruned, read
-from rows import Rows
+from quality import MODEL, TEXTS, judge, pruned
+from rows import Rows, resolved
 
 FOUR, THREE = "int:bits=4,group=64", "int:bits=3,group=64"
 AS_IT_IS = {"criterion": "magnitude", "allocation": "global", "target": "sparse", "solver": "lstsq", "stage": "none"}
@@ -52,29 +52,27 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     rows = Rows(Path(__file__).parent / "rows" / "quantised.jsonl")
-    known = {(row["name"], row["seed"], row["samples"], row["seqlen"]) for row in read(rows.path)}
     for seed in options.seeds if not options.summary else []:
         for name in options.names:
-            if (name, seed, options.samples, options.seqlen) not in known:
-                rows.add(**measure(name, seed, options))
-    summarise(read(rows.path))
+            asked_for = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen}
+            steps = [{**step, **asked_for, "own-text": 0} for step in CHOICES[name]]
+            row = {"name": name, **asked_for, "windows": options.windows, "resolved": [resolved(step) for step in steps]}
+            if not rows.has(**row):
+                rows.add(**row, steps=CHOICES[name], **measure(steps, options.windows))
+    summarise(rows.all())
 
 
-def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def measure(steps: list[dict[str, Any]], windows: int) -> dict[str, Any]:
     """Run the steps, each on what the last one left, and judge the end."""
-    settings = {"seed": seed, "samples": options.samples, "seqlen": options.seqlen, "eval-windows": 0, "own-text": 0}
     with tempfile.TemporaryDirectory() as folder:
         model, start = MODEL, perf_counter()
-        for number, step in enumerate(CHOICES[name]):
+        for number, step in enumerate(steps):
             output = Path(folder) / str(number)
-            record = pruned(output, {**step, **settings}, model)
+            record = pruned(output, {**step, "eval-windows": 0}, model)
             model = str(output)
         wall = perf_counter() - start
-        judged = {text: judge(output, text, options) for text in TEXTS}
-    return {
-        "name": name, "seed": seed, "samples": options.samples, "seqlen": options.seqlen, "windows": options.windows,
-        "steps": CHOICES[name], "wall_seconds": round(wall, 2), "zeros": record["sparsity"], **record["packed"], **judged,
-    }  # fmt: skip
+        judged = {text: judge(output, text, steps[0]["seqlen"], slice(windows)) for text in TEXTS}
+    return {"wall_seconds": round(wall, 2), "zeros": record["sparsity"], **record["packed"], **judged}
 
 
 def summarise(rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 
 class Rows:
@@ -16,6 +17,15 @@ class Rows:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         self.path = path
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every row so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
+
+    def has(self, **wanted: object) -> bool:
+        """Whether some row has these values; a row that has none under a name may have any."""
+        wanted = json.loads(json.dumps(wanted))
+        return any(all(row.get(key, value) == value for key, value in wanted.items()) for row in self.all())
 
     def add(self, **values: object) -> None:
         """Append one measurement."""
@@ -33,6 +43,14 @@ class Rows:
             file.write(json.dumps(row) + "\n")
         shown = {key: value for key, value in row.items() if key != "machine"}
         print(json.dumps(shown), flush=True)
+
+
+def resolved(settings: dict[str, Any]) -> dict[str, Any]:
+    """What settings of ``prunus.prune`` come to, presets' choices included: one choice on every axis."""
+    from prunus.recipe import Recipe
+
+    recipe = Recipe.of(settings)
+    return {**recipe.build_method().to_json(), "own_text": recipe.own_share}
 
 
 def without_place(word: str) -> str:

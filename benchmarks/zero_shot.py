@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from quality import BASELINE, DENSE, TEXTS, locate_model, pruned, read
+from quality import BASELINE, DENSE, TEXTS, locate_model, pruned
 from quality import CHOICES as METHODS
-from rows import Rows
+from rows import Rows, resolved
 
 CHOICES = 4
 _CONTEXT = 40
@@ -67,8 +67,10 @@ def main() -> None:
     rows = Rows(Path(__file__).parent / "rows" / "zero_shot.jsonl")
     asked = {"sparsity": options.sparsity, "seed": options.seed, "samples": options.samples, "seqlen": options.seqlen}
     for name in (DENSE, *options.methods):
-        row: dict[str, Any] = {"name": name, **(asked if name != DENSE else {}), "items": options.items}
-        if any(all(known.get(key) == value for key, value in row.items()) for known in read(rows.path)):
+        row: dict[str, Any] = {"name": name, "items": options.items}
+        if name != DENSE:
+            row |= {**asked, "resolved": resolved({**METHODS[name], **asked})}
+        if rows.has(**row):
             continue
         with tempfile.TemporaryDirectory() as place:
             folder = locate_model() if name == DENSE else Path(place) / "out"
@@ -76,7 +78,7 @@ def main() -> None:
                 pruned(folder, {**METHODS[name], **asked, "eval-windows": 0})
             rows.add(**row, right=right_answers(folder, texts(), options.items))
     wanted = {**asked, "items": options.items}
-    summarise([row for row in read(rows.path) if all(row.get(key, value) == value for key, value in wanted.items())])
+    summarise([row for row in rows.all() if all(row.get(key, value) == value for key, value in wanted.items())])
 
 
 def summarise(rows: list[dict[str, Any]]) -> None:
