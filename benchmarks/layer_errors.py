@@ -4,6 +4,7 @@
 
 One row a sparsity and solver in ``benchmarks/rows/layer_errors.jsonl``: on how many of the 210 layers the error
 ‖(W−Ŵ)X‖²/‖WX‖² is above SparseGPT's on the same pattern, the mean and the worst ratio, and the seconds that solving took.
+Solvers as they are: with no target but the inputs' own outputs, on Grams as they were measured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from prunus.core.stats import Needs
 from prunus.models.tokens import load_tokenizer
 from prunus.observe.waves import Wave
 from prunus.recipe import Recipe
+from prunus.stream.heap import reused_memory
 from prunus.stream.solve_block import observe
 from prunus.stream.trunk import Trunk
 from prunus.verbs.prepare import calibration_windows, open_model
@@ -30,7 +32,7 @@ SOLVERS = {
     BASELINE: {"method": "sparsegpt"},
     BY_ROW: {"method": "sparsegpt", "pattern": "unstructured:scope=row"},
     "wanda, lstsq": {"method": "wanda", "solver": "lstsq"},
-    "admm as in balanced": {"method": "balanced"},
+    "admm, 4 steps, one penalty": {"method": "balanced"},
     "admm": {"method": "balanced", "solver": "admm"},
     "admm, 20 swaps": {"method": "balanced", "solver": "admm:swaps=20"},
 }
@@ -59,7 +61,7 @@ def main() -> None:
         for name, choice in SOLVERS.items()
         if name != BY_ROW or ":" not in sparsity  # of N:M every row has as many
     }
-    with torch.no_grad():
+    with torch.no_grad(), reused_memory():
         for index in range(len(source.blocks)):
             block = source.load(index)
             wave = Wave(tuple(source.found[index].sites))

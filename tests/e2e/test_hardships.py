@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.checkpoint.journal import Journal
+from prunus.checkpoint.work_folder import WorkFolder
 from prunus.core.errors import OutputError, RecipeError, ResourceError
 from tiny import model_of
 
@@ -46,6 +51,72 @@ def test_what_a_killed_cleaning_up_leaves_is_never_resumed(checkpoint, quick, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_killed_between_the_two_renames_of_a_replacement(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    """What is replaced is never lost: it is set aside until the new output has its name, and its place is told."""
+    out, aside = tmp_path / "out", tmp_path / ".out.prunus-partial" / "replaced"
+    prunus.prune(checkpoint("llama"), out, method="magnitude", sparsity=0.25, eval_windows=0)
+    old = (out / "model.safetensors").read_bytes()
+    script = (
+        "import sys, os, signal, pathlib, prunus\n"
+        "rename = pathlib.Path.rename\n"
+        "def once(self, target):\n"
+        "    rename(self, target)\n"
+        "    if pathlib.Path(target).name == 'replaced': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.rename = once\n"
+        "prunus.prune(sys.argv[1], sys.argv[2], overwrite=True, method='magnitude', sparsity=0.5, eval_windows=0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(checkpoint("llama")), str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert (aside / "model.safetensors").read_bytes() == old
+    with pytest.raises(OutputError, match=f"unfinished run .*once {aside}, .* has its name back"):
+        prunus.prune(checkpoint("llama"), out, method="magnitude", sparsity=0.5, eval_windows=0)
+    result = prunus.prune(checkpoint("llama"), out, resume=True, method="magnitude", sparsity=0.5, eval_windows=0)
+    assert result.sparsity == pytest.approx(0.5, abs=1e-3)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_set_aside_by_a_killed_process_is_put_back_before_it_is_cleared_away(tmp_path) -> None:
+    work = WorkFolder(tmp_path / "out", "prunus-export")
+    (work.path / "replaced").mkdir(parents=True)
+    (work.path / "replaced" / "old").write_text("mine")
+    work.take()
+    work.empty()
+    assert (tmp_path / "out" / "old").read_text() == "mine"
+    work.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_is_taken_of_the_folder_that_is_there(tmp_path, monkeypatch) -> None:
+    """A process that opened the lock just before another removed the folder makes it anew; two at once are told apart."""
+    one, two = (WorkFolder(tmp_path / "out", "prunus-export") for _ in range(2))
+    one.take()
+    with pytest.raises(OutputError, match="another prunus process is writing it"):
+        two.take()
+    flock = fcntl.flock
+
+    def late(lock, how) -> None:
+        monkeypatch.undo()
+        one.remove()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    two.take()
+    assert (two.path / "lock").is_file()
+    with pytest.raises(OutputError, match="another prunus process is writing it"):
+        one.take()
+    two.remove()
+
+
+def test_systems_without_linux_calls_write_the_same(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    prunus.prune(checkpoint("llama"), tmp_path / "usual", **quick)
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.delattr(os, "fdatasync")
+    prunus.prune(checkpoint("llama"), tmp_path / "other", **quick)
+    names = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("usual", "other")]
+    assert names[0] == names[1]
+
+
 def test_a_shard_lost_from_an_unfinished_run_is_not_made_up(checkpoint, quick, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("prunus.verbs.prune.prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -70,8 +141,9 @@ def test_tensors_that_were_not_to_be_touched_are_checked(checkpoint, quick, tmp_
     from prunus.checkpoint.writer import MirrorWriter
 
     monkeypatch.setattr(MirrorWriter, "copy", lambda self, names: None)
-    with pytest.raises(prunus.PrunusError, match=r"tensor '.*' was not to be touched, but differs"):
+    with pytest.raises(prunus.PrunusError, match=r"tensor '.*' was not to be touched, but differs.* is kept in .*partial"):
         prunus.prune(checkpoint("llama"), tmp_path / "out", **quick)
+    assert (tmp_path / ".out.prunus-partial").is_dir()
 
 
 def test_tied_by_config_but_stored_apart_is_untied_as_transformers_does(checkpoint, quick, text_file, tokenizer, tmp_path):

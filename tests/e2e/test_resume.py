@@ -51,13 +51,25 @@ def moments_within(seconds: float, kills: int, seed: int) -> list[float]:
     return [round(chance.uniform(4.0, 4.0 + 0.25 * seconds), 2) for _ in range(kills)]
 
 
+def kill_behind(words: list[str], out: Path, blocks: int) -> None:
+    """Start, and SIGKILL as soon as so many ``blocks`` are finished."""
+    journal = Journal(out)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.unfinished and len(journal.entries()) >= blocks):
+        time.sleep(0.005)
+    assert process.poll() is None, "finished before it could be killed"
+    process.kill()
+    process.wait()
+
+
 def test_killed_and_resumed(checkpoint, quick, tmp_path) -> None:
-    """At random moments of a run that takes some seconds, one block at a time."""
+    """Within every block of a run, the first included, and twice within one of them."""
     settings = {**quick, "samples": 64, "seqlen": 128, "batch_tokens": 256}
     prunus.prune(checkpoint("mixtral"), tmp_path / "whole", **settings)
-    chance = random.Random(1)
-    moments = [chance.uniform(3.0, 7.0) for _ in range(6)]
-    kill_until_done(command(checkpoint("mixtral"), tmp_path / "killed", settings), tmp_path / "killed", moments)
+    words = command(checkpoint("mixtral"), tmp_path / "killed", settings)
+    for blocks in (0, 1, 1, 2):
+        kill_behind(words, tmp_path / "killed", blocks)
+    subprocess.run(words, check=True, capture_output=True)
     assert same(tmp_path / "whole", tmp_path / "killed")
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "killed"}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import prunus
+from prunus.measure.memory import resident_bytes
 
 SOLVED = [
     {"method": "magnitude"},
@@ -19,8 +20,15 @@ REPAIRED = [{"method": "balanced"}, {"method": "best"}, {"method": "best", "spar
 def both(family: str, settings: dict, checkpoint, tmp_path) -> list[prunus.PruneResult]:
     """The run on the CPU and on the GPU, of the text alone: what a model writes hangs on the last bit of its logits."""
     common = {"dtype": "float32", "own_text": 0, **settings}
-    found = [prunus.prune(checkpoint(family), tmp_path / device, device=device, **common) for device in ("cpu", "cuda")]
-    assert torch.cuda.max_memory_allocated() > 0
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        found.append(prunus.prune(checkpoint(family), tmp_path / device, device=device, **common))
+        assert (torch.cuda.max_memory_allocated() > before) == (device == "cuda")
+    estimates = [prunus.plan(checkpoint(family), device=device, **common).estimate for device in ("cpu", "cuda")]
+    assert estimates[0].gpu_bytes == 0 < estimates[1].gpu_bytes
+    assert estimates[1].memory_bytes <= estimates[0].memory_bytes + resident_bytes()
     for one, two in zip(*(result.sites for result in found), strict=True):
         assert one["sparsity"] == pytest.approx(two["sparsity"], abs=0.02)
     return found

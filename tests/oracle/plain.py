@@ -5,6 +5,8 @@ It shares no code with prunus. What prunus does fast and streamed must agree wit
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +68,33 @@ def sparsegpt(weight: Tensor, gram: Tensor, sparsity: float, nm: tuple[int, int]
             errors[:, j - left] = error
         weight[:, right:] -= errors @ inverse[left:right, right:]
     return weight
+
+
+def admm(weight: Tensor, gram: Tensor, choose: Callable[[Tensor], Tensor], damp: float, rho: float, growth: float,
+         stages: Sequence[int], relaxation: float) -> Tensor:  # fmt: skip
+    """Alternating directions in fp64: Ŵ minimises the error plus ρ/2 ‖Ŵ − Z + U‖², Z is the masked Ŵ + U, U what is left.
+
+    Every input is scaled to unit energy; ``choose(weight)`` gives the survivors; ``stages`` are the alternations with each
+    penalty ρ, from one to the next of which ρ grows, and U shrinks so that ρU stays.
+    """
+    hessian = gram.double() + damp * gram.double().diagonal().mean() * torch.eye(len(gram))
+    scale = hessian.diagonal().sqrt()
+    hessian = hessian / scale / scale[:, None]
+    dense = weight.double() * scale
+    split = dense * choose(dense / scale)
+    dual = dense - split
+    for number, steps in enumerate(stages):
+        inverse = torch.linalg.inv(hessian + rho * torch.eye(len(gram)))
+        for step in range(steps):
+            found = (dense @ hessian + rho * (split - dual)) @ inverse
+            found = relaxation * found + (1 - relaxation) * split
+            if step == steps - 1 and number < len(stages) - 1:
+                dual = dual / growth
+            together = found + dual
+            split = together * choose(together / scale)
+            dual = together - split
+        rho *= growth
+    return split / scale
 
 
 PLAIN = {"magnitude": magnitude, "wanda": wanda, "sparsegpt": sparsegpt}

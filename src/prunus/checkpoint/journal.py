@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import OutputError
-from .replace import put_in_place
+from .disk import write_atomically
 from .work_folder import WorkFolder
 
 PLAN, DONE, OUTPUT = "plan.json", "done.jsonl", "output"
@@ -39,9 +38,11 @@ class Journal:
     def check_free(self, resume: bool) -> None:
         """Raise OutputError if an unfinished run is here that is not to be resumed."""
         if self.unfinished and not resume:
+            aside = self._work.set_aside
+            before = f", once {aside}, which was to be replaced, has its name back" if aside else ""
             raise OutputError(
                 f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
-                f"Go on with --resume, or start anew after removing {self.folder}."
+                f"Go on with --resume, or start anew after removing {self.folder}{before}."
             )
 
     def stored_plan(self) -> dict[str, Any] | None:
@@ -59,7 +60,7 @@ class Journal:
         try:
             if not self.unfinished:
                 self._work.empty()
-                _write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
+                write_atomically(self.folder / PLAN, json.dumps({"digest": digest, "plan": plan}, indent=1))
                 return []
             self.check_free(resume)
             self._check_same(plan, digest)
@@ -87,7 +88,7 @@ class Journal:
         """Record a finished block; durable on return."""
         path = self.folder / DONE
         kept = "".join(json.dumps(old) + "\n" for old in self.entries()) if path.is_file() else ""
-        _write_atomically(path, kept + json.dumps(entry) + "\n")
+        write_atomically(path, kept + json.dumps(entry) + "\n")
 
     def finish(self, overwrite: bool = False) -> None:
         """Give the output its final name and clear the rest away; ``overwrite`` drops what had the name before.
@@ -97,7 +98,7 @@ class Journal:
         """
         if self.target.exists() and not overwrite:
             raise OutputError(f"{self.target} appeared while the run went on; the finished output is in {self.output}.")
-        put_in_place(self.output, self.target, self.folder / "replaced")
+        self._work.give(self.output)
         self.discard()
 
     def discard(self) -> None:
@@ -141,17 +142,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         return []
     short = [str(value) if len(str(value)) < 60 else "…" for value in (old, new)]
     return [f"{path}: {short[0]} then, {short[1]} now"]
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

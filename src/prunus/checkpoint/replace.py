@@ -1,4 +1,4 @@
-"""Outputs that take the place of what is there: only of an earlier checkpoint, and never before the new one is complete."""
+"""Outputs that take the place of what is there: only of an earlier checkpoint."""
 
 from __future__ import annotations
 
@@ -34,19 +34,3 @@ def check_replaceable(target: Path, model: Path, typed: str | Path) -> None:
     checkpoint = (target / "config.json").is_file() and any(target.glob("*.safetensors"))
     if not checkpoint and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} is neither a checkpoint nor an empty folder, so it is not replaced. Give another -o.")
-
-
-def put_in_place(new: Path, target: Path, aside: Path) -> None:
-    """Name the finished ``new`` ``target``; what had that name is ``aside`` afterwards, or back if that fails.
-
-    All three are on one disk.
-    """
-    before = target.exists()
-    try:
-        if before:
-            target.rename(aside)
-        new.rename(target)
-    except BaseException:
-        if before and not target.exists():
-            aside.rename(target)
-        raise

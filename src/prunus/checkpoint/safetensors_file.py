@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
+from .disk import reserve, sync
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -145,18 +146,9 @@ def lay_down(path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...
     """A file for these tensors at its full size, so that a full disk shows at once; what is in them is to be written."""
     header, length = header_of(tensors, metadata)
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, len(header) + length)
+        reserve(file, len(header) + length)
         file.write(header)
     return SafetensorsFile.open(path)
-
-
-def sync(path: Path) -> None:
-    """Force a file's bytes and its size to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_at(path: Path, start: int, data: memoryview | bytes) -> None:

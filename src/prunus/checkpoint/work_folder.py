@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TextIO
 
 from ..core.errors import OutputError
+from .disk import sync, sync_all
 
 LOCK = "lock"
+REPLACED = "replaced"
 
 
 class WorkFolder:
@@ -20,31 +24,68 @@ class WorkFolder:
         self.path = target.parent / f".{target.name}.{kind}"
         self._lock: TextIO | None = None
 
-    def take(self) -> None:
-        """Make it, if it is not there, and lock it.
+    def take(self, wait: bool = False) -> None:
+        """Make it, if it is not there, and lock it; ``wait`` until another process has let go of it.
 
         Raises:
             OutputError: if another process is at work in it, or it cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not self._locked(wait):
+                pass
         except BlockingIOError as error:
-            self.release()
             raise OutputError(
                 f"{self.target}: another prunus process is writing it. Wait for it, or give another -o."
             ) from error
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}). Choose another -o.") from error
 
+    def _locked(self, wait: bool) -> bool:
+        """Whether the lock was taken of a folder that is still there: another process may have removed it meanwhile."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as opened:
+            lock = opened.enter_context((self.path / LOCK).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(lock.fileno()), (self.path / LOCK).stat()):
+                opened.pop_all()
+                self._lock = lock
+                return True
+        return False
+
+    @property
+    def set_aside(self) -> Path | None:
+        """What had the target's name, if a process was killed before it gave that to another."""
+        aside = self.path / REPLACED
+        return aside if aside.exists() and not self.target.exists() else None
+
     def empty(self) -> None:
-        """Clear away what an earlier process left in it."""
+        """Clear away what an earlier process left in it; what it set aside and had not replaced yet is put back."""
+        aside = self.set_aside
+        if aside is not None:
+            aside.rename(self.target)
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK:
                 path.unlink()
+
+    def give(self, new: Path) -> None:
+        """Name the finished ``new``, which is in this folder, as the target; what had that name is set aside in here.
+
+        On return it is so after a crash too. If it fails, what had the name has it again.
+        """
+        aside = self.path / REPLACED
+        sync_all(new)
+        before = self.target.exists()
+        try:
+            if before:
+                self.target.rename(aside)
+            new.rename(self.target)
+        except BaseException:
+            if before and not self.target.exists():
+                aside.rename(self.target)
+            raise
+        sync(self.target.parent)
 
     def release(self) -> None:
         """Let go of the lock."""
@@ -53,6 +94,6 @@ class WorkFolder:
             self._lock = None
 
     def remove(self) -> None:
-        """Let go of it, and clear it away with all that is in it."""
-        self.release()
+        """Clear it away with all that is in it, and let go of it."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self.release()

@@ -7,7 +7,6 @@ harmless, which is what makes a run resumable.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..core.errors import OutputError
-from .safetensors_file import raw_bytes, sync, write_at
+from .disk import reserve, sync
+from .safetensors_file import raw_bytes, write_at
 from .source import INDEX, Checkpoint
 
 _CHUNK = 16 << 20
@@ -56,7 +56,7 @@ class MirrorWriter:
             for shard in self.source.shards:
                 path = self.folder / shard.path.name
                 with path.open("r+b" if path.exists() else "w+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, shard.size)
+                    reserve(file, shard.size)
                     file.write(shard.header)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}). Choose another -o.") from error

@@ -36,11 +36,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the run will take on this machine: bytes resident at the peak, seconds, bytes on disk."""
+    """What the run will take on this machine: bytes resident at the peak, seconds, bytes on disk, bytes on a GPU."""
 
     memory_bytes: int
     seconds: float
     disk_bytes: int
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -93,54 +93,50 @@ class Recorder:
         """How many values the model unpacks from a block's output; 0 where it takes a tensor. Found by trying."""
 
     @torch.no_grad()
-    def record(self, run: Callable[[], Any], before: Tensor | None = None) -> tuple[Tensor, list[BlockCall]]:
+    def record(self, run: Callable[[], Any], before: Tensor | None = None, to_end: bool = False,
+               ) -> tuple[Tensor, list[BlockCall]]:  # fmt: skip
         """Hidden states entering the first block and every block's call, from ``run()`` of the model's trunk.
 
-        ``before`` are the hidden states behind the stack that runs earlier.
+        ``before`` are the hidden states behind the stack that runs earlier. ``to_end``: run on behind the last block, to
+        see that none is called again.
+
+        Raises:
+            UnsupportedModelError: if hidden states do not go through every block once, one after the other, unchanged
+                in between.
         """
         failures = []
         for width in (self.width, *(other for other in range(_MOST_OUTPUTS + 1) if other != self.width)):
             self.width = width
             try:
-                return self._attempt(run, before)
+                return self._attempt(run, before, to_end)
             except _MisreadError as error:
                 failures.append(error)
         furthest = max(failures, key=lambda failure: failure.reached)
         raise UnsupportedModelError(f"{type(self.blocks[0]).__name__}: {furthest}") from furthest
 
-    def _attempt(self, run: Callable[[], Any], before: Tensor | None) -> tuple[Tensor, list[BlockCall]]:
-        entering: list[Tensor] = []
-        memory: list[tuple[Any, ...]] = []
-        calls: list[BlockCall] = []
-
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            keyword = None if args else "hidden_states"
-            hidden = args[0] if args else kwargs.pop("hidden_states", None)
-            if not isinstance(hidden, Tensor):
-                raise _MisreadError("its hidden states cannot be followed from block to block", len(calls))
-            if entering and _memory(hidden) != memory[0]:
-                raise _MisreadError("the model changes hidden states between its blocks", len(calls))
-            entering.append(hidden)
-            memory.append(_memory(hidden))
-            known = {key: _checked(value) for key, value in kwargs.items()}
-            calls.append(BlockCall(_checked(args[1:]), known, keyword, self.width > 0))
-            if len(calls) == len(self.blocks):
-                raise _RecordedError
-            return self._output(hidden)
-
-        with _replaced(self.blocks, replacement), self._finished_before(before):
+    def _attempt(self, run: Callable[[], Any], before: Tensor | None, to_end: bool) -> tuple[Tensor, list[BlockCall]]:
+        tape = _Tape(len(self.blocks), self.width > 0, self._output, to_end)
+        with _replaced(self.blocks, tape), self._finished_before(before):
             try:
                 run()
             except _RecordedError:
-                return entering[0], calls
+                pass
+            except _CalledAgainError:
+                raise UnsupportedModelError(
+                    f"{type(self.blocks[0]).__name__}: the model calls its blocks ({len(self.blocks)}) more than once. "
+                    "Calibration follows hidden states through every block once; --method magnitude needs none."
+                ) from None
             except torch.OutOfMemoryError:
                 raise
             except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
-                if not entering:
+                if tape.entering is None:
                     raise
-                why = f"the model's loop over its blocks cannot be followed ({error})"
-                raise _MisreadError(why, len(calls)) from error
-        raise _MisreadError(f"{len(calls)} of {len(self.blocks)} blocks were run", len(calls))
+                if not tape.complete:
+                    why = f"the model's loop over its blocks cannot be followed ({error})"
+                    raise _MisreadError(why, len(tape.calls)) from error
+        if tape.entering is None or not tape.complete:
+            raise _MisreadError(f"{len(tape.calls)} of {len(self.blocks)} blocks were run", len(tape.calls))
+        return tape.entering, tape.calls
 
     def finish(self, run: Callable[[], Any], hidden: Tensor) -> Any:
         """What ``run()`` of the whole model gives with ``hidden`` behind the last block."""
@@ -168,6 +164,41 @@ class Recorder:
         return _Outputs((hidden, *(Crossing(k) for k in range(1, self.width))))
 
 
+class _Tape:
+    """Stands in for the ``count`` blocks of a stack, and notes how each is called; what they give is ``output(hidden)``.
+
+    Ends the run at the last call, unless it is ``to_end``: then at one more.
+    """
+
+    def __init__(self, count: int, first_only: bool, output: Callable[[Tensor], Any], to_end: bool) -> None:
+        self.entering: Tensor | None = None
+        self.calls: list[BlockCall] = []
+        self._memory: tuple[Any, ...] = ()
+        self._count, self._first_only, self._output, self._to_end = count, first_only, output, to_end
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block's call is noted."""
+        return len(self.calls) == self._count
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.complete:
+            raise _CalledAgainError
+        keyword = None if args else "hidden_states"
+        hidden = args[0] if args else kwargs.pop("hidden_states", None)
+        if not isinstance(hidden, Tensor):
+            raise _MisreadError("its hidden states cannot be followed from block to block", len(self.calls))
+        if self.entering is None:
+            self.entering, self._memory = hidden.clone() if self._to_end else hidden, _memory(hidden)
+        elif _memory(hidden) != self._memory:
+            raise _MisreadError("the model changes hidden states between its blocks", len(self.calls))
+        known = {key: _checked(value) for key, value in kwargs.items()}
+        self.calls.append(BlockCall(_checked(args[1:]), known, keyword, self._first_only))
+        if self.complete and not self._to_end:
+            raise _RecordedError
+        return self._output(hidden)
+
+
 class _Outputs(tuple[Any, ...]):
     """What a block returns in a skeleton pass: hidden states, and a :class:`Crossing` for whatever else is asked for."""
 
@@ -179,6 +210,10 @@ class _Outputs(tuple[Any, ...]):
 
 class _RecordedError(Exception):
     """The last block's call is recorded: what the model does with its output does not matter."""
+
+
+class _CalledAgainError(Exception):
+    """A block is called once all calls are recorded."""
 
 
 class _MisreadError(Exception):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,12 @@ import torch
 from ..checkpoint.cache import cache_folder
 from ..checkpoint.safetensors_file import header_of, raw_bytes, write_at
 from ..checkpoint.source import INDEX, SINGLE
-from ..core.errors import CheckpointError, UnsupportedModelError
+from ..checkpoint.work_folder import WorkFolder
+from ..core.errors import CheckpointError, OutputError, UnsupportedModelError
 from .skeleton import build_skeleton, quiet_transformers
 
 SHARD_BYTES = 5 * 10**9
+OUTPUT = "output"
 _VERSION = 1
 
 
@@ -34,33 +34,43 @@ def convert_gguf(path: Path) -> Path:
     Raises:
         CheckpointError: if the file is corrupt or lacks tensors.
         UnsupportedModelError: if its architecture is unknown to transformers.
+        OutputError: if the cache cannot be written.
     """
     target = cache_folder() / "gguf" / f"{path.stem}-{_fingerprint(path)}"
     if (target / "config.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    growing = target.with_name(f"{target.name}.{os.getpid()}.new")
+    work = WorkFolder(target, "prunus-convert")
+    work.take(wait=True)
     try:
-        growing.mkdir()
-        _convert(path, growing)
-        if not target.exists():
-            growing.rename(target)
+        if not (target / "config.json").is_file():  # nobody else has converted it meanwhile
+            work.empty()
+            (work.path / OUTPUT).mkdir()
+            _convert(path, work.path / OUTPUT)
+            work.give(work.path / OUTPUT)
+    except OSError as error:
+        raise OutputError(
+            f"{target}: the converted {path.name} cannot be kept there ({error.strerror or error}). Free some space, or "
+            "let PRUNUS_CACHE name another folder."
+        ) from error
     finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        work.remove()
     return target
 
 
 def _fingerprint(path: Path) -> str:
-    digest = hashlib.sha256(f"{_VERSION} {path.stat().st_size}".encode())
+    """What tells a file from others of its name, and from what it was before: its two ends, its size and its time."""
+    about = path.stat()
+    digest = hashlib.sha256(f"{_VERSION} {about.st_size} {about.st_mtime_ns}".encode())
     with path.open("rb") as file:
         digest.update(file.read(8 << 20))
-        file.seek(max(0, path.stat().st_size - (1 << 20)))
+        file.seek(max(0, about.st_size - (1 << 20)))
         digest.update(file.read())
     return digest.hexdigest()[:16]
 
 
 def _convert(path: Path, folder: Path) -> None:
     from gguf import GGUFReader
+    from transformers import GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,
@@ -72,9 +82,11 @@ def _convert(path: Path, folder: Path) -> None:
         reader = GGUFReader(path)
         with quiet_transformers():
             metadata = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
-            config = _save_config_and_tokenizer(path, folder)
+            config, tokenizer = _config_and_tokenizer(path)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({str(error).strip().splitlines()[0]}).") from error
+    for part in (config, tokenizer, GenerationConfig.from_model_config(config)):
+        part.save_pretrained(folder)
     model = build_skeleton(config, torch.float32)
     architecture = str(reader.fields["general.architecture"].contents())
     kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
@@ -91,8 +103,8 @@ def _convert(path: Path, folder: Path) -> None:
     _write_shards(folder, found, shapes, lambda tensor: _dequantised(tensor, processor, names))
 
 
-def _save_config_and_tokenizer(path: Path, folder: Path) -> Any:
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+def _config_and_tokenizer(path: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
@@ -100,10 +112,7 @@ def _save_config_and_tokenizer(path: Path, folder: Path) -> Any:
         del config.quantization_config
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.dtype = torch.float32
-    config.save_pretrained(folder)
-    GenerationConfig.from_model_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-    return config
+    return config, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def _stored_dtype(tensor: Any) -> torch.dtype:

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from ..core.errors import UnsupportedModelError
 from ..core.site import Layout, Part, Site
 from .fused import fused_parts
 
@@ -51,6 +52,19 @@ def is_batched_experts(module: nn.Module) -> bool:
 def is_list_of_like(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     """A list of several modules of one class: experts of a model that does not stack them, or what always runs."""
     return isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(entry) for entry in module}) == 1
+
+
+def check_apart(blocks: Sequence[nn.Module], prefixes: Sequence[str]) -> None:
+    """Raise UnsupportedModelError if a parameter is in more than one of the blocks, whose paths are ``prefixes``."""
+    owners: dict[int, tuple[int, str]] = {}
+    for index, block in enumerate(blocks):
+        for name, parameter in block.named_parameters():
+            first, other = owners.setdefault(id(parameter), (index, name))
+            if first != index:
+                raise UnsupportedModelError(
+                    f"{prefixes[index]}.{name} is the same tensor as {prefixes[first]}.{other}: blocks that share weights "
+                    "cannot be pruned one after the other."
+                )
 
 
 def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Callable[[str], torch.dtype]) -> Found:

@@ -137,9 +137,10 @@ def plan_table(plan: Plan) -> RenderableType:
         lines.append(Text(words + (f", {calibration['own']} of them written by the model" if calibration["own"] else "")))
     if plan.estimate:
         estimate = plan.estimate
+        on_gpu = f"{estimate.gpu_bytes / 2**30:.2f} GiB on the GPU, " if estimate.gpu_bytes else ""
         lines.append(
             Text(
-                f"estimate: {estimate.seconds:.0f} s, {estimate.memory_bytes / 2**30:.2f} GiB of memory, "
+                f"estimate: {estimate.seconds:.0f} s, {estimate.memory_bytes / 2**30:.2f} GiB of memory, {on_gpu}"
                 f"{estimate.disk_bytes / 1e9:.2f} GB on disk",
                 style="bold",
             )

@@ -43,6 +43,13 @@ _ACTIVATIONS = 8
 """Tensors of the widest layer's size that a forward pass holds."""
 
 
+class _Stage(NamedTuple):
+    """Bytes that part of a run takes where it computes, and in the machine's own memory whatever that is."""
+
+    computing: int
+    kept: int = 0
+
+
 class _Group(NamedTuple):
     """Sites that read one input, hence share moments and a factorisation."""
 
@@ -69,7 +76,8 @@ def estimate(source: Source, steps: Sequence[Step], method: Method, windows: Ten
     }
     disk = source.checkpoint.nbytes if isinstance(source, CheckpointSource) else 0
     seconds = _seconds(source, method, observed, windows, judged, written) + 3 * disk / _DISK_RATE
-    return Estimate(_memory(source, method, observed, windows, judged, limits, written), seconds, disk)
+    memory, gpu = _memory(source, method, observed, windows, judged, limits, written)
+    return Estimate(memory, seconds, disk, gpu)
 
 
 def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
@@ -98,8 +106,11 @@ def _seconds(source: Source, method: Method, observed: dict[int | None, list[Wav
 
 
 def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave]], windows: Tensor | None,
-            judged: Tensor | None, limits: Limits, written: int) -> int:  # fmt: skip
-    """The largest of what writing own text, embedding, pruning a block, judging, and loading the result as a check take."""
+            judged: Tensor | None, limits: Limits, written: int) -> tuple[int, int]:  # fmt: skip
+    """Bytes resident in the machine's memory, and on a GPU if that computes, at the peak.
+
+    It is the largest of what writing own text, embedding, pruning a block, judging, and loading the result as a check take.
+    """
     width = source.model.dtype.itemsize
     block = max(map(_size, source.blocks)) * width
     outside = (_size(source.model) - sum(map(_size, source.blocks))) * width
@@ -111,16 +122,19 @@ def _memory(source: Source, method: Method, observed: dict[int | None, list[Wave
     solving = max((_working_bytes(group, method) for _, group in groups), default=0)
     tuning = _TUNED_COPIES * 4 * max(map(_size, source.blocks)) if method.tunes else 0
     moments = max((_moment_bytes(wave, method) for wave, _ in groups), default=0) if windows is not None else 0
-    stages = [outside + state, 2 * block + state + moments + max(running, solving, tuning + running) + KEPT]
+    pruning = block + moments + max(running, solving, tuning + running)
+    stages = [_Stage(outside, state), _Stage(pruning, block + state + KEPT)]
     if written and source.nbytes <= limits.budget:
-        stages.append(source.nbytes + KEPT)
+        stages.append(_Stage(source.nbytes, KEPT))
     if judged is not None:
         vocabulary = source.model.get_input_embeddings().weight.shape[0]
-        stages.append(outside + 2 * block + 12 * judged.shape[1] * vocabulary)
+        stages.append(_Stage(outside + block + 12 * judged.shape[1] * vocabulary, block))
     if isinstance(source, CheckpointSource):
         reloaded = reload_bytes(source.checkpoint)
-        stages.append(reloaded if reloaded <= min(limits.budget, available_memory_bytes()) else 0)
-    return int(resident_bytes() + max(stages))
+        stages.append(_Stage(0, reloaded if reloaded <= min(limits.budget, available_memory_bytes()) else 0))
+    if source.device.type == "cuda":
+        return resident_bytes() + max(stage.kept for stage in stages), max(stage.computing for stage in stages)
+    return resident_bytes() + max(map(sum, stages)), 0
 
 
 def _groups(wave: Wave) -> list[_Group]:

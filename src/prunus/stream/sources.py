@@ -18,7 +18,7 @@ from ..core.errors import CheckpointError, NumericalError
 from ..core.finite import all_finite
 from ..core.site import Site
 from ..models.names import NameMap, release, release_parameter
-from ..models.sites import Found, sites_of_block, sites_outside
+from ..models.sites import Found, check_apart, sites_of_block, sites_outside
 from ..models.skeleton import Stack, build_skeleton, find_stacks, load_config
 
 
@@ -76,7 +76,12 @@ class Source(ABC):
 
     @cached_property
     def found(self) -> list[Found]:
-        """Sites and untouched matrices of every block."""
+        """Sites and untouched matrices of every block.
+
+        Raises:
+            UnsupportedModelError: if blocks share parameters.
+        """
+        check_apart(self.blocks, self._prefixes)
         return [sites_of_block(block, self.prefix(k), k, self.stored_dtype) for k, block in enumerate(self.blocks)]
 
     @cached_property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..checkpoint.disk import reserve, sync
 
 
 def hidden_bytes(model: Any, windows: Tensor) -> int:
@@ -41,7 +42,7 @@ class State:
         path = self.folder / f"{self.name}-{number}.bin"
         count = torch.Size(self.shape).numel()
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, count * self.dtype.itemsize))
+            reserve(file, max(1, count * self.dtype.itemsize))
         flat = torch.from_file(str(path), shared=True, size=count, dtype=self.dtype)
         return flat.view(self.shape)
 
@@ -63,8 +64,7 @@ class State:
         with temporary.open("wb") as file:
             for window in self._buffers[self._front]:
                 file.write(memoryview(window.contiguous().flatten().view(torch.uint8).numpy()))
-            file.flush()
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:

@@ -68,7 +68,8 @@ class Trunk:
         for number, batch in enumerate(self.batches):
             inputs = model_inputs(model, self.windows[batch].to(self.source.device))
             encoded = before.read(batch, self.source.device) if before is not None else None
-            hidden, calls = self.recorder.record(partial(trunk, **inputs), encoded)
+            to_end = number == 0 and len(self.source.stacks) == 1
+            hidden, calls = self.recorder.record(partial(trunk, **inputs), encoded, to_end)
             if number == 0:
                 shape = (len(self.windows), *hidden.shape[1:])
                 self.state = State(shape, hidden.dtype, self._budget, self._folder, f"{self._name}-{self._stack}")

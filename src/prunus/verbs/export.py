@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
 from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
-from ..checkpoint.replace import check_free, check_replaceable, put_in_place
-from ..checkpoint.safetensors_file import SafetensorsFile, lay_down, raw_bytes, sync, write_at
+from ..checkpoint.replace import check_free, check_replaceable
+from ..checkpoint.safetensors_file import SafetensorsFile, lay_down, raw_bytes, write_at
 from ..checkpoint.source import INDEX, Checkpoint
 from ..checkpoint.work_folder import WorkFolder
 from ..core.errors import CheckpointError, OutputError, ProofError, UnsupportedModelError
@@ -67,7 +67,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
         size = _write(source, levels, layers, work.path / OUTPUT, reporter)
         check_free(target, overwrite)  # something may have come there meanwhile
         check_replaceable(target, folder, model)
-        put_in_place(work.path / OUTPUT, target, work.path / "replaced")
+        work.give(work.path / OUTPUT)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
     finally:
@@ -130,7 +130,6 @@ def _write(
             for written, tensor in tensors.items():
                 write_at(file.path, file.entries[written].start, raw_bytes(tensor))
             progress.step()
-        sync(file.path)
         size += sum(entry.nbytes for entry in file.entries.values())
         weight_map |= dict.fromkeys(file.entries, file.path.name)
     if checkpoint.index is not None:

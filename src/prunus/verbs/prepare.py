@@ -241,17 +241,19 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
 
 def check_memory(prepared: Prepared) -> None:
     """Raise ResourceError if the run would need more memory than is free; what is resident already is not counted."""
-    estimate, device = prepared.plan.estimate, prepared.source.device
+    estimate, recipe = prepared.plan.estimate, prepared.recipe
     if estimate is None:
         return
-    needed, free = estimate.memory_bytes - resident_bytes(), available_memory_bytes(device)
-    if needed > free:
-        recipe = prepared.recipe
-        raise ResourceError(
-            f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB are "
-            f"free on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
-            f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
-        )
+    wanted = [(torch.device("cpu"), estimate.memory_bytes - resident_bytes())]
+    wanted += [(prepared.source.device, estimate.gpu_bytes)] if estimate.gpu_bytes else []
+    for device, needed in wanted:
+        free = available_memory_bytes(device)
+        if needed > free:
+            raise ResourceError(
+                f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB "
+                f"are free on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
+                f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
+            )
 
 
 def _surveyed(windows: Tensor | None, method: Method, request: Request) -> Tensor | None:

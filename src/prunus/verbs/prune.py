@@ -17,7 +17,7 @@ from ..checkpoint.levels import gather_levels
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
-from ..core.errors import OutputError, RecipeError, UnsupportedModelError
+from ..core.errors import OutputError, ProofError, RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
 from ..models.locate import locate
@@ -171,6 +171,10 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         raise OutputError(
             f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
         ) from error
+    except ProofError as error:
+        journal.abandon()
+        kept = f" What was written is kept in {journal.folder}: remove that to start anew." if journal.unfinished else ""
+        raise ProofError(f"{error}{kept}") from error
     except BaseException:
         journal.abandon()
         raise
