@@ -23,7 +23,8 @@ from prunus.checkpoint.source import Checkpoint
 from prunus.core.matmul import FastLinears, add_gram, linear, mirror
 from prunus.core.stats import Stats
 from prunus.measure.speed import matmul_flops
-from prunus.models.calls import BlockCall, Recorder
+from prunus.models.calls import BlockCall
+from prunus.models.recorder import Recorder
 from prunus.models.skeleton import find_stacks
 from prunus.solve.factor import inverse_factor
 from prunus.stream.heap import reused_memory

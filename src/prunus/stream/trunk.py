@@ -14,7 +14,8 @@ from ..core.errors import NumericalError, UnsupportedModelError
 from ..core.finite import all_finite
 from ..core.matmul import FastLinears
 from ..core.site import Site
-from ..models.calls import BlockCall, Output, Recorder, same_call
+from ..models.calls import BlockCall, Output, same_call
+from ..models.recorder import Recorder
 from ..models.skeleton import model_inputs
 from .sources import Source
 from .state import State
