@@ -6,8 +6,10 @@ GGUF's permutations are used here on one tensor at a time, so that memory holds 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from .skeleton import build_skeleton, quiet_transformers
 SHARD_BYTES = 5 * 10**9
 OUTPUT = "output"
 _VERSION = 1
+_ROOM = 64 << 20
+"""Bytes that what is beside the weights may take."""
 
 
 def convert_gguf(path: Path) -> Path:
@@ -85,8 +89,6 @@ def _convert(path: Path, folder: Path) -> None:
             config, tokenizer = _config_and_tokenizer(path)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({str(error).strip().splitlines()[0]}).") from error
-    for part in (config, tokenizer, GenerationConfig.from_model_config(config)):
-        part.save_pretrained(folder)
     model = build_skeleton(config, torch.float32)
     architecture = str(reader.fields["general.architecture"].contents())
     kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
@@ -100,6 +102,12 @@ def _convert(path: Path, folder: Path) -> None:
             f"{path}: {len(missing)} of the model's {len(shapes)} tensors cannot be read from the file one by one, "
             f"{missing[0]} among them. Convert it to safetensors with transformers' from_pretrained(gguf_file=...)."
         )
+    needed = sum(_stored_dtype(found[name]).itemsize * torch.Size(shape).numel() for name, shape in shapes.items())
+    free = shutil.disk_usage(folder).free
+    if needed + _ROOM > free:  # tokenizers fails with an exception of no kind
+        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+    for part in (config, tokenizer, GenerationConfig.from_model_config(config)):
+        part.save_pretrained(folder)
     _write_shards(folder, found, shapes, lambda tensor: _dequantised(tensor, processor, names))
 
 

@@ -32,13 +32,24 @@ def prune_table(record: Mapping[str, Any]) -> RenderableType:
             f"{sum(site['sparsity'] for site in sites) / len(sites):.2%}", f"{mean:.4f}", f"{worst['rel_error']:.4f}",
             "-" if worst["block"] is None else str(worst["block"]),
         )  # fmt: skip
-    notes = sorted({f"{site['name']}: {note}" for site in record["sites"] for note in site["notes"]})
     lines: list[RenderableType] = [layers, _before_after(record), *_coverage(record), *_permuted(record)]
-    lines += [Text(f"note: {note}", style="yellow") for note in notes[:10]]
-    if len(notes) > 10:
-        lines.append(Text(f"and {len(notes) - 10} more notes, see prunus.json", style="yellow"))
+    lines += _notes(record)
     lines.append(Text(_error_of(record), style="dim"))
     return Group(*lines)
+
+
+def _notes(record: Mapping[str, Any]) -> list[RenderableType]:
+    """What was noted of layers, each note once."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for site in record["sites"]:
+        for note in site["notes"]:
+            names[note].append(site["name"])
+    told = []
+    for note, found in names.items():
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        told.append(f"note: {found[0]}{others}: {note}")
+    more = [f"and {len(told) - 10} more notes, see prunus.json"] if len(told) > 10 else []
+    return [Text(line, style="yellow") for line in (*told[:10], *more)]
 
 
 def _permuted(record: Mapping[str, Any]) -> list[RenderableType]:
