@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import keep_levels
-from ..core.mask import covered
-from ..core.packing import packed_bytes
 from ..core.plan import Plan, Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
-from ..core.roles import Grid, scale_dtype
 from ..core.site import Site
 from ..core.stats import Needs
 from ..models.residual import residual_streams
@@ -29,6 +26,7 @@ from .coverage import USUAL, Coverage
 from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
 from .in_turn import InTurn
+from .records import site_record, stored_levels, summary
 from .solve_block import BlockSolver, DenseRuns, Kind, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
@@ -98,10 +96,10 @@ class PruneLoop:
         for index in range(len(done), total):
             solutions = self._solve(index, streams)
             weights = {solution.site: solution.weight for solution in solutions}
-            records = [_record(solution, self.plan.method.grid, perf_counter() - lap) for solution in solutions]
+            records = [site_record(solution, self.plan.method.grid, perf_counter() - lap) for solution in solutions]
             lap = perf_counter()
             self.source.put(weights)
-            self.source.keep(weights, partial(self._mark, index, records, _levels(solutions, self.plan.method.grid)))
+            self.source.keep(weights, partial(self._mark, index, records, stored_levels(solutions, self.plan.method.grid)))
             if index < len(self.source.blocks):
                 self._advance(index, streams)
             if streams is not None and self.journal is not None and monotonic() - saved > STATE_SECONDS:
@@ -109,7 +107,7 @@ class PruneLoop:
                 streams.save(index)
                 saved = monotonic()
             results += records
-            self.progress.step(_note(records))
+            self.progress.step(summary(records))
         self.source.settle()
         if streams is not None:
             streams.close()
@@ -244,53 +242,3 @@ class PruneLoop:
         if self.plan.method.grid is not None:
             keep_levels(self.journal.folder, index, levels)
         self.journal.mark({"block": index, "sites": records})
-
-
-def _levels(solutions: Sequence[Solution], grid: Grid | None) -> dict[str, Tensor]:
-    """Scales and zeros of weights on a grid, by what is stored of them; what was left dense as a whole is on none."""
-    found: dict[str, Tensor] = {}
-    if grid is None:
-        return found
-    for solution in [one for one in solutions if len(one.mask.dense) < one.site.batch]:
-        parameter, levels = solution.site.parameter, solution.extra
-        if "scales" in levels:
-            found[f"{parameter}.scales"] = levels["scales"].to("cpu", scale_dtype(solution.site.dtype)).contiguous()
-        if "zeros" in levels and grid.zero_bits:
-            found[f"{parameter}.zeros"] = levels["zeros"].to("cpu", torch.uint8).contiguous()
-    return found
-
-
-def _record(solution: Solution, grid: Grid | None, block_seconds: float) -> dict[str, Any]:
-    cover = covered(solution.weight, solution.mask.pattern, solution.mask.dense)
-    record: dict[str, Any] = {
-        "name": solution.site.name,
-        "block": solution.site.block,
-        "layer": solution.site.role,
-        "shape": list(solution.site.shape) if solution.site.batch > 1 else list(solution.site.shape[1:]),
-        "parameters": solution.site.numel,
-        "sparsity": int((~cover).sum()) / solution.site.numel,
-        "nonzeros": int(torch.count_nonzero(solution.weight)),
-        "packed_bytes": packed_bytes(solution, grid),
-        "rel_error": solution.rel_error,
-        "error_of": solution.error_of,
-        "seconds": round(solution.seconds, 4),
-        "block_seconds": round(block_seconds, 4),
-        "permuted": "order" in solution.extra,
-        "notes": list(solution.notes),
-    }
-    if "matched" in solution.extra:
-        record["block_error"] = dict(zip(("before", "after"), solution.extra["matched"].tolist(), strict=True))
-    if "tokens" in solution.extra:
-        record["experts"] = {
-            "tokens": solution.extra["tokens"].tolist(),
-            "starved": solution.extra["starved"].nonzero().flatten().tolist(),
-            "dense": list(solution.mask.dense),
-        }
-    return record
-
-
-def _note(records: list[dict[str, Any]]) -> str:
-    if not records:
-        return "nothing to prune"
-    mean = sum(record["rel_error"] for record in records) / len(records)
-    return f"error {mean:.4f}"
