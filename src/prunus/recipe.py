@@ -33,9 +33,13 @@ _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a run, named as the command line names them. Axes are ``"name:option=value,…"``; None = the preset's.
+    """Settings of a run, named as the command line names them (``prunus prune --help`` says what each means).
 
-    ``grid = "none"`` and ``stage = ["none"]`` leave out the preset's.
+    Axes are ``"name:option=value,…"``; None is the preset's choice, ``grid = "none"`` and ``stage = ["none"]`` leave it
+    out. ``sparsity`` is a fraction of zeros, text of one (``"50%"``) or N:M; None where only ``set`` says any. ``include``,
+    ``exclude`` and the left side of ``set`` are globs over layer names. ``own_text`` is a share of the windows, at least 0
+    and below 1; ``temper`` a power above 0 and at most 1; ``memory_budget`` GiB; ``seqlen`` and ``batch_tokens`` tokens;
+    ``samples`` windows, and ``eval_windows`` too (0: none).
     """
 
     method: str = "balanced"
@@ -116,7 +120,7 @@ class Recipe:
         return recipe
 
     def check(self) -> None:
-        """Raise one RecipeError that lists every fault."""
+        """Raise one RecipeError that lists every fault that settings alone show; of wrong types, those first."""
         faults = self._wrong_types()
         if not faults:
             method = self._method(faults)
@@ -142,7 +146,10 @@ class Recipe:
             raise RecipeError(faults)
 
     def _check_inputs(self, method: Method, faults: list[str]) -> None:
-        """What was asked for that has no effect where no layer's inputs are looked at."""
+        """What was asked for that has no effect with the other choices."""
+        may_swap = NM.of(self._target([])) is not None or method.pattern.swap_group(1) is not None
+        if getattr(method.solver, "swaps", 0) and not may_swap:
+            faults.append(f"solver '{self.solver}': with pattern '{method.pattern}' no two weights of a row change places")
         if self.temper not in (None, 1) and Needs.GRAM not in method.needs:
             faults.append(f"temper {self.temper}: method '{self.method}' as composed needs no Gram that it could change")
         if method.looks_at_inputs:
@@ -211,7 +218,7 @@ class Recipe:
         """The recipe that was given, or one of the settings.
 
         Raises:
-            RecipeError: if both were given, or the settings are none.
+            RecipeError: if both were given, or the settings have faults.
         """
         if recipe is not None and settings:
             raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])

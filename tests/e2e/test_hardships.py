@@ -191,6 +191,7 @@ def test_buffers_in_the_file_are_no_parameters(checkpoint, quick, tmp_path) -> N
         ({"criterion": 3}, "criterion 3 must be text"),
         ({"include": [3]}, "include .3. must be a list of texts"),
         ({"bogus": 1, "samples": 0}, "2 faults"),
+        ({"solver": "keep:swaps=5", "pattern": "block:height=4,width=4"}, "no two weights of a row change places"),
     ],
 )
 def test_choices_that_contradict_each_other(settings, fault, checkpoint, tokenizer, quick, tmp_path) -> None:

@@ -133,6 +133,13 @@ def test_eval_and_compare_speak_json(checkpoint, quick, text_file, tmp_path) -> 
     assert same.agreement == 1
 
 
+@pytest.mark.parametrize(("prompts", "fault"), [((), "no prompt is given"), (("Once", ""), "the prompt '' has no tokens")])
+def test_prompts_that_cannot_be_continued(prompts, fault, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.compare.divergence", lambda *_: pytest.fail("judged"))
+    with pytest.raises(prunus.PrunusError, match=fault):
+        prunus.compare(checkpoint("llama"), checkpoint("llama"), prompts=prompts)
+
+
 def test_plan_writes_nothing_and_tells_everything(checkpoint, quick, tmp_path) -> None:
     arguments = ["plan", checkpoint("mixtral"), "--set", "*.o_proj=2:4", "--exclude", "*.k_proj", *flags(quick)]
     plan = json.loads(run(*arguments, "--json").stdout)
@@ -163,7 +170,7 @@ def test_methods_explains_those_that_are_named() -> None:
     assert "Passes over the calibration windows." in told
     assert "sparsegpt" not in told
     (choice,) = json.loads(run("methods", "evolve", "--json").stdout)
-    assert choice["options"]["spread"] == {"kind": "int", "default": 4, "meaning": "Levels on either side of the target."}
+    assert choice["options"]["offspring"] == {"kind": "int", "default": 12, "meaning": "Children of a generation."}
     with pytest.raises(prunus.PrunusError, match=r"no method is called 'adm' \(did you mean 'admm'\?\)"):
         prunus.methods("adm")
 

@@ -42,7 +42,7 @@ class Sensitivity(Allocator):
     """Sparsity between two levels (of N:M: one N)."""
 
     spread: int = 2
-    """Levels on either side of the target."""
+    """Levels on either side of the target (of N:M: every N)."""
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.spread) < 1 or not 0 < self.step < 1:

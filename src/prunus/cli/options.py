@@ -21,7 +21,7 @@ Model = Annotated[str, typer.Argument(help="Checkpoint folder, .gguf file, pkg:P
 Text = Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSONL, Parquet or dataset id.")]
 Seqlen = Annotated[int, typer.Option(help="Tokens of a window.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
-Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16, float16.")]
+Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, or the one that weights are stored in.")]
 RemoteCode = Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")]
 
 HELP: dict[str, tuple[str, str, str]] = {
@@ -62,14 +62,14 @@ HELP: dict[str, tuple[str, str, str]] = {
     "temper": (
         "--temper",
         "Method",
-        "Power of the Gram that solvers are given, 1 or below, for texts unlike the calibration's (default: the preset's).",
+        "Power of the solvers' Gram, above 0, at most 1, for texts unlike the calibration's (default: the preset's).",
     ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
     "set": (
         "--set",
         "Layers",
-        "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins).",
+        "GLOB=VALUE for some layers: 0.3, 2:4, dense or threshold:0.02 (repeatable; the last wins); others get --sparsity.",
     ),
     "skip_unsupported": (
         "--skip-unsupported/--no-skip-unsupported",
@@ -101,13 +101,13 @@ HELP: dict[str, tuple[str, str, str]] = {
     "dtype": (
         "--dtype",
         "Machine",
-        "Compute dtype: auto, float32, bfloat16, float16. The output keeps the source's dtype.",
+        "Compute dtype: auto, float32, or the one that weights are stored in. The output keeps the source's dtype.",
     ),
-    "batch_tokens": ("--batch-tokens", "Machine", "Tokens in one forward pass. Default 4096."),
+    "batch_tokens": ("--batch-tokens", "Machine", "Tokens in one forward pass. Default 4096, with match at most 1024."),
     "memory_budget": (
         "--memory-budget",
         "Machine",
-        "GiB for each of: Gram matrices held at once, hidden states, the model as it writes or is checked. Default 4.",
+        "GiB for each of: Gram matrices held at once, hidden states, the model as it writes or is reloaded. Default 4.",
     ),
     "trust_remote_code": (
         "--trust-remote-code/--no-trust-remote-code",

@@ -20,7 +20,8 @@ class Integer(Grid):
 
     ``symmetric``: codes −2^(b−1) … 2^(b−1) − 1 and no zero; otherwise 0 … 2^b − 1 with a zero among them. Scales are
     rounded to 16-bit floats, as they are stored. Of ``search`` scales, from the one that reaches the largest weight down to
-    half of it, a group takes that of the smallest squared error.
+    just above half of it, a group takes that of the smallest squared error, which SparseGPT's elimination weights by
+    1/U_jj².
 
     >>> levels = Integer(bits=4, group=0).fit(torch.tensor([[[7.0, -3.0, 1.2]]]), torch.ones(1, 1, 3), torch.float32)
     >>> Integer(bits=4, group=0).codes(torch.tensor([[[7.0, -3.0, 1.2]]]), levels)

@@ -16,7 +16,7 @@ tags: [prunus, pruned, sparse]
 
 # {name}, {sparsity:.0%} sparse
 
-Pruned with prunus {version}, method `{preset}`. It loads with plain `AutoModelForCausalLM.from_pretrained`.
+Pruned with prunus {version}, method `{preset}`. {loads}
 
 | | dense | pruned |
 |---|---|---|
@@ -45,10 +45,18 @@ def model_card(record: Mapping[str, Any]) -> str:
         sparsity=record["sparsity"],
         version=record["environment"]["prunus"],
         preset=record["method"],
+        loads=_loads(record["proof"]),
         rows="\n".join(_rows(record)),
         method="\n".join(_method(record["plan"]["method"])),
         command=_command(record),
     )
+
+
+def _loads(proof: Mapping[str, Any]) -> str:
+    """That it was reloaded, or what speaks for it where it was not."""
+    if str(proof.get("reload", "")).startswith("not tried"):
+        return "Names, shapes and dtypes of its tensors are those of the dense checkpoint (loading it was not tried here)."
+    return "It loads with plain `AutoModelForCausalLM.from_pretrained`."
 
 
 def _rows(record: Mapping[str, Any]) -> list[str]:

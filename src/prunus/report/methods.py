@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 _FLAGS = {"preset": "--method", "allocator": "--allocation"}
-_HOW = "--method names a preset; any axis can be set alone: --solver sparsegpt:damp=0.02"
+_HOW = "{0}--method{0} names a preset; any axis can be set alone: {0}--solver sparsegpt:damp=0.02{0}"
 
 
 def methods_table(choices: Sequence[Any]) -> RenderableType:
@@ -26,7 +26,7 @@ def methods_table(choices: Sequence[Any]) -> RenderableType:
             grid.add_row(Text(choice.name, style="bold"), choice.summary)
             grid.add_row("", Text(_facts(choice, f"options: {options}" if options else ""), style="dim"))
         lines += [Text(f"\n{axis} ({flag(axis)})", style="bold underline"), grid]
-    lines.append(Text(f"\n{_HOW}; prunus methods NAME explains one, option by option", style="dim"))
+    lines.append(Text(f"\n{_HOW.format('')}; prunus methods NAME explains one, option by option", style="dim"))
     return Group(*lines)
 
 
@@ -45,7 +45,8 @@ def explained(choices: Sequence[Any]) -> RenderableType:
 
 def page(choices: Sequence[Any]) -> str:
     """All of them in Markdown: docs/methods.md."""
-    lines = ["# Methods", "", f"What `prunus methods NAME` says of each; docs/methods.py writes this page. `{_HOW}`."]
+    made = f"What `prunus methods NAME` says of each; docs/methods.py writes this page. {_HOW.format('`')}."
+    lines = ["# Methods", "", made, "", "X holds a token a row in XᵀX and XWᵀ, a token a column in WX."]
     for axis, members in groupby(choices, lambda choice: choice.axis):
         lines += ["", f"## {axis} (`{flag(axis)}`)"]
         for choice in members:

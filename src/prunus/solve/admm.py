@@ -30,7 +30,7 @@ class Admm(Solver):
 
     With inputs scaled to unit energy (W₀, G), penalty ρ and dual U: Ŵ ← (W₀G + ρ(Z − U))(G + ρI)⁻¹; Z ← Ŵ + U under the
     mask that criterion and pattern choose from it; U ← U + Ŵ − Z. With the criterion ``wanda`` that choice is the Euclidean
-    projection. Every Ŵ is over-relaxed, αŴ + (1 − α)Z, which halves the alternations needed. ρ grows from a soft to a
+    projection. Every Ŵ is over-relaxed, αŴ + (1 − α)Z, so that fewer alternations are needed. ρ grows from a soft to a
     hard constraint, one factorisation of the shared G + ρI each time, and U is rescaled so that ρU stays. Last, conjugate
     gradients on the final support.
     """

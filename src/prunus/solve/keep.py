@@ -24,7 +24,10 @@ from .swap import refined
 @solver("keep", paper="arXiv:1506.02626", cost="nothing; with swaps a Gram")
 @dataclass(frozen=True)
 class Keep(Solver):
-    """Survivors keep their value: Ŵ = mask · W. The mask may be refined by 1-swaps against the layer's error."""
+    """Survivors keep their value, Ŵ = mask · W; on a grid they take its nearest.
+
+    The mask may be refined by 1-swaps against the layer's error.
+    """
 
     aims: ClassVar[bool] = False
 

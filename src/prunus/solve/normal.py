@@ -18,7 +18,7 @@ from .stacked import Stacked
 class Normal:
     """``gram [cols cols]`` = D⁻¹HD⁻¹ with D = √diag(H) = ``scale [cols]``; a weight W becomes WD.
 
-    H = XᵀX + damp·mean(diag XᵀX)·I. An input that was always zero keeps its scale and meets no other.
+    H = XᵀX + damp·mean(diag XᵀX)·I. An input that was always zero has only its damping (without: 1) and meets no other.
     """
 
     gram: Tensor

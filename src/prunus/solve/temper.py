@@ -14,6 +14,7 @@ from .factor import checked_gram
 def tempered(stats: Stats, power: float, name: str) -> Stats:
     """Stats with Hᵖ·tr H/tr Hᵖ in the place of their Gram H, which stays as ``measured``: errors are taken from that.
 
+    Where there are ‖X_j‖², its diagonal takes their place: criteria see it as solvers do.
     Another text has other directions. Those that the calibration text hardly has, least squares gives up for the sake of
     what it has; a power p < 1 lets them count for more, and leaves eigenvectors, and so what inputs have in common, alone.
     Inputs that were always zero stay so. Without a Gram, or with a power of 1, nothing is changed.

@@ -1,7 +1,7 @@
 """Keeping freed memory for the next batch instead of handing it back to the system and asking for it again.
 
 The C library returns large blocks to the system the moment they are freed, so that every activation of every batch is
-paid for with fresh, zeroed pages: up to a third of a forward pass on a CPU. A heap that is never handed back only grows,
+paid for with fresh, zeroed pages, a good part of a forward pass on a CPU. A heap that is never handed back only grows,
 though: what a solver frees does not fit what the next forward pass asks for. So much is kept, and no more.
 """
 

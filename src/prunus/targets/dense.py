@@ -22,13 +22,15 @@ from ..core.stats import Needs, Stats
 )
 @dataclass(frozen=True)
 class Dense(OutputTarget):
-    """XWᵀ + σ((X₀ − X)Wᵀ + s₀ − s): beside inputs X and the residual stream s, which Y is added to, the dense model's.
+    """Y = XWᵀ + σ((X₀ − X)Wᵀ + s₀ − s), with X the inputs as pruned and X₀ the dense model's.
 
-    The asymmetric calibration of GPTAQ, for any solver, of a share of the error, and with the residual stream.
-    A share σ = 1 would make the stream behind the layer what it is in the dense model. But least squares cannot tell what
-    pruning put into X from what it took out, and shrinks weights on whatever is noisy: a full share is far worse than none,
-    a part of it better than either (docs/choosing.md has the measurements). Experts see other tokens in the dense model
-    than here and keep the target ``sparse``; their notes say so.
+    s is the residual stream that Y is added to, s₀ the dense model's; where a norm stands between them, or Y is added to
+    none, that part is left out. It is the asymmetric calibration of GPTAQ, for any solver, of a share of the error, and
+    with the residual stream. A share σ = 1 would make the stream behind the layer what it is in the dense model. But least
+    squares cannot tell what pruning put into X from what it took out, and shrinks weights on whatever is noisy: a share of
+    0.75 is far worse than none, a smaller one better than either (docs/choosing.md has the measurements). Experts, which
+    see other tokens in the dense model than here, and layers that share their input and write to the stream keep the target
+    ``sparse``; their notes say so.
     """
 
     needs: ClassVar[Needs] = Needs.DRIFT

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, RecipeError
 from ..core.progress import Progress, Silent
 from ..measure.memory import available_memory_bytes
 from ..measure.speed import decode_speeds, generate
@@ -39,7 +40,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same ``tokens`` of ``text``; ``kl`` is the mean KL(dense ‖ pruned) a token in nats."""
+    """Two models on the same ``tokens`` of ``text``.
+
+    ``kl`` is the mean KL(dense ‖ pruned) a token in nats, ``agreement`` the fraction of tokens of which both think the same
+    likeliest.
+    """
 
     dense: Side
     pruned: Side
@@ -61,7 +66,9 @@ def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-
     Quality is streamed block by block; speed and continuations load both models whole, where memory allows.
 
     Raises:
-        CheckpointError: if the models' vocabularies differ.
+        RecipeError: if settings have faults, or a prompt has no tokens.
+        CheckpointError, UnsupportedModelError: if a model cannot be read or followed, or their vocabularies differ.
+        CalibrationError: if the text cannot be used.
     """
     reporter = progress or Silent()
     try:
@@ -73,10 +80,11 @@ def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-
                 "cannot be compared."
             )
         tokenizer = load_tokenizer(one.checkpoint.folder, trust_remote_code)
+        starts = _starts(tokenizer, prompts)
         ids = evaluation_windows(one, tokenizer, str(text), seqlen, windows)
         ppl_one, ppl_two, kl = divergence(one, two, ids, recipe.batch_tokens, reporter)
         reporter.start("Generating", 1)
-        speeds, said, reason = _run_whole((one, two), tokenizer, prompts, new_tokens, trust_remote_code)
+        speeds, said, reason = _run_whole((one, two), tokenizer, starts, new_tokens, trust_remote_code)
         reporter.step()
     finally:
         reporter.close()
@@ -95,7 +103,16 @@ def _side(name: str, source: CheckpointSource, value: float, speed: float | None
     return Side(name, value, checkpoint.nbytes, memory, parameters, nonzeros, speed, said)
 
 
-def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, prompts: Sequence[str], new_tokens: int,
+def _starts(tokenizer: Any, prompts: Sequence[str]) -> list[Tensor]:
+    """The tokens ``[1 tokens]`` of every prompt."""
+    found = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in prompts]
+    faults = [f"the prompt {prompt!r} has no tokens" for prompt, ids in zip(prompts, found, strict=True) if not ids.numel()]
+    if faults or not found:
+        raise RecipeError(faults or ["no prompt is given, and one at least is to be continued"])
+    return found
+
+
+def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, starts: Sequence[Tensor], new_tokens: int,
                remote: bool) -> tuple[list[float] | None, list[list[str]] | None, str | None]:  # fmt: skip
     """Tokens a second and continuations of both models, or the reason why not."""
     one, two = pair
@@ -103,6 +120,6 @@ def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, 
     if needed > available_memory_bytes(one.device):
         return None, None, f"speed and continuations: both models need {needed / 1e9:.1f} GB of memory"
     models = [load_whole(source.checkpoint.folder, source.model.dtype, remote)[0].to(one.device) for source in (one, two)]
-    ids = [tokenizer(prompt, return_tensors="pt")["input_ids"].to(one.device) for prompt in prompts]
+    ids = [prompt.to(one.device) for prompt in starts]
     said = [[tokenizer.decode(generate(model, prompt, new_tokens)) for prompt in ids] for model in models]
     return decode_speeds(models, ids[0], new_tokens, repeats=5), said, None

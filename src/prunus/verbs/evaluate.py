@@ -32,6 +32,10 @@ def evaluate(model: str | Path, text: str | Path = "factbook-heldout", *, seqlen
     """Perplexity of a model on a text: exp of the mean token loss over non-overlapping windows of ``seqlen`` tokens.
 
     The text is joined and tokenised once, the tail dropped; ``windows`` limits how many are read.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: if the model cannot be read or followed.
+        CalibrationError: if the text cannot be used.
     """
     reporter = progress or Silent()
     start = perf_counter()

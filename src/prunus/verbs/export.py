@@ -47,10 +47,11 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
     layout has no sparsity.
 
     Raises:
-        UnsupportedModelError: if weights on the grid are no plain linear layers, or their codes have no 4 or 8 bits.
+        UnsupportedModelError: if weights on the grid are no plain linear layers, or their codes are not of 4 or 8 bits.
         CheckpointError: if the levels are missing, damaged, or not those of the weights.
         OutputError: if ``output`` exists and ``overwrite`` was not asked for, or it is no checkpoint that could be
             replaced, or cannot be written.
+        ProofError: if a packed layer does not unpack to the plain weights.
     """
     start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
     check_free(target, overwrite)

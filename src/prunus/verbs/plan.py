@@ -17,7 +17,9 @@ def plan(model: str | Path, recipe: Recipe | None = None, *, progress: Progress 
     for long.
 
     Raises:
-        RecipeError: if settings are given beside a recipe, or are none.
+        RecipeError: if settings are given beside a recipe, have faults, or do not fit the model.
+        CheckpointError, UnsupportedModelError: if the model cannot be read or followed.
+        CalibrationError: if the text cannot be used.
     """
     wanted = Recipe.either(recipe, settings)
     reporter = progress or Silent()

@@ -78,7 +78,8 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
     ``model`` is a checkpoint folder, a ``.gguf`` file, ``pkg:PACKAGE`` or a hub id, written pruned to ``output``; or a
     model in memory, pruned in place, with the ``tokenizer`` that calibration text needs. ``settings`` are a
     :class:`~prunus.recipe.Recipe`'s fields (``method``, ``sparsity``, ``calibration``, …), or give a whole ``recipe``.
-    ``resume`` goes on with a killed run; ``overwrite`` replaces ``output`` once the new one is complete.
+    ``resume`` goes on with a killed run; ``overwrite`` replaces ``output`` once the new one is complete. Of a model in
+    memory nothing is evaluated or resumed, and its own dtype is computed with: what is set for those has no effect.
 
     Raises:
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
