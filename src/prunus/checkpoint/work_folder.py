@@ -60,9 +60,7 @@ class WorkFolder:
 
     def empty(self) -> None:
         """Clear away what an earlier process left in it; what it set aside and had not replaced yet is put back."""
-        aside = self.set_aside
-        if aside is not None:
-            aside.rename(self.target)
+        self._put_back()
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -74,18 +72,23 @@ class WorkFolder:
 
         On return it is so after a crash too. If it fails, what had the name has it again.
         """
-        aside = self.path / REPLACED
         sync_all(new)
         before = self.target.exists()
         try:
             if before:
-                self.target.rename(aside)
+                self.target.rename(self.path / REPLACED)
             new.rename(self.target)
         except BaseException:
-            if before and not self.target.exists():
-                aside.rename(self.target)
+            if before:
+                self._put_back()
             raise
         sync(self.target.parent)
+
+    def _put_back(self) -> None:
+        """Give what was set aside its name again, where nothing has it."""
+        aside = self.set_aside
+        if aside is not None:
+            aside.rename(self.target)
 
     def release(self) -> None:
         """Let go of the lock."""

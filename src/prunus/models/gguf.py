@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..checkpoint.cache import cache_folder
-from ..checkpoint.safetensors_file import header_of, raw_bytes, write_at
+from ..checkpoint.safetensors_file import lay_down, raw_bytes, write_at
 from ..checkpoint.source import INDEX, SINGLE
 from ..checkpoint.work_folder import WorkFolder
 from ..core.errors import CheckpointError, OutputError, UnsupportedModelError
@@ -153,15 +153,12 @@ def _write_shards(folder: Path, found: dict[str, Any], shapes: dict[str, tuple[i
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        header, _ = header_of(shard)
-        (folder / file).write_bytes(header)
-        offset = len(header)
+        laid = lay_down(folder / file, shard)
         for name, (_, shape) in shard.items():
             tensor = read(found[name])
             if tuple(tensor.shape) != shape:
                 raise CheckpointError(f"GGUF tensor '{name}' is {list(tensor.shape)}, its config asks for {list(shape)}.")
-            write_at(folder / file, offset, raw_bytes(tensor))
-            offset += tensor.numel() * tensor.element_size()
+            write_at(laid.path, laid.entries[name].start, raw_bytes(tensor))
             weight_map[name] = file
     if len(shards) > 1:
         total = sum(torch.Size(s).numel() * d.itemsize for shard in shards for d, s in shard.values())
