@@ -7,11 +7,12 @@ Calibrated on the Factbook text, judged on its held-out documents and on *Persua
 that of the dense model; ``closed`` is the part of SparseGPT's gap, with the same seed and as many windows, that a
 method does without; presets write some of the windows themselves.
 The first ``--windows`` of each text are those that presets were chosen by; ``later`` are as many that follow them, which
-nothing was chosen by. Every run is a process of its own: ``wall_seconds`` are its whole time, imports and proof included,
-``seconds`` those until the output was written, ``peak_bytes`` its peak until then. ``--items`` adds zero-shot accuracy on
-tasks made from both texts (zero_shot.py; needs lm-eval). Appends one row a run to ``benchmarks/rows/quality.jsonl``; what
-has a row of the same settings, presets resolved, is not run again. A row of a name that has meant something else since
-is to be renamed, as ``balanced (untempered)`` was: summaries group by name. ``--summary`` only prints what the rows say.
+nothing was chosen by: presets and SparseGPT are judged on those too. Every run is a process of its own: ``wall_seconds``
+are its whole time, imports and proof included, ``seconds`` those until the output was written, ``peak_bytes`` its peak
+until then. ``--items`` adds zero-shot accuracy on tasks made from both texts (zero_shot.py; needs lm-eval). Appends one row
+a run to ``benchmarks/rows/quality.jsonl``; what has a row of the same settings, presets resolved, is not run again. Rows of
+a preset that has other settings now are to be removed: summaries group by name. ``--summary`` only prints what the rows
+say.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 """What is measured, by name: settings of ``prunus.prune``."""
 DENSE = "dense model"
+LATER = (BASELINE, "balanced", "best")
+"""What is judged on windows that nothing was chosen by, too."""
 
 
 def main() -> None:
@@ -90,19 +93,21 @@ def main() -> None:
                 row = {"name": name, **asked_for, "windows": options.windows, "items": options.items,
                        "resolved": resolved(settings)}  # fmt: skip
                 if not rows.has(**row):
-                    rows.add(**row, choices=CHOICES[name], **measure(settings, options.windows, options.items))
+                    judged = measure(settings, options.windows, options.items, name in LATER)
+                    rows.add(**row, choices=CHOICES[name], **judged)
     summarise(rows.all())
 
 
-def measure(settings: dict[str, Any], windows: int, items: int) -> dict[str, Any]:
+def measure(settings: dict[str, Any], windows: int, items: int, later: bool) -> dict[str, Any]:
     """Prune once, and judge the result beside the dense model."""
     with tempfile.TemporaryDirectory() as folder:
         output, start = Path(folder) / "out", perf_counter()
         record = pruned(output, {**settings, "eval-windows": 0})
         wall = perf_counter() - start
         judged: dict[str, Any] = {text: judge(output, text, settings["seqlen"], slice(windows)) for text in TEXTS}
-        following = slice(windows, 2 * windows)
-        judged["later"] = {text: judge(output, text, settings["seqlen"], following) for text in TEXTS}
+        if later:
+            following = slice(windows, 2 * windows)
+            judged["later"] = {text: judge(output, text, settings["seqlen"], following) for text in TEXTS}
         if items:
             judged["zero_shot"] = asked(output, items)
     return {

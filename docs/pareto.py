@@ -34,9 +34,19 @@ def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
     runs = [row for row in rows if (row.get("samples"), row.get("seqlen")) == SIZE]
     print(presets_table(runs))
+    dense = next((row for row in rows if row["name"] == DENSE), None)
     for sparsity in sorted({row["sparsity"] for row in runs}):
-        print(methods_table(runs, sparsity, next((row for row in rows if row["name"] == DENSE), None)))
+        first = [row for row in runs if row["sparsity"] == sparsity and row["seed"] == 0]
+        print(f"{sparsity}:\n")
+        print(methods_table([row for row in first if not changed(row["name"])], dense))
+        variants = [row for row in first if changed(row["name"])]
+        print(methods_table(variants, None) if variants else "")
     draw(runs)
+
+
+def changed(name: str) -> bool:
+    """Whether it is a preset with one choice changed."""
+    return name.partition(",")[0] in ("balanced", "best") and "," in name
 
 
 def presets_table(runs: list[dict[str, Any]]) -> str:
@@ -66,12 +76,11 @@ def spread(values: list[float]) -> str:
     return f"{mean:.0%} ({min(values):.0%} to {max(values):.0%})" if len(values) > 1 else f"{mean:.0%}"
 
 
-def methods_table(runs: list[dict[str, Any]], sparsity: str, dense: dict[str, Any] | None) -> str:
-    """Every method at one sparsity, from seed 0: time, memory, perplexity, KL, zero-shot."""
-    found = [row for row in runs if row["sparsity"] == sparsity and row["seed"] == 0]
+def methods_table(found: list[dict[str, Any]], dense: dict[str, Any] | None) -> str:
+    """Time, memory, perplexity, KL, and zero-shot accuracy where asked, row by row."""
     tasks = TASKS if any("zero_shot" in row for row in found) else ()
     heads = ["method", "time", "peak", *(f"{label}: perplexity, KL" for label in TEXTS.values()), *tasks]
-    lines = [f"{sparsity}:", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     if dense is not None:
         cells = [f"{found[0][text]['dense']:.1f}, 0" for text in TEXTS]
         lines.append("| dense | | | " + " | ".join([*cells, *shares(dense, tasks)]) + " |")
