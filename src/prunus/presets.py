@@ -9,8 +9,7 @@ from dataclasses import dataclass
 class Preset:
     """Axis choices in the command line's own spelling (``name:option=value,…``).
 
-    The allocation and ``stages`` are for patterns that can be as sparse as one likes: N:M stays what was asked for in every
-    layer, and has ``stages_nm``.
+    The allocation is for patterns that can be as sparse as one likes: N:M stays what was asked for in every layer.
     """
 
     criterion: str
@@ -21,7 +20,6 @@ class Preset:
     target: str = "sparse"
     grid: str = "none"
     stages: tuple[str, ...] = ()
-    stages_nm: tuple[str, ...] = ()
     own_text: float = 0.0
     true_sequential: bool = False
     temper: float = 1.0
@@ -41,11 +39,9 @@ PRESETS: dict[str, Preset] = {
                    "what Wanda does: no repair, little text needed"),
     "balanced": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
                        "masks and survivors found together by ADMM, aimed in part at the dense model's outputs, on "
-                       "tempered Grams; blocks with more outliers keep more",
-                       target="dense", own_text=0.25, temper=0.8),
+                       "tempered Grams; blocks with more outliers keep more; for N:M inputs in a good order",
+                       target="dense", own_text=0.25, stages=("permute",), temper=0.8),
     "best": Preset("wanda", "unstructured:scope=layer", _OWL, _SHORT_ADMM,
-                   "balanced, with layers solved in turn and blocks tuned against the dense model; for N:M also with "
-                   "inputs in a good order and longer tuning",
-                   target="dense", own_text=0.25, stages=("match",), stages_nm=("permute", "match:epochs=4,lr=0.005"),
-                   true_sequential=True, temper=0.8),
+                   "balanced, with layers solved in turn and blocks tuned against the dense model",
+                   target="dense", own_text=0.25, stages=("permute", "match"), true_sequential=True, temper=0.8),
 }  # fmt: skip

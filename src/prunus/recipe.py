@@ -6,7 +6,6 @@ import dataclasses
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,12 +189,8 @@ class Recipe:
         named = NM.of(self.wanted())
         if named is not None:
             method = dataclasses.replace(method, pattern=named)
-        if method.pattern.own_sparsity is not None:
-            if self.allocation is None:
-                method = dataclasses.replace(method, allocator=registry.allocator.make("uniform"))
-            if self.stage is None:
-                stages = self._or_fail(partial(self._stages, PRESETS[self.method].stages_nm))
-                method = dataclasses.replace(method, stages=stages)
+        if method.pattern.own_sparsity is not None and self.allocation is None:
+            method = dataclasses.replace(method, allocator=registry.allocator.make("uniform"))
         return method
 
     def loose_pattern(self) -> Pattern:

@@ -27,16 +27,16 @@ class Match(BlockStage):
     made upstream are corrected too. The loss is the mean over tokens of ‖y − ŷ‖²/‖y‖²: what follows normalises every
     token, and a few tokens of enormous norm would otherwise be all that counts. The learning rate falls to zero on a cosine
     and is relative to the root mean square of each matrix, so that one value serves models of any scale. A block has many
-    survivors for each token of a short text: more epochs or a larger learning rate fit that text and lose elsewhere
-    (docs/choosing.md).
+    survivors for each token of a short text, and much tuning fits that text and loses elsewhere: fewer epochs are safer
+    where Grams are not tempered and all text is of one kind (docs/choosing.md).
     """
 
     tunes: ClassVar[bool] = True
 
-    epochs: int = 1
+    epochs: int = 4
     """Passes over the calibration windows."""
 
-    lr: float = 0.002
+    lr: float = 0.005
     """Adam's first learning rate, in units of the root mean square of a matrix's survivors."""
 
     batch_tokens: int = 1024

@@ -28,12 +28,13 @@ class Arranger:
         """Find the folds of a block that is about to be solved; each is tried out in the first block of a kind that has it.
 
         One of an expert in a list is tried out in every block, since no token may come by. Where blocks share state, others
-        may read this one's values, so that those stay as they are.
+        may read this one's values, so that those stay as they are. Without N:M there is nothing to order.
         """
         self._folds, self._orders = {}, {}
-        if not any(stage.arranges for stage in self.stages):
-            return
         patterns = {step.site.name: step.pattern for step in steps}
+        counted = any(pattern.own_sparsity is not None for pattern in patterns.values())
+        if not counted or not any(stage.arranges for stage in self.stages):
+            return
         sites = [step.site for step in steps]
         kind = kind_of(block, sites)
         for fold in folds_of_block(block, sites, of_values=not shares_state):

@@ -58,9 +58,7 @@ def _all() -> list[Choice]:
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         extras += [f"temper {preset.temper:g}"] if preset.temper != 1 else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
-        with_nm = ["uniform"] if preset.allocation != "uniform" else []
-        with_nm += preset.stages_nm if preset.stages_nm != preset.stages else []
-        axes += f"; N:M: {', '.join(with_nm)}" if with_nm else ""
+        axes += "; N:M: uniform" if preset.allocation != "uniform" else ""
         presets.append(Choice("preset", name, preset.about, preset.about, "", axes, "", {}))
     return presets + [
         Choice(
