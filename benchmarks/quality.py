@@ -11,8 +11,8 @@ nothing was chosen by: presets and SparseGPT are judged on those too. Every run 
 are its whole time, imports and proof included, ``seconds`` those until the output was written, ``peak_bytes`` its peak
 until then. ``--items`` adds zero-shot accuracy on tasks made from both texts (zero_shot.py; needs lm-eval). Appends one row
 a run to ``benchmarks/rows/quality.jsonl``; what has a row of the same settings, presets resolved, is not run again. Rows of
-a preset that has other settings now are to be removed: summaries group by name. ``--summary`` only prints what the rows
-say.
+a preset that has other settings now are to be renamed to what they are, or removed: summaries group by name. ``--summary``
+only prints what the rows say.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def main() -> None:
 
 def changed(name: str) -> bool:
     """Whether it is a preset with one choice changed."""
-    return name.partition(",")[0] in ("balanced", "best") and "," in name
+    return name.startswith(("balanced, ", "best, "))
 
 
 def presets_table(runs: list[dict[str, Any]]) -> str:

@@ -130,6 +130,15 @@ def test_folds_are_tried_out_anew_where_blocks_of_a_kind_differ_in_shape() -> No
         assert (fold.groups, fold.copies) == (groups, 4 // groups)
 
 
+def test_only_folds_into_n_of_m_are_tried_out() -> None:
+    source = MemorySource(model_of("llama"), torch.device("cpu"))
+    block, sites = source.model.model.layers[0], source.found[0].sites
+    arranger = Arranger([Permute()])
+    steps = [Step(site, 0.5, Unstructured()) for site in sites]
+    arranger.begin(block, steps, lambda: pytest.fail("a block was run though no order is to be chosen"), False)
+    assert not arranger._folds
+
+
 def test_rows_that_a_pattern_binds_together_are_not_moved(tokenizer, quick) -> None:
     settings = {**quick, "method": "sparsegpt", "sparsity": 0.5, "stage": ["permute"], "set": ["*.down_proj=2:4"]}
     result = prunus.prune(model_of("llama"), tokenizer=tokenizer, pattern="block:height=4,width=4", **settings)

@@ -28,16 +28,17 @@ class Arranger:
         """Find the folds of a block that is about to be solved; each is tried out in the first block of a kind that has it.
 
         One of an expert in a list is tried out in every block, since no token may come by. Where blocks share state, others
-        may read this one's values, so that those stay as they are. Without N:M there is nothing to order.
+        may read this one's values, so that those stay as they are. Inputs of a layer without N:M have no order to choose.
         """
         self._folds, self._orders = {}, {}
-        patterns = {step.site.name: step.pattern for step in steps}
-        counted = any(pattern.own_sparsity is not None for pattern in patterns.values())
-        if not counted or not any(stage.arranges for stage in self.stages):
+        if not any(stage.arranges for stage in self.stages):
             return
+        patterns = {step.site.name: step.pattern for step in steps}
         sites = [step.site for step in steps]
         kind = kind_of(block, sites)
         for fold in folds_of_block(block, sites, of_values=not shares_state):
+            if patterns[fold.consumer.name].own_sparsity is None:
+                continue
             key = (kind, fold.geometry)
             if key not in self._held or in_a_list(block, fold):
                 self._held[key] = holds(block, fold, run)
