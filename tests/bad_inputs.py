@@ -297,6 +297,8 @@ CASES = [
          calibration(lambda p: "someone/some-text")),
     Case("token windows of fractions", TEXT, r"wanted are token ids, integers \[windows seqlen\]",
          calibration(array("floats.npy", np.ones((2, 64))))),
+    Case("token windows of one token", TEXT, r"int64 \[8, 1\]; wanted are token ids, .*seqlen at least 2",
+         calibration(array("single.npy", np.ones((8, 1), dtype=np.int64)))),
     Case("token windows outside the vocabulary", TEXT, r"ids from 9999 to 9999, the model's vocabulary has 512",
          calibration(array("large.npy", np.full((2, 64), 9999)))),
     Case("token windows that are pickled", TEXT, r"cannot be read as an array of token ids",

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import prunus
-from prunus.core.errors import UnsupportedModelError
+from prunus.core.errors import NumericalError, UnsupportedModelError
 from prunus.core.progress import Silent
 from prunus.core.stats import Needs
 from prunus.recipe import Recipe
@@ -70,6 +70,14 @@ def test_models_are_pruned_by_gradients(order, allocation, checkpoint, tokenizer
         assert torch.equal(pruned, streamed[name])
         threshold = middle if allocation == "global" else score.median()
         assert ((pruned == 0) == (score < threshold)).float().mean() > 0.99
+
+
+def test_gradients_that_overflow_are_an_error(tokenizer, quick) -> None:
+    """A layer whose scores are NaN would be dropped whole without a word."""
+    model = model_of("llama")
+    model.lm_head.weight.data *= 1e25  # logits are finite, squares of gradients are not
+    with pytest.raises(NumericalError, match="gradient of the loss, or its square, overflows"):
+        prunus.prune(model, tokenizer=tokenizer, **{**quick, "method": "magnitude", "criterion": "gradient:order=fisher"})
 
 
 def test_blocks_that_share_more_than_hidden_states_are_refused(tokenizer, quick) -> None:

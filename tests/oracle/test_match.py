@@ -9,7 +9,9 @@ import transformers
 from torch.nn import functional
 
 import prunus
+from prunus.core.errors import NumericalError
 from prunus.core.matmul import FastLinears, linear
+from prunus.core.roles import BlockRuns
 from prunus.observe.windows import random_windows
 from prunus.recipe import Recipe
 from prunus.stream.sources import MemorySource
@@ -114,6 +116,23 @@ def test_what_matching_cannot_better_is_left_as_it_was(sparsity, lr, grid, token
     assert all(any("left its block as it was" in note for note in site["notes"]) for site in result.sites)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_gradients_of_half_precision_do_not_vanish(tokenizer, quick) -> None:
+    """Of hidden states as large as these the plain loss's gradient is below float16's smallest number."""
+    model = model_of("llama")
+    model.model.embed_tokens.weight.data *= 1000
+    settings = {**quick, "seqlen": 64, "samples": 16, "method": "wanda", "sparsity": 0.5}
+    result = prunus.prune(model.half(), tokenizer=tokenizer, stage=["match:epochs=3,batch_tokens=1024"], **settings)
+    for site in result.sites:
+        assert not site["notes"]
+        assert site["block_error"]["after"] < 0.98 * site["block_error"]["before"]
+
+
+def test_a_block_that_overflows_once_pruned_is_no_matter_of_the_rate(tokenizer, quick, monkeypatch) -> None:
+    monkeypatch.setattr(BlockRuns, "error", lambda runs: float("inf"))
+    with pytest.raises(NumericalError, match="its block overflows once it is pruned"):
+        prunus.prune(model_of("llama"), tokenizer=tokenizer, stage=["match"], **{**quick, "method": "wanda"})
 
 
 def test_fast_linears_have_the_gradients_of_ordinary_ones() -> None:

@@ -24,6 +24,7 @@ from prunus.patterns.block import Block
 from prunus.patterns.lines import Column, Row
 from prunus.patterns.nm import NM
 from prunus.patterns.unstructured import Unstructured
+from prunus.solve import swap
 from prunus.solve.admm import Admm
 from prunus.solve.conjugate import refit
 from prunus.solve.factor import inverse_factor, inverse_of
@@ -256,6 +257,39 @@ def test_dead_inputs_are_dropped_and_do_no_harm(solver, criterion) -> None:
     assert solution.rel_error < 0.3
 
 
+@pytest.mark.parametrize(("solver", "criterion"), [*[(solver, Obs()) for _, solver, _ in SOLVERS], (Keep(), Wanda())])
+def test_dead_inputs_go_first_however_little_the_others_carry(solver, criterion) -> None:
+    """A dead input's H_jj is set to 1 to invert H, which is far above what these live ones have."""
+    problem, inputs = make(16, 32)
+    inputs = 0.01 * inputs
+    inputs[:, [3, 17]] = 0
+    stats = Stats.of(400, gram=(inputs.T @ inputs).unsqueeze(0))
+    dead = replace(problem, stats=stats, sparsity=0.25, criterion=criterion)
+    (solution,) = replace(solver, damp=0.01).solve([dead])
+    assert not solution.mask.keep[0][:, [3, 17]].any()
+
+
+@pytest.mark.parametrize("solver", [solver for _, solver, _ in SOLVERS])
+def test_where_nothing_is_pruned_dead_inputs_keep_their_weights(solver) -> None:
+    """Also beside a layer on the same inputs that is pruned."""
+    problem, inputs = make(16, 32, criterion=Wanda())
+    inputs = inputs.clone()
+    inputs[:, [3, 17]] = 0
+    stats = Stats.of(400, gram=(inputs.T @ inputs).unsqueeze(0))
+    whole, pruned = (replace(problem, stats=stats, sparsity=sparsity) for sparsity in (0.0, 0.5))
+    solutions = replace(solver, damp=0.01).solve([whole, pruned])
+    assert torch.equal(solutions[0].weight, problem.weight)
+    assert not solutions[1].mask.keep[0][:, [3, 17]].any()
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.7])
+@pytest.mark.parametrize("criterion", [Obs(), Ria()])
+def test_a_rows_windows_add_up_to_what_the_row_is_to_drop(criterion, sparsity: float) -> None:
+    problem, _ = make(8, 300, criterion=criterion, pattern=Unstructured("row"), sparsity=sparsity)
+    (solution,) = SparseGPT(blocksize=64).solve([problem])
+    assert (~solution.mask.keep).sum(-1).unique().tolist() == [round(300 * sparsity)]
+
+
 @pytest.mark.parametrize(("solver", "criterion"), [(solver, criterion) for _, solver, criterion in SOLVERS[1:]])
 def test_one_token_and_constant_inputs_are_solved_with_damping(solver, criterion) -> None:
     mixed = torch.cat([torch.randn(50, 24), torch.ones(50, 8)], dim=1)
@@ -378,6 +412,14 @@ def test_swaps_help_every_solver_that_has_them(solver) -> None:
         plainly += solver.solve([problem])[0].lost
         refined += replace(solver, swaps=50).solve([problem])[0].lost
     assert refined < plainly
+
+
+def test_swaps_are_the_same_however_many_rows_are_weighed_at_once(monkeypatch) -> None:
+    problem, _ = make(50, 96, criterion=Wanda(), pattern=NM(2, 4))
+    (together,) = Keep(swaps=20).solve([problem])
+    monkeypatch.setattr(swap, "_PAIRS", 7 * 96 // 4 * 16)
+    (apart,) = Keep(swaps=20).solve([problem])
+    assert torch.equal(together.mask.keep, apart.mask.keep)
 
 
 @pytest.mark.parametrize("pattern", [Unstructured("input"), Block(4, 8), Row(), Column()])

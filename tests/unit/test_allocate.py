@@ -125,6 +125,20 @@ def test_sensitivity_finds_the_cheapest_budget() -> None:
     assert by_block["s0"] == by_block["s1"] > by_block["s2"] > by_block["s4"]
 
 
+def test_zeros_that_cost_nothing_do_not_exceed_the_target() -> None:
+    """No damage anywhere, or none in Sites that alone could take more than the target."""
+    sites, profile = sites_and_profile(0)
+    method = Sensitivity(unit="layer")
+
+    def evaluate(candidates: Sequence[Mapping[str, float]], tokens: int) -> list[float]:
+        return [harm * sum(one[site.name] for site in sites[:2]) for one in candidates]
+
+    for harm in (0.0, 1.0):
+        shares = method.split(sites, 0.5, replace(profile, levels=method.levels(0.5), evaluate=evaluate))
+        assert mean_sparsity(shares, sites) == pytest.approx(0.5, abs=1e-6)
+        assert max(shares.values()) <= 0.7
+
+
 def test_evolution_comes_near_the_best_of_all_mixtures() -> None:
     """Four Sites of one size at three levels: every mixture that meets the target, tried one by one."""
     sites = [Site(f"s{k}", f"s{k}.weight", (1, 8, 8), torch.float32, block=k) for k in range(4)]
@@ -271,8 +285,8 @@ def test_what_trials_choose_is_better_than_uniform(allocator, tokenizer, quick) 
     assert chosen < 0.9 * plain
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) -> None:
+@pytest.mark.parametrize(("family", "windows_tried", "length"), [("llama", 3, None), ("mixtral", 3, None), ("llama", 1, 20)])
+def test_a_trial_is_the_model_that_it_stands_for(family: str, windows_tried, length, tokenizer, quick) -> None:
     """KL of a mixture, as evaluated block by block, against both models run whole; and the user's model is left alone."""
     model, dense = model_of(family), model_of(family)
     source = MemorySource(model, torch.device("cpu"))
@@ -283,7 +297,7 @@ def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) 
     trials.build()
     mixed = {site.name: (0.0, 0.4, 0.8)[k % 3] for k, site in enumerate(sites)}
     other = {site.name: 0.8 for site in sites}
-    found = trials.evaluate([mixed, other, dict.fromkeys(mixed, 0.0)], 3 * windows.shape[1])
+    found = trials.evaluate([mixed, other, dict.fromkeys(mixed, 0.0)], length or windows_tried * windows.shape[1])
     assert found[2] == 0.0
     for one, two in zip(model.parameters(), dense.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -292,7 +306,7 @@ def test_a_trial_is_the_model_that_it_stands_for(family: str, tokenizer, quick) 
     held.put({site: trials._weight(site, mixed[site.name], {site: held.matrix(site)}) for site in sites})
     expected = Divergence()
     with torch.no_grad():
-        for window in windows[:3]:
+        for window in windows[:windows_tried, :length]:
             expected.add(dense(input_ids=window[None]).logits.float(), mixture(input_ids=window[None]).logits.float())
     assert found[0] == pytest.approx(expected.kl, rel=1e-3)
 

@@ -72,6 +72,10 @@ class Sensitivity(Allocator):
                 f"the model overflows beyond {reach:.1%} of zeros, {target:.1%} were asked for. With float16 try "
                 "--dtype float32."
             )
+        free = {name: _at(path, 0.0) for name, path in paths.items()}
+        without = mean_sparsity(free, sites)
+        if without > target:  # zeros that cost nothing are enough
+            return {name: share * target / without for name, share in free.items()}
         steepest = max(path[-1][0] for path in paths.values())
         return met(target, sites, lambda site, slope: _at(paths[site.name], slope), 0.0, steepest)
 

@@ -16,6 +16,7 @@ from .mask import Mask
 from .matmul import energy
 from .roles import Criterion, Grid, Pattern
 from .site import Site
+from .sparsity import zeros
 from .stats import Stats
 
 
@@ -64,14 +65,21 @@ class Problem:
         """
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
+        share = self._share(start, stop)
         if self._chooses_by_row:
-            return self.pattern.select(self.criterion.score(weight, stats), self.sparsity)
+            return self.pattern.select(self.criterion.score(weight, stats), share)
         if self.pattern.spans_projections:
-            return self.pattern.select(self._scores(weight, stats, start), self.sparsity)
+            return self.pattern.select(self._scores(weight, stats, start), share)
         keep = torch.empty_like(weight, dtype=torch.bool)
         for number, rows in enumerate(self._projections):
-            keep[:, rows] = self.pattern.select(self._score(weight, stats, number, start), self.sparsity)
+            keep[:, rows] = self.pattern.select(self._score(weight, stats, number, start), share)
         return keep
+
+    def _share(self, start: int, stop: int) -> float:
+        """The sparsity of columns ``start:stop``: of rows chosen from alone, such that windows add up to what a row drops."""
+        if not self.pattern.within_rows or self.pattern.own_sparsity is not None:
+            return self.sparsity
+        return (zeros(stop, self.sparsity) - zeros(start, self.sparsity)) / (stop - start)
 
     def scores(self) -> Tensor:
         """Scores ``[batch rows cols]`` of the weights as a solver finds them."""
@@ -151,6 +159,8 @@ class Solution:
         """
         stored = (weight * keep).add_(0.0).to(problem.site.dtype)  # adding makes every -0.0 a 0.0
         if not all_finite(stored):
+            if not all_finite(problem.weight):
+                raise NumericalError(f"{problem.site.name}: its weights hold NaN or Inf before anything is pruned.")
             raise NumericalError(
                 f"{problem.site.name}: the pruned weights hold NaN or Inf in {problem.site.dtype}. "
                 "Use more calibration tokens, or more damping (damp= of the --solver)."

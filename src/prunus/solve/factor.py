@@ -27,8 +27,8 @@ class InverseFactor:
     notes: tuple[str, ...]
 
     def inverse_diagonal(self) -> Tensor:
-        """diag(H⁻¹) ``[batch cols]``."""
-        return self.upper.square().sum(dim=-2)
+        """diag(H⁻¹) ``[batch cols]``; infinite where an input was always zero, so that what reads it scores nothing."""
+        return self.upper.square().sum(dim=-2).masked_fill(self.dead, torch.inf)
 
 
 def inverse_factor(stats: Stats, damp: float, name: str) -> InverseFactor:

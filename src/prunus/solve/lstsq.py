@@ -78,4 +78,4 @@ class LeastSquares(Solver):
             else:
                 solved[k] = refit(target, layer.gram, keep[k], start_from[k], self.steps, self.tolerance)
         solved /= scaled.scale
-        return finished(stack, solved, keep, perf_counter() - start, notes, self.damp)
+        return finished(stack, solved, keep, perf_counter() - start, tuple(dict.fromkeys(notes)), self.damp)

@@ -80,7 +80,8 @@ class _Stack:
         self.columns = torch.empty(batch, cols, self.rows, device=self.pivots.device)
         for problem, span in zip(problems, self.spans, strict=True):
             self.columns[:, :, span] = problem.aimed.transpose(1, 2)
-        self.columns.masked_fill_(factor.dead.unsqueeze(2), 0)
+            if problem.changes:
+                self.columns[:, :, span].masked_fill_(factor.dead.unsqueeze(2), 0)
         self.keep = torch.ones_like(self.columns, dtype=torch.bool)
         self.windows = [problem.pattern.window(cols, blocksize) for problem in problems]
         self.groups = [problem.grid.width(cols) if problem.grid is not None else cols for problem in problems]

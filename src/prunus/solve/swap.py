@@ -16,6 +16,8 @@ _SHORTLIST = 16
 """Candidates on either side of a swap, by what each changes alone, of which all pairs are weighed."""
 _LEAST = 1e-6
 """Of a row's energy, what a swap must gain."""
+_PAIRS = 1 << 24
+"""Pairs of candidates, of all groups of all rows, that are weighed at once."""
 
 
 def refined(stack: Stacked, scaled: Scaled, weight: Tensor, keep: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
@@ -30,9 +32,12 @@ def refined(stack: Stacked, scaled: Scaled, weight: Tensor, keep: Tensor, rounds
         group = problem.pattern.swap_group(problem.site.cols) if problem.fixed_mask is None else None
         if group is None:
             continue
+        pairs = problem.site.cols // group * min(_SHORTLIST, group) ** 2  # of a row
+        rows = max(1, _PAIRS // pairs)
         for entry, layer in enumerate(scaled.layers):
-            place = (entry, span)
-            weight[place], keep[place] = swap(scaled.dense[place], weight[place], layer.gram, keep[place], group, rounds)
+            for start in range(span.start, span.stop, rows):
+                place = (entry, slice(start, min(start + rows, span.stop)))
+                weight[place], keep[place] = swap(scaled.dense[place], weight[place], layer.gram, keep[place], group, rounds)
     return weight, keep
 
 

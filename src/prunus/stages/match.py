@@ -16,6 +16,9 @@ from ..core.problem import Solution
 from ..core.registry import stage
 from ..core.roles import BlockRuns, BlockStage
 
+_LOSS_SCALE = 2.0**20
+"""Gradients of a mean over tokens are tiny: so much larger, float16 holds them, and Adam's ε is small beside them."""
+
 
 @final
 @stage("match", paper="arXiv:2503.04992", cost="three forward passes' work an epoch, and the dense model's hidden states")
@@ -57,13 +60,15 @@ class Match(BlockStage):
 
     def apply(self, runs: BlockRuns, solutions: Mapping[str, Solution]) -> dict[str, Solution]:
         tuned = [_Tuned(runs.parameter(solution.site), solution) for solution in solutions.values()]
+        name = tuned[0].solution.site.name
         before = runs.error()
+        if not math.isfinite(before):
+            raise NumericalError(f"{name}: its block overflows once it is pruned. With float16 try --dtype float32.")
         self._descend(runs, tuned)
         for one in tuned:
             one.settle()
         after = runs.error()
         if not math.isfinite(after):
-            name = tuned[0].solution.site.name
             raise NumericalError(
                 f"{name}: matching its block diverged (lr {self.lr:g}). Try a smaller one: --stage match:lr={self.lr / 5:g}"
             )
@@ -85,7 +90,7 @@ class Match(BlockStage):
             for _ in range(self.epochs):
                 for number in torch.randperm(len(runs), generator=generator).tolist():
                     with torch.enable_grad():
-                        loss = runs.distance(number)
+                        loss = runs.distance(number) * _LOSS_SCALE
                         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
                     for one, grad in zip(tuned, grads, strict=True):
                         one.take(grad)

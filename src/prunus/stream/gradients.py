@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..core.differentiable import differentiable
-from ..core.errors import UnsupportedModelError
+from ..core.errors import NumericalError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.progress import Progress
 from ..core.site import Site
 from ..core.stats import Needs
@@ -63,6 +64,7 @@ class Gradients:
         Raises:
             UnsupportedModelError: if the model predicts no next token, blocks hand each other more than hidden states, or a
                 Site is outside the blocks.
+            NumericalError: if logits or gradients are NaN or Inf.
             OutputError: if the disk beneath the temporary files is full.
         """
         if not self.source.continues_text:
@@ -104,6 +106,8 @@ class Gradients:
             hidden = trunk.state.read(window, self.source.device).requires_grad_(True)
             with torch.enable_grad():
                 logits = trunk.head(window, hidden)
+                if not all_finite(logits.detach()):
+                    raise NumericalError("the dense model's logits are NaN or Inf. With float16 try --dtype float32.")
                 ids = self.windows[window, 1:].to(logits.device)
                 loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids.flatten(), reduction="sum")
             grads.write(window, torch.autograd.grad(loss, hidden)[0])
@@ -135,6 +139,10 @@ class Gradients:
         grads.advance()
         for site in sites:
             for name in self.names:
+                if not all_finite(totals[site.name, name]):
+                    raise NumericalError(
+                        f"{site.name}: the gradient of the loss, or its square, overflows. With float16 try --dtype float32."
+                    )
                 matrix = site.layout.to_matrix(totals[site.name, name]).contiguous().cpu()
                 matrix.numpy().tofile(folder / _file(site, name))
 

@@ -47,7 +47,7 @@ class Trials:
     progress: Progress
     coverage: Coverage = USUAL
     own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
-    _trunks: dict[int, tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
+    _trunks: dict[tuple[int, int], tuple[Trunk, list[Tensor]]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._folder = folder_of(self)
@@ -90,20 +90,22 @@ class Trials:
     @torch.no_grad()
     @full_disk_told()
     def evaluate(self, candidates: Sequence[Mapping[str, float]], tokens: int) -> list[float]:
-        """Mean KL(dense ‖ candidate) a token in nats, over the first windows of about so many ``tokens``.
+        """Mean KL(dense ‖ candidate) a token in nats, over the first windows of about so many ``tokens``; where
+        those are fewer than a window has, over that window's beginning.
 
         Candidates run side by side, a block at a time; what begins alike is run once. One that overflows is infinitely far.
 
         Raises:
             NumericalError: if the dense model's own logits are NaN or Inf.
         """
-        count = max(1, min(len(self.windows), tokens // self.windows.shape[1]))
-        if count not in self._trunks:
-            trunk = self._start(self.windows[:count], f"tried-{count}")
+        seqlen = min(self.windows.shape[1], max(2, tokens))
+        count = min(len(self.windows), max(1, tokens // seqlen))
+        if (count, seqlen) not in self._trunks:
+            trunk = self._start(self.windows[:count, :seqlen], f"tried-{count}x{seqlen}")
             dense = {site.name: _DENSE for site in self.sites}
             (ends,) = self._run(trunk, [dense])
-            self._trunks[count] = (trunk, ends)
-        trunk, dense_ends = self._trunks[count]
+            self._trunks[count, seqlen] = (trunk, ends)
+        trunk, dense_ends = self._trunks[count, seqlen]
         return self._judge(trunk, dense_ends, self._run(trunk, candidates))
 
     def _run(self, trunk: Trunk, candidates: Sequence[Mapping[str, float]]) -> list[list[Tensor]]:
