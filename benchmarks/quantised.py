@@ -22,8 +22,14 @@ from quality import MODEL, TEXTS, judge, pruned
 from rows import Rows, resolved
 
 FOUR, THREE = "int:bits=4,group=64", "int:bits=3,group=64"
-AS_IT_IS = {"criterion": "magnitude", "allocation": "global", "target": "sparse", "solver": "lstsq", "stage": "none",
-           "temper": 1}
+AS_IT_IS: dict[str, Any] = {
+    "criterion": "magnitude",
+    "allocation": "global",
+    "target": "sparse",
+    "solver": "lstsq",
+    "stage": "none",
+    "temper": 1,
+}
 """Of a model that is half zeros, drops those and nothing else."""
 CHOICES: dict[str, list[dict[str, Any]]] = {
     f"{method}: {name}": steps

@@ -1,4 +1,4 @@
-"""prunus makes trained neural networks smaller and really cheaper to run, and proves it.
+"""prunus makes trained neural networks smaller, with little loss, and proves what it did.
 
 >>> import prunus
 >>> [choice.name for choice in prunus.methods() if choice.axis == "preset"]

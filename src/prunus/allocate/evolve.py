@@ -21,7 +21,7 @@ Candidate = dict[str, float]
 @allocator("evolve", paper="arXiv:2410.14649", cost="every layer solved at every level, then some 20k tokens a generation")
 @dataclass(frozen=True)
 class Evolve(Allocator):
-    """Level-swap evolution: a child is one to three swaps of a level between layers of one size (sec. 3).
+    """EvoPress, level-swap evolution: a child is one to three swaps of a level between layers of one size (sec. 3).
 
     Children are tried against the dense model on few tokens, the better half of those on more, the best two and their
     parent on most; the one of the smallest KL is the next parent. Each round gets a third of a generation's ``tokens``.

@@ -13,9 +13,9 @@ from .options import stoppable
 
 app = typer.Typer(
     name="prunus", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
-    help="Makes trained neural networks smaller and really cheaper to run, and proves it.",
-    epilog="Exit codes: 0 done, 2 usage, 3 recipe, 4 model, 5 text, 6 numerics, 7 output, 8 proof failed, 9 memory, "
-    "130 stopped",
+    help="Makes trained neural networks smaller, with little loss, and proves what it did.",
+    epilog="Exit codes: 0 done, 1 another error, 2 usage, 3 recipe, 4 model, 5 text, 6 numerics, 7 output, 8 proof failed, "
+    "9 memory, 130 stopped",
 )  # fmt: skip
 app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("plan")(stoppable(plan.command))

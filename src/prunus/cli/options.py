@@ -62,7 +62,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     "temper": (
         "--temper",
         "Method",
-        "Power of the solvers' Gram, above 0, at most 1, for texts unlike the calibration's (default: the preset's).",
+        "Exponent of the Gram that solvers get, above 0 to 1; below 1 keeps more on other texts (default: the preset's).",
     ),
     "include": ("--include", "Layers", "Prune only layers whose name matches this glob (repeatable)."),
     "exclude": ("--exclude", "Layers", "Leave layers whose name matches this glob as they are (repeatable)."),
@@ -88,7 +88,7 @@ HELP: dict[str, tuple[str, str, str]] = {
         "Text file, folder, JSONL, Parquet or dataset id (default: factbook, built in); or token windows as .npy.",
     ),
     "samples": ("--samples", "Text", "Calibration windows. Default 128."),
-    "seqlen": ("--seqlen", "Text", "Tokens of a window. Default 512."),
+    "seqlen": ("--seqlen", "Text", "Tokens of a window, of the calibration and the evaluation. Default 512."),
     "own_text": (
         "--own-text",
         "Text",
@@ -96,7 +96,7 @@ HELP: dict[str, tuple[str, str, str]] = {
     ),
     "seed": ("--seed", "Text", "Seed of the windows' offsets and of what the model writes. Default 0."),
     "eval_text": ("--eval-text", "Text", "Text that dense and pruned are judged on (default: factbook-heldout, built in)."),
-    "eval_windows": ("--eval-windows", "Text", "How many windows of it; 0 to skip. Default 16."),
+    "eval_windows": ("--eval-windows", "Text", "Windows of the evaluation text; 0 skips the evaluation. Default 16."),
     "device": ("--device", "Machine", "auto, cpu, cuda, cuda:1 … Default auto."),
     "dtype": (
         "--dtype",

@@ -76,7 +76,7 @@ class Problem:
         return keep
 
     def _share(self, start: int, stop: int) -> float:
-        """The sparsity of columns ``start:stop``: of rows chosen from alone, such that windows add up to what a row drops."""
+        """The sparsity of columns ``start:stop``: of rows chosen from alone, windows add up to what a row drops."""
         if not self.pattern.within_rows or self.pattern.own_sparsity is not None:
             return self.sparsity
         return (zeros(stop, self.sparsity) - zeros(start, self.sparsity)) / (stop - start)

@@ -47,7 +47,8 @@ def stored_windows(path: Path, most: int, vocabulary: int) -> Tensor:
         raise CalibrationError(f"{path}: cannot be read as an array of token ids ({error}).") from error
     if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size or array.shape[1] < 2:
         raise CalibrationError(
-            f"{path}: holds {array.dtype} {list(array.shape)}; wanted are token ids, integers [windows seqlen], seqlen at least 2."
+            f"{path}: holds {array.dtype} {list(array.shape)}; wanted are token ids, integers [windows seqlen], "
+            "seqlen at least 2."
         )
     if int(array.min()) < 0 or int(array.max()) >= vocabulary:
         raise CalibrationError(

@@ -37,7 +37,9 @@ def refined(stack: Stacked, scaled: Scaled, weight: Tensor, keep: Tensor, rounds
         for entry, layer in enumerate(scaled.layers):
             for start in range(span.start, span.stop, rows):
                 place = (entry, slice(start, min(start + rows, span.stop)))
-                weight[place], keep[place] = swap(scaled.dense[place], weight[place], layer.gram, keep[place], group, rounds)
+                weight[place], keep[place] = swap(
+                    scaled.dense[place], weight[place], layer.gram, keep[place], group, rounds
+                )
     return weight, keep
 
 

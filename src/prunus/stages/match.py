@@ -24,7 +24,7 @@ _LOSS_SCALE = 2.0**20
 @stage("match", paper="arXiv:2503.04992", cost="three forward passes' work an epoch, and the dense model's hidden states")
 @dataclass(frozen=True)
 class Match(BlockStage):
-    """Adam on a pruned block's survivors (regional optimisation, sec. 3.3). Zeros and what was left dense stay as they are.
+    """Adam on a pruned block's survivors (Wanda++'s regional optimisation, sec. 3.3). Zeros and what was left dense stay.
 
     The input is what the pruned blocks before give, the target what the dense model has behind this block, so that errors
     made upstream are corrected too. The loss is the mean over tokens of ‖y − ŷ‖²/‖y‖²: what follows normalises every

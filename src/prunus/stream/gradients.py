@@ -141,7 +141,8 @@ class Gradients:
             for name in self.names:
                 if not all_finite(totals[site.name, name]):
                     raise NumericalError(
-                        f"{site.name}: the gradient of the loss, or its square, overflows. With float16 try --dtype float32."
+                        f"{site.name}: the gradient of the loss, or its square, overflows. With float16 try --dtype "
+                        "float32."
                     )
                 matrix = site.layout.to_matrix(totals[site.name, name]).contiguous().cpu()
                 matrix.numpy().tofile(folder / _file(site, name))

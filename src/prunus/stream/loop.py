@@ -27,10 +27,10 @@ from .gradients import Gradients
 from .heap import return_free_memory, reused_memory
 from .in_turn import InTurn
 from .records import site_record, stored_levels, summary
+from .select import is_table
 from .solve_block import BlockSolver, DenseRuns, Kind, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
-from .survey import is_table
 from .trunk import Limits, Trunk
 
 STATE_SECONDS = 60.0

@@ -53,12 +53,13 @@ def methods(*names: str) -> list[Choice]:
 def _all() -> list[Choice]:
     presets = []
     for name, preset in PRESETS.items():
-        extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")] + list(preset.stages)
+        extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")]
+        extras += [f"{spec} (N:M only)" if registry.stage.make(spec.partition(":")[0]).arranges else spec for spec in preset.stages]
         extras += ["true sequential"] if preset.true_sequential else []
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         extras += [f"temper {preset.temper:g}"] if preset.temper != 1 else []
         axes = " × ".join((preset.criterion, preset.pattern, preset.allocation, preset.solver, *extras))
-        axes += "; N:M: uniform" if preset.allocation != "uniform" else ""
+        axes += "; for N:M: allocation uniform" if preset.allocation != "uniform" else ""
         presets.append(Choice("preset", name, preset.about, preset.about, "", axes, "", {}))
     return presets + [
         Choice(

@@ -28,10 +28,11 @@ from ..stream.coverage import Coverage
 from ..stream.estimate import estimate
 from ..stream.gradients import Gradients
 from ..stream.passages import own_count, with_own_windows
+from ..stream.planning import Request, plan_steps
 from ..stream.probe import never_run
 from ..stream.profile import make_profile
+from ..stream.select import Choice, select_sites
 from ..stream.sources import CheckpointSource, Source
-from ..stream.survey import Choice, Request, plan_steps, select_sites
 from ..stream.trials import Trials, trial_levels
 from ..stream.trunk import Limits
 
@@ -91,7 +92,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """``auto`` is float32 on a CPU and the widest stored dtype elsewhere.
+    """``auto`` is float32 on a CPU or where weights are stored in several dtypes, elsewhere the stored one.
 
     Raises:
         RecipeError: if the dtype cannot hold the stored weights exactly.
