@@ -54,7 +54,9 @@ def _all() -> list[Choice]:
     presets = []
     for name, preset in PRESETS.items():
         extras = [spec for spec in (preset.target, preset.grid) if spec not in ("sparse", "none")]
-        extras += [f"{spec} (N:M only)" if registry.stage.make(spec.partition(":")[0]).arranges else spec for spec in preset.stages]
+        for spec in preset.stages:
+            arranges = registry.stage.make(spec.partition(":")[0]).arranges
+            extras.append(f"{spec} (N:M only)" if arranges else spec)
         extras += ["true sequential"] if preset.true_sequential else []
         extras += [f"own text {preset.own_text:g}"] if preset.own_text else []
         extras += [f"temper {preset.temper:g}"] if preset.temper != 1 else []
