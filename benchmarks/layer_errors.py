@@ -1,8 +1,8 @@
 """Every solver's layer errors beside SparseGPT's, on the same inputs: those that the dense SmolLM2-135M gives its layers.
 
-    python benchmarks/layer_errors.py [--sparsities 2:4 0.5 0.6 0.7] [--samples 32] [--seqlen 256]
+    python benchmarks/layer_errors.py [--solvers ...] [--sparsities 2:4 0.5 0.6 0.7] [--samples 32] [--seqlen 256]
 
-One row a sparsity and solver in ``benchmarks/rows/layer_errors.jsonl``: on how many of the 210 layers the error
+SparseGPT is always among the solvers. One row a sparsity and solver in ``benchmarks/rows/layer_errors.jsonl``: on how many of the 210 layers the error
 ‖(W−Ŵ)X‖²/‖WX‖² is above SparseGPT's on the same pattern, the mean and the worst ratio, and the seconds that solving took.
 Solvers as they are: with no target but the inputs' own outputs, on Grams as they were measured.
 """
@@ -43,6 +43,7 @@ OTHERS = {"wanda, lstsq": BY_ROW}
 def main() -> None:
     """Solve every layer by every solver, and count."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
     parser.add_argument("--sparsities", nargs="+", default=["2:4", "0.5", "0.6", "0.7"])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seqlen", type=int, default=256)
@@ -59,6 +60,7 @@ def main() -> None:
         (sparsity, name): Recipe.of({**settings, **choice, "sparsity": sparsity})
         for sparsity in options.sparsities
         for name, choice in SOLVERS.items()
+        if name in {BASELINE, BY_ROW, *options.solvers}
         if name != BY_ROW or ":" not in sparsity  # of N:M every row has as many
     }
     with torch.no_grad(), reused_memory():
