@@ -2,9 +2,9 @@
 
     python benchmarks/layer_errors.py [--solvers ...] [--sparsities 2:4 0.5 0.6 0.7] [--samples 32] [--seqlen 256]
 
-SparseGPT is always among the solvers. One row a sparsity and solver in ``benchmarks/rows/layer_errors.jsonl``: on how many of the 210 layers the error
-‖(W−Ŵ)X‖²/‖WX‖² is above SparseGPT's on the same pattern, the mean and the worst ratio, and the seconds that solving took.
-Solvers as they are: with no target but the inputs' own outputs, on Grams as they were measured.
+SparseGPT is always among the solvers. One row a sparsity and solver in ``benchmarks/rows/layer_errors.jsonl``: on how many
+of the 210 layers the error ‖(W−Ŵ)X‖²/‖WX‖² is above SparseGPT's on the same pattern, the mean and the worst ratio, and the
+seconds that solving took. Solvers as they are: with no target but the inputs' own outputs, on Grams as they were measured.
 """
 
 from __future__ import annotations
