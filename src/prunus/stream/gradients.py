@@ -105,9 +105,7 @@ class Gradients:
             window = slice(k, k + 1)
             hidden = trunk.state.read(window, self.source.device).requires_grad_(True)
             with torch.enable_grad():
-                logits = trunk.head(window, hidden)
-                if not all_finite(logits.detach()):
-                    raise NumericalError("the dense model's logits are NaN or Inf. With float16 try --dtype float32.")
+                logits = trunk.dense_head(window, hidden)
                 ids = self.windows[window, 1:].to(logits.device)
                 loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids.flatten(), reduction="sum")
             grads.write(window, torch.autograd.grad(loss, hidden)[0])

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import NumericalError, UnsupportedModelError
-from ..core.finite import all_finite
+from ..core.errors import UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Step
 from ..core.progress import Progress
@@ -140,9 +139,7 @@ class Trials:
         for number, batch in enumerate(trunk.batches):
             for k in range(batch.stop - batch.start):
                 window, place = slice(batch.start + k, batch.start + k + 1), slice(k, k + 1)
-                logits = trunk.head(window, dense[number][place])
-                if not all_finite(logits):
-                    raise NumericalError("the dense model's logits are NaN or Inf. With float16 try --dtype float32.")
+                logits = trunk.dense_head(window, dense[number][place])
                 for divergence, states in zip(found, ends, strict=True):
                     divergence.add(logits, trunk.head(window, states[number][place]))
         self.source.release_outside()

@@ -169,6 +169,17 @@ class Trunk:
         """Logits in fp32 of ``hidden`` states behind the last block, the head loaded; gradients flow where enabled."""
         return self._logits(self.windows[window], hidden)
 
+    def dense_head(self, window: slice, hidden: Tensor) -> Tensor:
+        """The same of the dense model, whose logits must be finite.
+
+        Raises:
+            NumericalError: if they hold NaN or Inf.
+        """
+        logits = self.head(window, hidden)
+        if not all_finite(logits.detach()):
+            raise NumericalError("the dense model's logits are NaN or Inf. With float16 try --dtype float32.")
+        return logits
+
     def _logits(self, ids: Tensor, hidden: Tensor) -> Tensor:
         inputs = model_inputs(self.source.model, ids.to(self.source.device))
         with FastLinears():
