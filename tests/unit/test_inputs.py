@@ -143,7 +143,7 @@ def test_models_that_cannot_be_pruned(change, kind, fault, checkpoint, quick, tm
         ({"include": ["*.qproj"]}, RecipeError, "'.*qproj' matches none of the 21 prunable layers .they are named like"),
         ({"exclude": ["*"]}, RecipeError, "nothing is left"),
         ({"include": ["model.norm"]}, RecipeError, "matches none"),
-        ({"set": ["*.nothing=0.3"]}, RecipeError, "--set '.*nothing' matches no Site"),
+        ({"set": ["*.nothing=0.3"]}, RecipeError, "--set '.*nothing' matches none of the 21 layers to prune .they"),
         ({"sparsity": "2:5"}, RecipeError, "32 columns do not divide into groups of 5"),
         ({"pattern": "block:height=7,width=7"}, RecipeError, "does not divide into blocks of 7x7"),
         ({"include": ["model.embed_tokens"]}, RecipeError, "embedding has no input activations"),

@@ -19,7 +19,7 @@ from ..core.sparsity import Target
 from ..core.stats import Needs
 from ..patterns.nm import NM
 from ..patterns.unstructured import Unstructured
-from .select import Selection, is_table
+from .select import Selection, is_table, why_none
 from .sources import Source
 
 Survey = Callable[[Sequence[Site], Sequence[Site]], Profile]
@@ -77,10 +77,11 @@ def plan_steps(source: Source, selection: Selection, request: Request, survey: S
 
 def _check_request(selection: Selection, request: Request, manual: Manual) -> None:
     """Raise RecipeError for pins that match nothing and targets that the allocator cannot serve."""
+    names = [site.name for site in selection.sites]
     faults = [
-        f"--set '{pin.glob}' matches no Site to prune"
-        for pin in request.pins
-        if not any(fnmatchcase(site.name, pin.glob) for site in selection.sites)
+        f"--set '{glob}' matches none of the {len(names)} layers to prune{why_none(glob, names, selection.untouched)}"
+        for glob in (pin.glob for pin in request.pins)
+        if not any(fnmatchcase(name, glob) for name in names)
     ]
     by_hand = isinstance(request.method.allocator, Manual)
     if request.target is None and not by_hand and any(manual.pin(site) is None for site in selection.sites):

@@ -96,7 +96,7 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
     faults = []
     for option, globs in (("--include", include), ("--exclude", exclude)):
         faults += [
-            f"{option} '{glob}' matches none of the {len(names)} prunable layers{_why(glob, names, untouched)}"
+            f"{option} '{glob}' matches none of the {len(names)} prunable layers{why_none(glob, names, untouched)}"
             for glob in globs
             if not any(fnmatchcase(name, glob) for name in names)
         ]
@@ -114,7 +114,8 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
     return Selection(chosen, untouched)
 
 
-def _why(glob: str, names: Sequence[str], untouched: dict[str, str]) -> str:
+def why_none(glob: str, names: Sequence[str], untouched: Mapping[str, str]) -> str:
+    """In brackets, why a glob matches none of the layers to prune: what it names is left alone, or names look otherwise."""
     for name, reason in untouched.items():
         if fnmatchcase(name, glob):
             return f" ('{name}' is left alone: {reason})"
