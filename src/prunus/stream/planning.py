@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 
@@ -19,7 +18,7 @@ from ..core.sparsity import Target
 from ..core.stats import Needs
 from ..patterns.nm import NM
 from ..patterns.unstructured import Unstructured
-from .select import Selection, is_table, why_none
+from .select import Selection, is_table, unmatched
 from .sources import Source
 
 Survey = Callable[[Sequence[Site], Sequence[Site]], Profile]
@@ -78,11 +77,7 @@ def plan_steps(source: Source, selection: Selection, request: Request, survey: S
 def _check_request(selection: Selection, request: Request, manual: Manual) -> None:
     """Raise RecipeError for pins that match nothing and targets that the allocator cannot serve."""
     names = [site.name for site in selection.sites]
-    faults = [
-        f"--set '{glob}' matches none of the {len(names)} layers to prune{why_none(glob, names, selection.untouched)}"
-        for glob in (pin.glob for pin in request.pins)
-        if not any(fnmatchcase(name, glob) for name in names)
-    ]
+    faults = unmatched("--set", [pin.glob for pin in request.pins], names, "layers to prune", selection.untouched)
     by_hand = isinstance(request.method.allocator, Manual)
     if request.target is None and not by_hand and any(manual.pin(site) is None for site in selection.sites):
         faults.append("--sparsity is missing, and --set does not name every Site")

@@ -95,11 +95,7 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
     names = [site.name for site in sites]
     faults = []
     for option, globs in (("--include", include), ("--exclude", exclude)):
-        faults += [
-            f"{option} '{glob}' matches none of the {len(names)} prunable layers{why_none(glob, names, untouched)}"
-            for glob in globs
-            if not any(fnmatchcase(name, glob) for name in names)
-        ]
+        faults += unmatched(option, globs, names, "prunable layers", untouched)
     if faults:
         raise RecipeError(faults)
     chosen = []
@@ -114,8 +110,18 @@ def _by_globs(source: Source, choice: Choice) -> Selection:
     return Selection(chosen, untouched)
 
 
-def why_none(glob: str, names: Sequence[str], untouched: Mapping[str, str]) -> str:
-    """In brackets, why a glob matches none of the layers to prune: what it names is left alone, or names look otherwise."""
+def unmatched(
+    option: str, globs: Sequence[str], names: Sequence[str], layers: str, untouched: Mapping[str, str]
+) -> list[str]:
+    """A fault for each of an option's globs that matches none of the ``names``, which are those of all ``layers``."""
+    return [
+        f"{option} '{glob}' matches none of the {len(names)} {layers}{_why(glob, names, untouched)}"
+        for glob in globs
+        if not any(fnmatchcase(name, glob) for name in names)
+    ]
+
+
+def _why(glob: str, names: Sequence[str], untouched: Mapping[str, str]) -> str:
     for name, reason in untouched.items():
         if fnmatchcase(name, glob):
             return f" ('{name}' is left alone: {reason})"
