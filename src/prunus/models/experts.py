@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from .sites import is_batched_experts, is_stacked_experts
 
 IMPLEMENTATION = "prunus_observed"
+EVERY = "prunus_every"
 ExpertObserver = Callable[[str, int, Tensor], None]
 """Called with the weight's role, the expert's index and its inputs ``[tokens cols]``."""
 
@@ -25,9 +26,10 @@ ExpertObserver = Callable[[str, int, Tensor], None]
 class OneByOne:
     """Modules of experts that run one by one, and what they run by otherwise."""
 
-    def __init__(self, modules: Sequence[Any]) -> None:
+    def __init__(self, modules: Sequence[Any], implementation: str = IMPLEMENTATION) -> None:
         self._usual = [(module, module.config._experts_implementation) for module in modules]
-        self._choose(IMPLEMENTATION)
+        self._own = implementation
+        self._choose(implementation)
 
     def _choose(self, implementation: str | None) -> None:
         """This implementation, or the usual ones."""
@@ -41,7 +43,7 @@ class OneByOne:
         try:
             yield
         finally:
-            self._choose(IMPLEMENTATION)
+            self._choose(self._own)
 
     def end(self) -> None:
         """Let them run as usual from now on."""
@@ -82,6 +84,19 @@ def observed_experts(
         experts.end()
         for module in changed:
             del module._prunus_observer
+
+
+@contextmanager
+def every_expert(model: nn.Module) -> Iterator[None]:
+    """Within this context every stacked expert runs on every token, what it gives weighted as its router says."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    ALL_EXPERTS_FUNCTIONS.register(EVERY, _forward_every)
+    experts = OneByOne([module for module in model.modules() if is_stacked_experts(module)], EVERY)
+    try:
+        yield
+    finally:
+        experts.end()
 
 
 class _Watch(NamedTuple):
@@ -140,6 +155,17 @@ def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
         if self.has_post_expert_norm:
             output = self.post_expert_norm(output)
         result.index_add_(0, token, (output * top_k_weights[token, choice, None]).to(result.dtype))
+    return result
+
+
+def _forward_every(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The same as :func:`_forward`, without a choice of tokens."""
+    result = torch.zeros_like(hidden_states)
+    for expert in range(self.down_proj.shape[0]):
+        output = _linear(self, "down_proj", expert, _middle(self, expert, hidden_states, _unwatched))
+        if self.has_post_expert_norm:
+            output = self.post_expert_norm(output)
+        result = result + output * (top_k_weights * (top_k_index == expert)).sum(-1, keepdim=True).to(output.dtype)
     return result
 
 

@@ -37,7 +37,7 @@ def never_run(source: Source, sites: Sequence[Site], windows: Tensor) -> set[str
     for index, block in enumerate(source.blocks):
         roles = tuple(site.role for site in sites if site.block == index)
         if roles:
-            kinds.setdefault((type(block), roles, _traits(block)), []).append(index)
+            kinds.setdefault((type(block), roles, traits(block)), []).append(index)
     silent = set()
     for indices in kinds.values():
         first, block = indices[0], source.blocks[indices[0]]
@@ -48,7 +48,7 @@ def never_run(source: Source, sites: Sequence[Site], windows: Tensor) -> set[str
     return silent
 
 
-def _traits(block: nn.Module) -> tuple[Any, ...]:
+def traits(block: nn.Module) -> tuple[Any, ...]:
     """Plain settings that make blocks of one class differ, such as the kind of their attention."""
     plain = (bool, str)
     return tuple(

@@ -107,10 +107,7 @@ def bmm(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, An
 
 def baddbmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
     bmm(tracer, func, args[1:], {}, output)
-    product = field_of(tracer.of(output), 0)
-    added = field_of(tracer.of(args[0]), 0) if args[0].dim() == 3 else None
-    if product is not None and added is not None and product.dims == added.dims:
-        tracer.links.tie(product.atoms, added.atoms)
+    tracer.set(output, met(tracer, [args[0], output], output))
 
 
 def linear(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:

@@ -15,6 +15,8 @@ from .tracer import Rule, Tracer, tensors_in
 def same(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
     """The output's places are the first input's."""
     tracer.set(output, tracer.of(args[0]))
+    if tracer.is_blank(args[0]):
+        tracer.blank(output)
 
 
 def blank(tracer: Tracer, _func: Any, _args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:

@@ -1,0 +1,67 @@
+"""The numbers of a config, and the shapes that a model has when some of them change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.errors import UnsupportedModelError
+from .skeleton import build_skeleton
+
+HEADS = "num_attention_heads"
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
+HEAD_SIZE = "head_dim"
+WIDTH = "hidden_size"
+LAYERS = "num_hidden_layers"
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of every tensor of a model's state, by name."""
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that the language model reads."""
+    return config.get_text_config()
+
+
+def numbers(config: Any) -> dict[str, int | None]:
+    """Whole numbers of the config above 1, and what is left open (None), by their own names."""
+    plain = text_config(config).to_dict()
+    found: dict[str, int | None] = {}
+    for name, value in plain.items():
+        if value is None or (type(value) is int and value > 1):
+            found[name] = value
+    return found
+
+
+def number(config: Any, name: str) -> int | None:
+    """A number of the config, also under the name that other families have for it; None if it has none."""
+    value = getattr(text_config(config), name, None)
+    return value if type(value) is int else None
+
+
+def key_value_heads(config: Any) -> str | None:
+    """The config's name for the number of key/value heads, if it has one."""
+    return next((name for name in KEY_VALUE_HEADS if number(config, name) is not None), None)
+
+
+def own_name(config: Any, name: str) -> str:
+    """What the config itself calls a number: GPT-2 has ``n_embd`` for ``hidden_size``."""
+    return str(getattr(text_config(config), "attribute_map", {}).get(name, name))
+
+
+def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of the config with other numbers."""
+    new = copy.deepcopy(config)
+    for name, value in changes.items():
+        setattr(text_config(new), name, value)
+    return new
+
+
+def shapes(config: Any, dtype: Any, trust_remote_code: bool = False) -> Shapes | None:
+    """The state's shapes of the model that the config describes; None if none can be built from it."""
+    try:
+        model = build_skeleton(config, dtype, trust_remote_code)
+    except (UnsupportedModelError, RuntimeError, ZeroDivisionError, TypeError, AssertionError, AttributeError, IndexError):
+        return None
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
