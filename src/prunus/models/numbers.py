@@ -36,7 +36,10 @@ def numbers(config: Any) -> dict[str, int | None]:
 
 def number(config: Any, name: str) -> int | None:
     """A number of the config, also under the name that other families have for it; None if it has none."""
-    value = getattr(text_config(config), name, None)
+    try:
+        value = getattr(text_config(config), name, None)
+    except (AttributeError, RuntimeError):  # a number that differs from layer to layer
+        return None
     return value if type(value) is int else None
 
 
@@ -58,10 +61,15 @@ def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
     return new
 
 
-def shapes(config: Any, dtype: Any, trust_remote_code: bool = False) -> Shapes | None:
-    """The state's shapes of the model that the config describes; None if none can be built from it."""
+def shapes(config: Any, changes: Mapping[str, Any], dtype: Any, trust_remote_code: bool = False) -> Shapes | None:
+    """Shapes of the parameters (tied ones once) and stored buffers that a model has with other numbers; None if there is none."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
-        model = build_skeleton(config, dtype, trust_remote_code)
-    except (UnsupportedModelError, RuntimeError, ZeroDivisionError, TypeError, AssertionError, AttributeError, IndexError):
+        model = build_skeleton(with_numbers(config, changes), dtype, trust_remote_code)
+    except (UnsupportedModelError, StrictDataclassError, RuntimeError, ZeroDivisionError, TypeError, AssertionError,
+            AttributeError, IndexError, ValueError):  # fmt: skip
         return None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state, tied = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    once = dict(model.named_parameters())
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name in once or name not in tied}

@@ -183,7 +183,8 @@ def _renamed(traced: Traced, first: str, prefix: str) -> Traced:
         return {place._replace(tensor=name(place.tensor)): value for place, value in members.items()}
 
     couplings = [Coupling(places(one.members), tuple(map(name, one.averaged))) for one in traced.couplings]
-    return Traced(tuple(couplings), places(traced.fixed))
+    fixed = {place: reason.replace(f"(in {first}", f"(in {prefix}") for place, reason in places(traced.fixed).items()}
+    return Traced(tuple(couplings), fixed)
 
 
 def _joined(streams: Sequence[Coupling]) -> Coupling | None:
