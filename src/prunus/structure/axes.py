@@ -232,9 +232,11 @@ class Finder:
         if heads is None or width % heads:
             return None
         shared = key_value_heads(self.config)
-        groups = (number(self.config, shared) if shared is not None else None) or heads
-        less = width - width // groups
-        scaled = {WIDTH: 1.0, HEADS: heads / width} | ({shared: groups / width} if shared is not None else {})
+        groups = number(self.config, shared) if shared is not None else None
+        scaled = {WIDTH: 1.0, HEADS: heads / width}
+        if shared is not None and groups is not None and groups > 1:
+            scaled[shared] = groups / width
+        less = width - width // (groups if groups is not None and groups > 1 else heads)
         for kept in (open_numbers, {}):
             sizes = {name: round(times * less) for name, times in scaled.items()}
             found = self._explained(self.delta({**kept, **sizes}), less / width, [stream, *self.couplings])
@@ -287,5 +289,6 @@ def _name(number_name: str, couplings: Sequence[Coupling]) -> str:
     """Feed-forward neurons are called so; what a norm averages over, or another number governs, has the config's name."""
     if any(coupling.averaged for coupling in couplings):
         return number_name
-    special = ("moe", "shared", "mlp")
-    return number_name if any(word in number_name for word in special) else "neurons"
+    usual = any(word in number_name for word in ("intermediate", "ffn", "inner"))
+    special = any(word in number_name for word in ("moe", "shared", "mlp"))
+    return "neurons" if usual and not special else number_name
