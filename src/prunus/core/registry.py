@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, BlockStage, Criterion, Grid, OutputTarget, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Grid, Importance, OutputTarget, Pattern, Solver
 
 Role = TypeVar("Role")
 
@@ -205,4 +205,5 @@ target: Registry[OutputTarget] = Registry("target", "prunus.targets")
 solver: Registry[Solver] = Registry("solver", "prunus.solve")
 grid: Registry[Grid] = Registry("grid", "prunus.quant")
 stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
-AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage)
+importance: Registry[Importance] = Registry("importance", "prunus.units")
+AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage, importance)

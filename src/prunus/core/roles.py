@@ -15,6 +15,7 @@ from .stats import Needs, Stats
 
 if TYPE_CHECKING:
     from .problem import Problem, Solution
+    from .units import Units
 
 
 class Criterion(ABC):
@@ -136,6 +137,20 @@ class Allocator(ABC):
     @abstractmethod
     def split(self, sites: Sequence[Site], target: float, profile: Profile | None) -> dict[str, float]:
         """Sparsity by Site name, such that the parameter-weighted mean is ``target``."""
+
+
+class Importance(ABC):
+    """Which units (neurons, heads, channels) stay?"""
+
+    needs: ClassVar[Needs] = Needs.NOTHING
+
+    @abstractmethod
+    def score(self, units: Units) -> Tensor:
+        """What each unit is worth, ``[units] >= 0``; the lowest go first."""
+
+    def choose(self, units: Units, kept: int) -> Tensor:
+        """The ``kept`` units that stay, ascending, as many of every group."""
+        return units.highest(self.score(units), kept)
 
 
 class OutputTarget(ABC):

@@ -18,6 +18,10 @@ class Needs(Flag):
     """``norm_sq [batch cols]``: sum of squared inputs."""
     ABS = auto()
     """``abs_sum [batch cols]``: sum of absolute inputs."""
+    SUM = auto()
+    """``sum [batch cols]``: sum of inputs."""
+    WINDOWS = auto()
+    """``window_sq [batch cols]``: over windows, the sum of the squared mean absolute input of each."""
     GRAM = auto()
     """``gram [batch cols cols]``: XᵀX. Gives the norm as its diagonal."""
     DRIFT = auto()
@@ -87,6 +91,18 @@ class Stats:
         total = self._moment("abs_sum")
         count = self.tokens.clamp_min(1).to(total)
         return (total / (count.unsqueeze(-1) if total.dim() > 1 else count)).unsqueeze(-2)
+
+    def mean(self) -> Tensor:
+        """Mean of every input, ``[.. cols]``; zero where no token was seen."""
+        total = self._moment("sum")
+        count = self.tokens.clamp_min(1).to(total)
+        return total / (count.unsqueeze(-1) if total.dim() > 1 else count)
+
+    def variance(self) -> Tensor:
+        """Variance of every input, ``[.. cols]``."""
+        total = self.norm_sq()
+        count = self.tokens.clamp_min(1).to(total)
+        return (total / (count.unsqueeze(-1) if total.dim() > 1 else count) - self.mean().square()).clamp_min(0)
 
     def gram(self) -> Tensor:
         """XᵀX, ``[.. cols cols]``."""

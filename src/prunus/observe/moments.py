@@ -14,10 +14,14 @@ from ..core.stats import Needs
 
 
 class Batch:
-    """Inputs ``rows [tokens cols]``, and ``columns [cols tokens]`` for products, laid out once for all of them."""
+    """Inputs ``rows [tokens cols]``, and ``columns [cols tokens]`` for products, laid out once for all of them.
 
-    def __init__(self, rows: Tensor) -> None:
+    ``windows [windows tokens cols]`` are the same by the window that they came in; what came without is one window.
+    """
+
+    def __init__(self, rows: Tensor, windows: Tensor | None = None) -> None:
         self.rows = rows
+        self.windows = rows.unsqueeze(0) if windows is None or windows.dim() != 3 else windows
 
     @cached_property
     def columns(self) -> Tensor:
@@ -41,6 +45,10 @@ SAMPLE_ROWS = 512
 MOMENTS: dict[str, Moment] = {
     "norm_sq": Moment(Needs.NORM, lambda cols: (cols,), lambda total, x: total.add_(x.rows.square().sum(0))),
     "abs_sum": Moment(Needs.ABS, lambda cols: (cols,), lambda total, x: total.add_(x.rows.abs().sum(0))),
+    "sum": Moment(Needs.SUM, lambda cols: (cols,), lambda total, x: total.add_(x.rows.sum(0))),
+    "window_sq": Moment(
+        Needs.WINDOWS, lambda cols: (cols,), lambda total, x: total.add_(x.windows.float().abs().mean(1).square().sum(0))
+    ),
     "gram": Moment(Needs.GRAM, lambda cols: (cols, cols), lambda total, x: add_gram(total, x.columns), mirror),
 }
 """The moments that are sums over inputs alone. ``drift`` and ``sample`` are others: see ``Tally``."""

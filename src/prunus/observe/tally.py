@@ -64,7 +64,7 @@ class Tally:
     def add(self, entry: int, inputs: Tensor, above: Above | None = None) -> None:
         """Add ``inputs [.. cols]`` to one batch entry, and what the dense model has ``above`` them or behind the layer."""
         flat = inputs.detach().reshape(-1, self.cols).float()
-        batch = Batch(flat)
+        batch = Batch(flat, inputs.detach())
         self.tokens[entry] += len(flat)
         for name, total in self.totals.items():
             MOMENTS[name].update(total[entry], batch)
