@@ -294,17 +294,9 @@ def _is_number(value: object) -> bool:
 
 
 def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:
-    """Build ``name:option=value,…``."""
-    name, _, rest = spec.partition(":")
-    options = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            faults.append(f"{axis.axis} '{spec}': '{item}' is not option=value")
-            return None
-        options[key.strip()] = value.strip()
+    """Build ``name:option=value,…``; what is wrong with it joins the faults."""
     try:
-        return axis.make(name.strip(), options)
+        return registry.make(axis, spec)
     except ValueError as error:
         faults.append(str(error))
         return None

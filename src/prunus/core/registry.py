@@ -138,6 +138,22 @@ class Registry(Generic[Role]):
         return spec_of(self.describe(method))
 
 
+def make(axis: Registry[Role], spec: str) -> Role:
+    """The method that ``name:option=value,…`` spells.
+
+    Raises:
+        ValueError: if that is no spelling, or the axis has no such method.
+    """
+    name, _, rest = spec.partition(":")
+    options = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{axis.axis} '{spec}': '{item}' is not option=value")
+        options[key.strip()] = value.strip()
+    return axis.make(name.strip(), options)
+
+
 def spec_of(described: Mapping[str, Any]) -> str:
     """``name:option=value,…`` of what :meth:`Registry.describe` gives, as the command line reads it.
 

@@ -15,8 +15,8 @@ from .stats import Stats
 @dataclass(frozen=True)
 class Reader:
     """A matrix that reads the units: ``weight [rows cols]`` in fp32, of which unit u has the ``columns[u]`` of
-    ``[units each]``. ``stats`` are those of its inputs, of one batch entry; ``own`` the weight's own moments, such as ``grad
-    [rows cols]``.
+    ``[units each]``. ``stats`` are those of its inputs, of one batch entry; ``own`` the weight's own moments, such as
+    ``grad [rows cols]``.
     """
 
     weight: Tensor

@@ -61,10 +61,7 @@ class NameMap:
         for target, source in list(ties.items()):
             stored = [self.sources[name][0] for name in (target, source) if name in self.sources]
             if len(stored) == 2 and not torch.equal(read(stored[0]), read(stored[1])):
-                del ties[target]
-                owner, _, key = target.rpartition(".")
-                module = self.model.get_submodule(owner)
-                module._parameters[key] = nn.Parameter(module._parameters[key].clone(), requires_grad=False)
+                untie(self.model, target)
             elif target in self.sources and source not in self.sources:
                 del ties[target]
                 ties[source] = target
@@ -154,6 +151,30 @@ class NameMap:
         if wanted - set(reverted):
             raise UnsupportedModelError(f"undoing the conversion lost {sorted(wanted - set(reverted))[:3]}.")
         return {**plain, **reverted}
+
+
+def untie(model: Any, target: str) -> None:
+    """Give a tied parameter a tensor of its own."""
+    del model.all_tied_weights_keys[target]
+    owner, _, key = target.rpartition(".")
+    module = model.get_submodule(owner)
+    module._parameters[key] = nn.Parameter(module._parameters[key].clone(), requires_grad=False)
+
+
+def stored_names(model: Any) -> dict[str, tuple[list[str], tuple[int, ...]]]:
+    """The tensors that ``save_pretrained`` would write of a model: by name what each is made of, and its shape.
+
+    Tied parameters are written once, under the name of what the others are tied to.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    tied = set(model.all_tied_weights_keys)
+    found: dict[str, tuple[list[str], tuple[int, ...]]] = {}
+    for parameter, value in model.state_dict().items():
+        if parameter not in tied:
+            for name, stored in revert_weight_conversion(model, {parameter: value.to("meta")}).items():
+                found.setdefault(name, ([], tuple(stored.shape)))[0].append(parameter)
+    return found
 
 
 def release(module: nn.Module) -> None:

@@ -27,11 +27,7 @@ def text_config(config: Any) -> Any:
 def numbers(config: Any) -> dict[str, int | None]:
     """Whole numbers of the config above 1, and what is left open (None), by their own names."""
     plain = text_config(config).to_dict()
-    found: dict[str, int | None] = {}
-    for name, value in plain.items():
-        if value is None or (type(value) is int and value > 1):
-            found[name] = value
-    return found
+    return {name: value for name, value in plain.items() if value is None or (type(value) is int and value > 1)}
 
 
 def number(config: Any, name: str) -> int | None:
@@ -62,7 +58,7 @@ def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def shapes(config: Any, changes: Mapping[str, Any], dtype: Any, trust_remote_code: bool = False) -> Shapes | None:
-    """Shapes of the parameters (tied ones once) and stored buffers that a model has with other numbers; None if there is none."""
+    """Shapes of the parameters (tied ones once) and stored buffers of a model with other numbers; None if there is none."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:

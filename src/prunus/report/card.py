@@ -80,7 +80,7 @@ def _rows(record: Mapping[str, Any]) -> list[str]:
 def _method(method: Mapping[str, Any]) -> list[str]:
     lines = []
     for members in registry.AXES:
-        for described in [method[members.axis]] if members.axis in method else method[f"{members.axis}s"]:
+        for described in [method[members.axis]] if members.axis in method else method.get(f"{members.axis}s", ()):
             if described is None:
                 continue
             choice = dict(described)

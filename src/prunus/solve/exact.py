@@ -1,4 +1,4 @@
-"""Least squares on fixed supports by one factorisation a row, in fp64."""
+"""Least squares on fixed supports by one factorisation a row, in fp64, or one for all rows that share their support."""
 
 from __future__ import annotations
 
@@ -31,11 +31,30 @@ def exact_refit(target: Tensor, gram: Tensor, keep: Tensor, name: str) -> tuple[
     )
 
 
+def shares_support(keep: Tensor) -> bool:
+    """Whether all rows of a mask ``[rows cols]`` are the same: whole columns go."""
+    return bool((keep == keep[:1]).all())
+
+
+def _solve_together(target: Tensor, gram: Tensor, support: Tensor, ridge: float) -> Tensor | None:
+    """The same for all rows on one support ``[cols]``."""
+    square = gram[support][:, support]
+    square.diagonal().add_(ridge)
+    factor, info = torch.linalg.cholesky_ex(square)
+    if bool(info.any()):
+        return None
+    solved = torch.zeros_like(target)
+    solved[:, support] = torch.cholesky_solve(target[:, support].T, factor).T
+    return solved
+
+
 def _solve_rows(target: Tensor, gram: Tensor, keep: Tensor, ridge: float) -> Tensor | None:
     rows, most = len(keep), int(keep.sum(-1).max()) if keep.numel() else 0
     solved = torch.zeros_like(target)
     if not most:
         return solved
+    if shares_support(keep):
+        return _solve_together(target, gram, keep[0], ridge)
     step = max(1, _CHUNK // (8 * most * most))
     for start in range(0, rows, step):
         chunk = keep[start : start + step]

@@ -15,7 +15,7 @@ from ..core.registry import solver
 from ..core.roles import Solver
 from ..core.stats import Needs
 from .conjugate import refit
-from .exact import exact_refit
+from .exact import exact_refit, shares_support
 from .factor import scoring_stats
 from .normal import Scaled
 from .regrid import finished
@@ -30,7 +30,7 @@ class LeastSquares(Solver):
     """The criterion chooses the mask from the dense weights, then survivors minimise ‖(W − Ŵ)X‖² on it.
 
     Row by row that is H_ss ŵ_s = H_s: w with s its survivors. ``pcg`` goes there by preconditioned conjugate gradients, all
-    rows at once; ``exact`` factorises H_ss of every row in fp64.
+    rows at once; ``exact`` factorises H_ss of every row in fp64. Where whole columns go, one factorisation serves all rows.
     """
 
     needs: ClassVar[Needs] = Needs.GRAM
@@ -72,7 +72,7 @@ class LeastSquares(Solver):
         solved = torch.empty_like(dense)
         for k, layer in enumerate(scaled.layers):
             target = linear(dense[k], layer.gram)
-            if self.method == "exact":
+            if self.method == "exact" or shares_support(keep[k]):
                 solved[k], ridge = exact_refit(target, layer.gram, keep[k], problems[0].site.name)
                 notes += (f"{ridge:g} added to a unit diagonal: a Gram of survivors was singular",) if ridge else ()
             else:

@@ -28,7 +28,7 @@ from .heap import return_free_memory, reused_memory
 from .in_turn import InTurn
 from .records import site_record, stored_levels, summary
 from .select import is_table
-from .solve_block import BlockSolver, DenseRuns, Kind, kind_of
+from .solve_block import BlockSolver, DenseRuns, Kind, given, kind_of
 from .sources import CheckpointSource, Source
 from .streams import LoadedBlock, Streams
 from .trunk import Limits, Trunk
@@ -148,7 +148,7 @@ class PruneLoop:
             solutions = self._refine(loaded, solutions)
             if self.plan.method.tunes and self.plan.method.grid is not None and solutions:
                 masks = {name: solution.mask for name, solution in solutions.items()}
-                rounded = self.rounder.solve(block, prefix, steps, forward, masks=masks)
+                rounded = self.rounder.solve(block, prefix, steps, forward, masks=given(masks))
                 solutions = self._judged(loaded, solutions, rounded)
         return [solutions[step.site.name] for step in steps]
 

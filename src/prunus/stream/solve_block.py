@@ -26,8 +26,8 @@ from ..solve.temper import tempered
 from .coverage import USUAL, Coverage, left_dense
 from .heap import return_free_memory
 
-Masks = Mapping[str, Mask]
-"""A mask for each Site, by its name."""
+Masks = Callable[[Problem, "Sequence[int] | None"], Mask]
+"""The mask of a Problem, whose Site may be narrowed to some of its experts."""
 
 Call = Callable[[], object]
 """Runs a block on a batch of windows; the observer sees what flows."""
@@ -64,6 +64,8 @@ class BlockSolver:
     coverage: Coverage = USUAL
     own: Callable[[Site], Mapping[str, Tensor]] = lambda site: {}
     arrange: Callable[[Problem], Problem] = lambda problem: problem
+    also: Needs = Needs.NOTHING
+    """Moments of inputs to observe beside those of the method: what masks are chosen by."""
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
@@ -74,15 +76,17 @@ class BlockSolver:
         chosen.
         """
         if forward is None:
-            none = Stats.none()
-            return {step.site.name: self.method.solver.solve([self._problem(step, none)])[0] for step in steps}
+            problems = [self._problem(step, Stats.none()) for step in steps]
+            if masks is not None:
+                problems = [replace(problem, fixed_mask=masks(problem, None)) for problem in problems]
+            return {problem.site.name: self.method.solver.solve([problem])[0] for problem in problems}
         (found,) = self.solve_each(block, prefix, [steps], forward, dense, masks)
         return found
 
     def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
                    dense: DenseRuns | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
         """The same for several choices of steps for the same Sites, from one observation."""
-        needs = observed_needs(self.method)
+        needs = observed_needs(self.method, self.also)
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
         for wave in waves([step.site for step in choices[0]], needs, self.budget):
@@ -97,7 +101,7 @@ class BlockSolver:
                 for steps, found in zip(asked, parts, strict=True):
                     problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
                     if masks is not None:
-                        problems = [replace(p, fixed_mask=_narrowed(masks[p.site.name], wave)) for p in problems]
+                        problems = [replace(p, fixed_mask=masks(p, wave.experts)) for p in problems]
                     problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
                     problems = [replace(problem, stats=given) for problem in problems]
                     if len(problems) == 1:  # what others read too cannot change its order for one
@@ -158,9 +162,10 @@ def kind_of(block: nn.Module, sites: Sequence[Site]) -> Kind:
     return (type(block), tuple(site.role for site in sites))
 
 
-def observed_needs(method: Method) -> Needs:
+def observed_needs(method: Method, also: Needs = Needs.NOTHING) -> Needs:
     """What the method needs, and enough beside it to measure every layer's error."""
-    return method.needs if Needs.GRAM in method.needs else method.needs | Needs.SAMPLE
+    needs = method.needs | also.of_inputs
+    return needs if Needs.GRAM in needs else needs | Needs.SAMPLE
 
 
 def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Iterable[Call],
@@ -182,9 +187,14 @@ def observe(block: nn.Module, prefix: str, wave: Wave, needs: Needs, runs: Itera
     return observer.result()
 
 
-def _narrowed(mask: Mask, wave: Wave) -> Mask:
-    """A mask of the wave's experts alone."""
-    if wave.experts is None:
-        return mask
-    dense = tuple(place for place, expert in enumerate(wave.experts) if expert in mask.dense)
-    return Mask(mask.keep[list(wave.experts)], mask.pattern, dense)
+def given(masks: Mapping[str, Mask]) -> Masks:
+    """Masks that are known, by the Site's name."""
+
+    def mask_of(problem: Problem, experts: Sequence[int] | None) -> Mask:
+        mask = masks[problem.site.name]
+        if experts is None:
+            return mask
+        dense = tuple(place for place, expert in enumerate(experts) if expert in mask.dense)
+        return Mask(mask.keep[list(experts)], mask.pattern, dense)
+
+    return mask_of

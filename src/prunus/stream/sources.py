@@ -42,6 +42,15 @@ class Source(ABC):
                     self.release(index)
                 self.release_outside()
 
+    @contextmanager
+    def held_outside(self) -> Iterator[None]:
+        """Within this context what was loaded of what is outside the blocks stays in memory, and as it is."""
+        before, self._holds = self._holds, True
+        try:
+            yield
+        finally:
+            self._holds = before
+
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all parameters in the dtype that they are computed with, in memory or not."""

@@ -1,7 +1,7 @@
 """Axes: which couplings a number of the config governs, found by changing the number and looking at the shapes.
 
-A checkpoint loads only where its config says its shapes. So what is cut is what one number says for all blocks: the model is
-built from a changed config, without weights, and a coupling belongs to the number if its places, and no others, shrink.
+A checkpoint loads only where its config says its shapes. So what is cut is what one number says for all blocks: the model
+is built from a changed config, without weights, and a coupling belongs to the number if its places, and no others, shrink.
 """
 
 from __future__ import annotations

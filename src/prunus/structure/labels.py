@@ -101,7 +101,7 @@ def segments(old: Sequence[int], new: Sequence[int]) -> list[Segment]:
 
 
 def reshaped(labels: Labels, old: Sequence[int], new: Sequence[int]) -> tuple[Labels, Labels]:
-    """Labels of a tensor of shape ``old`` seen as ``new``; and the fields that cannot be followed, two in one new dimension.
+    """Labels of a tensor of shape ``old`` seen as ``new``; and fields that cannot be followed, two in one new dimension.
 
     A field that is merged with unlabelled dimensions is repeated along them; one that is split becomes a field over the
     parts, or over those of them along which it differs.

@@ -1,0 +1,146 @@
+"""ShrinkRecipe: all that a person asks of a structured run, read from the command line or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .core import registry
+from .core.errors import RecipeError
+from .core.registry import make, suggest
+from .core.roles import Importance
+from .recipe import Recipe
+from .structure.sizes import Wanted
+
+AXES = ("heads", "kv_groups", "neurons", "width", "experts", "layers")
+RUN = (
+    "target", "solver", "temper", "starved_experts", "min_expert_tokens", "calibration", "samples", "seqlen", "own_text",
+    "seed", "device", "dtype", "batch_tokens", "memory_budget", "eval_text", "eval_windows", "trust_remote_code",
+)  # fmt: skip
+"""Settings that a pruning run has too, with the same meaning."""
+_COMPOSED = {"method": "sparsegpt", "sparsity": 0.5, "criterion": "magnitude", "pattern": "column", "allocation": "uniform"}
+"""What stands for the choice of units in the method by which what reads them is repaired."""
+
+
+@dataclass(frozen=True)
+class ShrinkRecipe:
+    """What is to stay of each axis (``prunus shrink --help`` says how that is written), and how it is chosen.
+
+    ``cut`` are axes that only some models have, ``NAME=WHAT``. ``run`` holds the settings shared with pruning.
+    """
+
+    heads: str | None = None
+    kv_groups: str | None = None
+    neurons: str | None = None
+    width: str | None = None
+    experts: str | None = None
+    layers: str | None = None
+    cut: tuple[str, ...] = ()
+    importance: str = "obs"
+    width_importance: str = "activation"
+    run: Recipe = field(default_factory=lambda: Recipe.of({**_COMPOSED, "solver": "lstsq"}))
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> ShrinkRecipe:
+        """A recipe from a TOML file; ``overrides`` that are not None win.
+
+        Raises:
+            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
+        return cls.of({**table, **{k: v for k, v in (overrides or {}).items() if v is not None}})
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ShrinkRecipe:
+        """A checked recipe from plain settings.
+
+        Raises:
+            RecipeError: with every fault at once.
+        """
+        own = {one.name for one in dataclasses.fields(cls)} - {"run"}
+        values: dict[str, Any] = {}
+        shared: dict[str, Any] = {"solver": "lstsq"}
+        faults = []
+        for key, value in settings.items():
+            name = key.replace("-", "_")
+            if name in AXES:
+                values[name] = None if value is None else str(value)
+            elif name == "cut":
+                items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
+                values[name] = tuple(items) if isinstance(items, (list, tuple)) else (str(items),)
+            elif name in own:
+                values[name] = value
+            elif name in RUN:
+                shared[name] = value
+            else:
+                faults.append(f"unknown setting '{key}'{suggest(name, {*own, *RUN})}")
+        try:
+            values["run"] = Recipe.of({**_COMPOSED, **shared})
+        except RecipeError as error:
+            faults += error.faults
+        recipe = cls(**values)
+        faults += recipe.faults()
+        if faults:
+            raise RecipeError(faults)
+        return recipe
+
+    @classmethod
+    def either(cls, recipe: ShrinkRecipe | None, settings: Mapping[str, Any]) -> ShrinkRecipe:
+        """The recipe that was given, or one of the settings.
+
+        Raises:
+            RecipeError: if both were given, or there are faults.
+        """
+        if recipe is not None and settings:
+            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
+        return recipe if recipe is not None else cls.of(settings)
+
+    def faults(self) -> list[str]:
+        """What settings alone show to be wrong."""
+        faults: list[str] = []
+        for name, text in self._texts().items():
+            try:
+                Wanted.parse(text)
+            except ValueError as error:
+                faults.append(f"{name} {error}")
+        for item in self.cut:
+            if "=" not in item:
+                faults.append(f"cut '{item}' is not NAME=WHAT")
+        for spec in (self.importance, self.width_importance):
+            try:
+                make(registry.importance, spec)
+            except ValueError as error:
+                faults.append(str(error))
+        if not self._texts():
+            faults.append(f"nothing is to be cut: say what stays of at least one of {', '.join(AXES)}")
+        return faults
+
+    def _texts(self) -> dict[str, str]:
+        own = {name: getattr(self, name) for name in AXES if getattr(self, name) is not None}
+        more = dict(item.split("=", 1) for item in self.cut if "=" in item)
+        return {**own, **{name.strip(): text.strip() for name, text in more.items()}}
+
+    def wanted(self) -> dict[str, Wanted]:
+        """What is to stay, by axis."""
+        return {name: Wanted.parse(text) for name, text in self._texts().items()}
+
+    def build_importance(self) -> Importance:
+        """The importance of units inside blocks."""
+        return make(registry.importance, self.importance)
+
+    def build_width_importance(self) -> Importance:
+        """The importance of the residual stream's channels."""
+        return make(registry.importance, self.width_importance)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        own = {name: getattr(self, name) for name in (*AXES, "importance", "width_importance")}
+        run = self.run.to_json()
+        return {**own, "cut": list(self.cut), **{name: run[name] for name in RUN}}

@@ -1,0 +1,66 @@
+"""A loaded block of which part is masked, and that can be the dense one again for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+from .averages import averaged_modules, masked_norms
+from .cut import Cut
+
+
+class MaskedModule:
+    """A module of a model, a block or what is outside of them, of which some tensors have zeros in place of what goes.
+
+    Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model.
+    """
+
+    def __init__(self, module: nn.Module, prefix: str, cut: Cut) -> None:
+        self.module = module
+        self.prefix = prefix
+        self._inside = f"{prefix}." if prefix else ""
+        self.parameters = {
+            self._inside + name: parameter for name, parameter in module.named_parameters() if not parameter.is_meta
+        }
+        self._masked: dict[str, Tensor] = {}
+        self._norms: dict[str, Tensor] = {}
+        self.lay(cut)
+
+    def lay(self, cut: Cut) -> None:
+        """Mask all that a cut narrows, on top of what is masked already."""
+        for name in cut.tensors:
+            if name in self.parameters:
+                self._masked[name] = cut.masked(name, self.value(name))
+        for path, kept in averaged_modules(cut).items():
+            if path.startswith(self._inside) and f"{path}.weight" in self.parameters:
+                self._norms[path.removeprefix(self._inside)] = kept
+
+    def value(self, name: str) -> Tensor:
+        """A parameter's value as it is when masked."""
+        return self._masked.get(name, self.parameters[name].data)
+
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """Other values for parameters when masked."""
+        for name, value in values.items():
+            self._masked[name] = value.to(self.parameters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that is stored of it, by its name in the model, as it is when masked."""
+        stored = {self._inside + name: value for name, value in self.module.state_dict().items() if not value.is_meta}
+        return {name: self._masked.get(name, value) for name, value in stored.items()}
+
+    @contextmanager
+    def masked(self) -> Iterator[None]:
+        """Within this context the module computes with what stays alone."""
+        before = {name: self.parameters[name].data for name in self._masked}
+        with ExitStack() as stack:
+            stack.enter_context(masked_norms(self.module, self._norms))
+            try:
+                for name, value in self._masked.items():
+                    self.parameters[name].data = value
+                yield
+            finally:
+                for name, data in before.items():
+                    self.parameters[name].data = data

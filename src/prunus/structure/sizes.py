@@ -1,0 +1,143 @@
+"""From what a person asks of an axis to a number that the config can say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import RecipeError
+from ..models.numbers import HEADS
+from .axes import Anatomy, Axis
+
+_LIKED = 64
+"""Widths are rounded to multiples of this, or of a smaller power of two where they are small."""
+_COUNTED = ("heads", "kv_groups", "experts")
+"""Axes whose units are counted, not rounded to multiples that hardware likes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A size that was asked for: a ``share`` of what there is, a ``count`` of what stays, or how many go (``less``)."""
+
+    text: str
+    share: float | None = None
+    count: int | None = None
+    less: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | float) -> Wanted:
+        """Read ``0.75``, ``75%``, ``0.75x``, ``1152`` or ``-4``.
+
+        >>> Wanted.parse("75%").share, Wanted.parse("1152").count, Wanted.parse(-4).less
+        (0.75, 1152, 4)
+
+        Raises:
+            ValueError: if it is none of these.
+        """
+        word = str(text).strip()
+        if re.fullmatch(r"-\d+", word):
+            return cls(word, less=-int(word))
+        if re.fullmatch(r"\d+", word) and int(word) > 0:
+            return cls(word, count=int(word))
+        found = re.fullmatch(r"(\d*\.?\d+)(x|%)?", word)
+        share = float(found[1]) / (100 if found[2] == "%" else 1) if found else 0.0
+        if not 0 < share <= 1:
+            raise ValueError(f"'{word}' is neither a share that stays (0.75, 75%), a number that stays (1152) nor one that "
+                             "goes (-4)")  # fmt: skip
+        return cls(word, share=share)
+
+    def of(self, size: int, step: int = 1) -> int:
+        """What stays of ``size``; a share is rounded to the nearest multiple of ``step``."""
+        if self.count is not None:
+            return self.count
+        if self.less is not None:
+            return size - self.less
+        return min(size, max(step, round((self.share or 0) * size / step) * step))
+
+
+def step_of(axis: Axis) -> int:
+    """The multiple that sizes of an axis are rounded to where a share was asked for."""
+    if axis.name in _COUNTED:
+        return axis.groups
+    step = 1
+    while step < _LIKED and axis.size % (2 * step) == 0 and 16 * step <= axis.size:
+        step *= 2
+    return max(step, _least_step(axis))
+
+
+def _least_step(axis: Axis) -> int:
+    """The smallest step at which every coupling and number of an axis stays whole."""
+    return next(step for step in range(1, axis.size + 1) if axis.size % step == 0 and _is_whole(axis, axis.size - step))
+
+
+def _is_whole(axis: Axis, size: int) -> bool:
+    whole = all(coupling.units * size % axis.size == 0 for coupling in axis.couplings)
+    scaled = all(abs(times * size - round(times * size)) < 1e-9 for times in axis.scaled.values())
+    return whole and scaled and size % axis.groups == 0
+
+
+def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Callable[[dict[str, int]], bool],
+                 least: Mapping[str, int]) -> dict[str, int]:  # fmt: skip
+    """The size of every axis that is cut.
+
+    ``buildable`` tells whether there is a model with these numbers in its config; ``least`` the smallest size that some axes
+    may have.
+
+    Raises:
+        RecipeError: with every fault: an axis that there is not, a size that cannot be, with the nearest that can.
+    """
+    faults: list[str] = []
+    sizes: dict[str, int] = {}
+    for name, asked in wanted.items():
+        axis = anatomy.axes.get(name)
+        if axis is None:
+            faults.append(f"{name}: {_absent(anatomy, name)}")
+            continue
+        size = asked.of(axis.size, step_of(axis))
+        lowest = max(1, least.get(name, 1))
+
+        def fits(n: int, axis: Axis = axis, lowest: int = lowest) -> bool:
+            return lowest <= n <= axis.size and _is_whole(axis, n) and (n == axis.size or buildable(axis.config(n)))
+
+        if not fits(size):
+            near = _nearest(axis.size, size, fits)
+            reason = f"of {axis.size} at least {lowest} have to stay" if size < lowest else (
+                f"there are {axis.size}" if size > axis.size else f"{size} of {axis.size} cannot stay: {_why(axis, size)}"
+            )  # fmt: skip
+            faults.append(f"{name} {asked.text}: {reason}" + (f"; the nearest that can is {near}" if near else ""))
+        elif size < axis.size:
+            sizes[name] = size
+    if faults:
+        raise RecipeError(faults)
+    return sizes
+
+
+def _nearest(most: int, size: int, fits: Callable[[int], bool]) -> int | None:
+    candidates = sorted(range(1, most), key=lambda n: (abs(n - size), n))
+    return next((n for n in candidates if fits(n)), None)
+
+
+def _why(axis: Axis, size: int) -> str:
+    if axis.groups > 1 and size % axis.groups:
+        return f"as many have to stay in each of {axis.groups} groups"
+    if not _is_whole(axis, size):
+        return "what is cut along with them would not be whole numbers"
+    return f"no model can be built with {', '.join(f'{key} = {value}' for key, value in axis.config(size).items())}"
+
+
+def _absent(anatomy: Anatomy, name: str) -> str:
+    known = ", ".join(f"{axis.name} ({axis.size})" for axis in anatomy.axes.values()) or "nothing"
+    return f"this model cannot be cut along it; it can along {known}. `prunus inspect MODEL --couplings` says why"
+
+
+def config_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What the config says once all these axes are cut."""
+    changes: dict[str, Any] = {}
+    for name, size in sizes.items():
+        changes |= anatomy.axes[name].config(size)
+    if "heads" in sizes and "kv_groups" in sizes:
+        heads, groups = anatomy.axes["heads"], anatomy.axes["kv_groups"]
+        changes[HEADS] = sizes["heads"] // heads.groups * (sizes["kv_groups"] * heads.groups // groups.size)
+    return changes
