@@ -15,15 +15,20 @@ if TYPE_CHECKING:
         Comparison,
         Evaluation,
         Exported,
+        Inspection,
         PruneResult,
         PrunusError,
         Recipe,
+        ShrinkRecipe,
+        ShrinkResult,
         compare,
         evaluate,
         export,
+        inspect,
         methods,
         plan,
         prune,
+        shrink,
     )
 
 __version__ = "0.1.0"
@@ -31,15 +36,20 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Exported",
+    "Inspection",
     "PruneResult",
     "PrunusError",
     "Recipe",
+    "ShrinkRecipe",
+    "ShrinkResult",
     "compare",
     "evaluate",
     "export",
+    "inspect",
     "methods",
     "plan",
     "prune",
+    "shrink",
 ]
 
 

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from . import compare, evaluate, export, methods, plan, prune
+from . import compare, evaluate, export, inspect, methods, plan, prune, shrink
 from .options import stoppable
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
     "9 memory, 130 stopped",
 )  # fmt: skip
 app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("shrink")(stoppable(shrink.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("inspect")(stoppable(inspect.command))
 app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))
 app.command("compare")(stoppable(compare.command))

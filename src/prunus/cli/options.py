@@ -117,22 +117,73 @@ HELP: dict[str, tuple[str, str, str]] = {
 }
 
 
+SHRINK: dict[str, tuple[str, str, str]] = {
+    "heads": (
+        "--heads",
+        "What stays",
+        "Query heads: a share (0.75), a number (6), or how many go (-3); as many in every group.",
+    ),
+    "kv_groups": ("--kv-groups", "What stays", "Key/value heads, each with all of its query heads."),
+    "neurons": ("--neurons", "What stays", "Feed-forward neurons of each block."),
+    "width": ("--width", "What stays", "Hidden width: channels of the residual stream."),
+    "experts": ("--experts", "What stays", "Experts of each block."),
+    "layers": ("--layers", "What stays", "Blocks."),
+    "cut": (
+        "--cut",
+        "What stays",
+        "NAME=WHAT for numbers that only some configs have (repeatable): --cut q_lora_rank=0.5.",
+    ),
+    "importance": (
+        "--importance",
+        "Method",
+        "Which heads and neurons stay: obs (default), fluctuation, activation, taylor, weight or random.",
+    ),
+    "width_importance": ("--width-importance", "Method", "The same for channels of the hidden width. Default activation."),
+}
+
+
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's ``recipe`` parameter by ``--recipe`` and one option for each of the Recipe's fields."""
+
+    def build(recipe_file: Path | None, given: dict[str, Any]) -> Any:
+        from ..recipe import Recipe
+
+        return Recipe.read(recipe_file, given) if recipe_file else Recipe.of(given)
+
+    return _with_settings(command, HELP, build)
+
+
+def with_shrink_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a :class:`~prunus.shrink_recipe.ShrinkRecipe`."""
+
+    def build(recipe_file: Path | None, given: dict[str, Any]) -> Any:
+        from ..shrink_recipe import ShrinkRecipe
+
+        return ShrinkRecipe.read(recipe_file, given) if recipe_file else ShrinkRecipe.of(given)
+
+    return _with_settings(command, {**SHRINK, **{name: HELP[name] for name in SHARED}}, build)
+
+
+SHARED = (
+    "solver", "target", "temper", "starved_experts", "min_expert_tokens", "calibration", "samples", "seqlen", "own_text",
+    "seed", "eval_text", "eval_windows", "device", "dtype", "batch_tokens", "memory_budget", "trust_remote_code",
+)  # fmt: skip
+"""Settings of a pruning run that a structured one has too."""
+
+
+def _with_settings(command: Callable[..., None], options: dict[str, tuple[str, str, str]],
+                   build: Callable[[Path | None, dict[str, Any]], Any]) -> Callable[..., None]:  # fmt: skip
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "recipe"]
 
     @functools.wraps(command)
     def wrapped(*args: Any, recipe_file: Path | None, **values: Any) -> None:
-        from ..recipe import Recipe
-
-        given = {name: values.pop(name) for name in HELP}
+        given = {name: values.pop(name) for name in options}
         given = {name: value for name, value in given.items() if value not in (None, [], ())}
-        recipe = Recipe.read(recipe_file, given) if recipe_file else Recipe.of(given)
-        command(*args, recipe=recipe, **values)
+        command(*args, recipe=build(recipe_file, given), **values)
 
     added = [inspect.Parameter("recipe_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=RecipeFile)]
-    added += [_option(name) for name in HELP]
+    added += [_option(name, options[name]) for name in options]
     merged = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added]
     wrapped.__signature__ = signature.replace(parameters=merged)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
@@ -153,15 +204,15 @@ def stoppable(command: Callable[..., None], advice: str = "") -> Callable[..., N
     return wrapped
 
 
-def _option(name: str) -> inspect.Parameter:
-    flags, panel, text = HELP[name]
+def _option(name: str, told: tuple[str, str, str]) -> inspect.Parameter:
+    flags, panel, text = told
     kinds: dict[str, Any] = {
         "min_expert_tokens": int | None, "samples": int | None, "own_text": float | None, "true_sequential": bool | None,
         "temper": float | None,
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
-        "stage": list[str] | None,
+        "stage": list[str] | None, "cut": list[str] | None,
     }  # fmt: skip
     option = typer.Option(*flags.split(","), help=text, rich_help_panel=panel, show_default=False)
     kind = kinds.get(name, str | None)

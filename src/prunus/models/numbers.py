@@ -49,6 +49,12 @@ def own_name(config: Any, name: str) -> str:
     return str(getattr(text_config(config), "attribute_map", {}).get(name, name))
 
 
+def epsilons(config: Any) -> dict[str, float]:
+    """What norms add to the mean that they divide by the root of."""
+    plain = text_config(config).to_dict()
+    return {name: value for name, value in plain.items() if isinstance(value, float) and "eps" in name and value > 0}
+
+
 def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
     """A copy of the config with other numbers."""
     new = copy.deepcopy(config)

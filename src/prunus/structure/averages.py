@@ -41,12 +41,12 @@ def corrected(module: nn.Module, kept: int) -> Tensor:
     """The gain ``[d]`` of a norm of which ``kept`` values stay; some norms (Gemma's) multiply by one more than it."""
     gain: Any = module.weight
     factor = (len(gain) / kept) ** 0.5
-    offset = _offset(module)
+    offset = gain_offset(module)
     return (gain.double() + offset).mul(factor).sub(offset).to(gain.dtype)
 
 
 @torch.no_grad()
-def _offset(module: nn.Module) -> float:
+def gain_offset(module: nn.Module) -> float:
     """What a norm adds to its gain before it multiplies by it, found by trying: 0, or 1 for a few families."""
     gain: Any = module.weight
     values = torch.linspace(-1, 1, len(gain), device=gain.device, dtype=gain.dtype)
@@ -69,14 +69,34 @@ def _run(module: nn.Module, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def masked_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context norms that take the mean away see what goes at the mean of what stays, as a masked one should."""
+def masked_norms(model: nn.Module, norms: Mapping[str, Tensor], same_epsilon: bool) -> Iterator[None]:
+    """Within this context norms compute what those of the cut model will.
+
+    Those that take the mean away see what goes at the mean of what stays. With ``same_epsilon`` the cut norms will have the
+    epsilons of the dense ones, which then count for d/d′ times less than they did.
+    """
     with ExitStack() as stack:
         for path, kept in norms.items():
             module = model.get_submodule(path)
+            size = len(module.weight)  # type: ignore[arg-type]
+            if same_epsilon:
+                stack.enter_context(_smaller_epsilon(module, len(kept) / size))
             if _subtracts_mean(module):
-                stack.callback(module.register_forward_pre_hook(_fill(kept, len(module.weight))).remove)  # type: ignore[arg-type]
+                stack.callback(module.register_forward_pre_hook(_fill(kept, size)).remove)
         yield
+
+
+@contextmanager
+def _smaller_epsilon(module: Any, factor: float) -> Iterator[None]:
+    names = [name for name in ("eps", "variance_epsilon") if isinstance(getattr(module, name, None), float)]
+    before = {name: getattr(module, name) for name in names}
+    try:
+        for name, value in before.items():
+            setattr(module, name, value * factor)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 @torch.no_grad()

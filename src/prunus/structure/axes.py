@@ -39,7 +39,11 @@ class Axis:
 
     def config(self, size: int) -> dict[str, int]:
         """What the config says with ``size`` units left."""
-        return {**self.pinned, **{name: round(times * size) for name, times in self.scaled.items()}}
+        return {**self.pinned, **self.scaled_to(size)}
+
+    def scaled_to(self, size: int) -> dict[str, int]:
+        """The numbers that go with the axis, with ``size`` units left."""
+        return {name: round(times * size) for name, times in self.scaled.items()}
 
     def units(self, coupling: Coupling, size: int) -> int:
         """How many of a coupling's units stay with ``size`` of the axis left."""

@@ -51,12 +51,13 @@ def readers_of(tasks: Sequence[Task], site: Site) -> list[tuple[Task, int | None
 class Chooser:
     """Chooses the units of tasks by an importance, when the first Site that reads them is solved; others follow.
 
-    ``fixed`` are couplings whose units were chosen before. ``tensor`` gives a parameter as it is stored, in fp32, ``own``
-    the moments of a Site's weight, and ``sites`` the Sites by parameter.
+    ``fixed`` are couplings whose units were chosen before. ``tensor`` gives a parameter as it is stored, in fp32, of
+    those that the loaded block ``has``, ``own`` the moments of a Site's weight, and ``sites`` the Sites by parameter.
     """
 
     importance: Importance
     tensor: Callable[[str], Tensor]
+    has: Callable[[str], bool]
     own: Callable[[Site], Mapping[str, Tensor]]
     sites: Mapping[str, Site]
     tasks: Sequence[Task]
@@ -93,8 +94,8 @@ class Chooser:
             columns = task.coupling.members[place].to(problem.weight.device)
             own = {name: moment[row] for name, moment in problem.own.items()}
             reader = Reader(problem.weight[row], columns, entry_of(problem.stats, row), problem.site.name, own)
-            writers = [self._writer(other, positions, problem.weight.device)
-                       for other, positions in task.coupling.members.items() if other != place]  # fmt: skip
+            others = {other: at for other, at in task.coupling.members.items() if other != place and self.has(other.tensor)}
+            writers = [self._writer(other, positions, problem.weight.device) for other, positions in others.items()]
             units = Units(task.coupling.units, (reader,), tuple(writers), task.groups)
             self.chosen[key] = self.importance.choose(units, task.kept).cpu()
         return self.chosen[key]

@@ -35,6 +35,7 @@ from ..stream.trunk import Limits
 from .chooser import Chooser, Task, readers_of
 from .coupling import Coupling
 from .cut import Cut, Kept
+from .entering import scaled_as_before
 from .masked_block import MaskedModule
 from .output import CutOutput
 from .plan import ShrinkPlan
@@ -73,7 +74,7 @@ class ShrinkLoop:
         own = self.gradients.of if self.gradients is not None else (lambda site: {})
         units = {id(kept.coupling): kept.units for kept in self.fixed}
         given = [Task(kept.coupling, len(kept.units)) for kept in self.fixed]
-        self.chooser = Chooser(self.plan.importance, self._tensor, own, self.sites, [*given, *everything], units)
+        self.chooser = Chooser(self.plan.importance, self._tensor, self._has, own, self.sites, [*given, *everything], units)
         needs = self.plan.importance.needs
         self.solver = BlockSolver(method, self.source.matrix, self.limits.budget, self.coverage, own, also=needs)
         self.known = Cut(self.fixed, self.shapes)
@@ -128,7 +129,7 @@ class ShrinkLoop:
         """Choose, repair, write and advance one block."""
         lap = perf_counter()
         block = self.source.load(index)
-        module = self._now = MaskedModule(block, self.source.prefix(index), self.known)
+        module = self._now = self._module(block, self.source.prefix(index), self.known)
         tasks = self.tasks.get(index, ())
         solutions = self._solve(index, module, streams)
         chosen = [Kept(task.coupling, self.chooser.kept(task)) for task in tasks]
@@ -178,6 +179,10 @@ class ShrinkLoop:
                 steps.append(Step(site, min(0.999, max(task.dropped_share for task, _ in read)), Column()))
         return steps
 
+    def _module(self, module: nn.Module, prefix: str, cut: Cut) -> MaskedModule:
+        said = any("eps" in name for name in self.plan.config)
+        return MaskedModule(module, prefix, cut, same_epsilon=not said)
+
     def _cut(self, index: int) -> Cut:
         """All that goes of a block: what was fixed, and units chosen in it, or in another where a coupling spans blocks."""
         prefix = self.source.prefix(index)
@@ -210,8 +215,9 @@ class ShrinkLoop:
     def _outside(self, streams: Streams | None) -> None:
         """Embeddings, final norm and head; and what the masked model gives for the first window."""
         self.source.load_outside(head=True)
-        module = MaskedModule(self.source.model, "", self.known)
-        self.output.put(self.output.narrowed(module, self.known))
+        module = self._module(self.source.model, "", self.known)
+        narrowed = self.output.narrowed(module, self.known)
+        self.output.put(scaled_as_before(self.source, self.output, narrowed, self.known))
         if streams is not None:
             with module.masked(), torch.no_grad():
                 first = slice(0, 1)
@@ -226,7 +232,7 @@ class ShrinkLoop:
         first = streams.start(len(done))
         if not first and self.known.positions:
             self.source.load_outside(head=False)
-            with self.source.held_outside(), MaskedModule(self.source.model, "", self.known).masked():
+            with self.source.held_outside(), self._module(self.source.model, "", self.known).masked():
                 streams.pruned.embed()
             self.source.release_outside()
         if first < len(done):
@@ -244,7 +250,7 @@ class ShrinkLoop:
                 streams.dense.advance(block, index)
         if index in self.plan.blocks:
             cut = self._cut(index)
-            module = MaskedModule(block, self.source.prefix(index), cut)
+            module = self._module(block, self.source.prefix(index), cut)
             module.set(self.output.widened(module, cut))
             with module.masked():
                 streams.pruned.advance(block, index)
@@ -254,11 +260,13 @@ class ShrinkLoop:
         for task, units in zip(self.tasks.get(entry["block"], ()), entry["units"], strict=True):
             self.chooser.chosen[id(task.coupling)] = torch.tensor(units)
 
+    def _has(self, name: str) -> bool:
+        return self._now is not None and name in self._now.parameters
+
     def _tensor(self, name: str) -> Tensor:
-        if self._now is not None and name in self._now.parameters:
-            return self._now.value(name).float()
-        value: Tensor = self.source.model.get_parameter_or_buffer(name)
-        return value.float()
+        if self._now is None:
+            raise KeyError(name)
+        return self._now.value(name).float()
 
 
 def _within(module: MaskedModule, run: Callable[[], Output]) -> Output:

@@ -48,8 +48,8 @@ class CutOutput:
         found = {}
         for name, value in module.state().items():
             new = self.new_name(name)
-            tensor = cut.narrowed(name, gains.get(name, value))
-            if new in self._shapes:
+            if new in self.names.sources:
+                tensor = cut.narrowed(name, gains.get(name, value))
                 if tuple(tensor.shape) != self._shapes[new]:
                     raise CheckpointError(f"'{name}' is {list(tensor.shape)} once cut, the new config asks for "
                                           f"{list(self._shapes[new])}: please report it.")  # fmt: skip

@@ -207,7 +207,7 @@ def group_norm(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[
     tracer.fix([field for tensor in tensors_in(args[:3]) for field in tracer.of(tensor)], "a group norm")
 
 
-def attention(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:
+def attention(tracer: Tracer, _func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """Scaled dot-product attention on ``[batch heads tokens head_dim]``: heads go together, head sizes stay."""
     result = next(tensors_in(output))
     heads = []
@@ -218,6 +218,9 @@ def attention(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[s
                 tracer.fix([other], "the same for all heads")
         heads.append(tracer.links.collapsed(field, (1,)) if field is not None else None)
     query = heads[0]
+    masks = [one for one in tensors_in((args[3:], kwargs)) if one.dim() == 4 and one.shape[1] > 1]
+    if any(tensor.stride(1) != 0 for tensor in masks):  # a bias of each head's own
+        return tracer.fix([field for field in heads if field is not None], "meets a mask that differs from head to head")
     if query is None:
         return tracer.fix([field for field in heads if field is not None], "meets heads that cannot be cut")
     for tensor, field in zip(args[1:3], heads[1:], strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import RecipeError
-from ..models.numbers import HEADS
+from ..models.numbers import HEADS, epsilons
 from .axes import Anatomy, Axis
 
 _LIKED = 64
@@ -101,7 +101,11 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
         def fits(n: int, axis: Axis = axis, lowest: int = lowest) -> bool:
             return lowest <= n <= axis.size and _is_whole(axis, n) and (n == axis.size or buildable(axis.config(n)))
 
-        if not fits(size):
+        if size == axis.size and asked.share is not None and asked.share < 1:
+            near = _nearest(axis.size, axis.size - 1, fits)
+            faults.append(f"{name} {asked.text}: nothing would go, it shrinks in steps of {step_of(axis)} of {axis.size}"
+                          + (f"; the nearest that can stay is {near}" if near else ""))  # fmt: skip
+        elif not fits(size):
             near = _nearest(axis.size, size, fits)
             reason = f"of {axis.size} at least {lowest} have to stay" if size < lowest else (
                 f"there are {axis.size}" if size > axis.size else f"{size} of {axis.size} cannot stay: {_why(axis, size)}"
@@ -132,12 +136,20 @@ def _absent(anatomy: Anatomy, name: str) -> str:
     return f"this model cannot be cut along it; it can along {known}. `prunus inspect MODEL --couplings` says why"
 
 
-def config_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What the config says once all these axes are cut."""
+def config_of(config: Any, anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What the config says once all these axes are cut.
+
+    A narrower stream makes norms' means larger by d/d′, and so their epsilons have to be, to count as much as before.
+    """
     changes: dict[str, Any] = {}
+    for name in sizes:
+        changes |= anatomy.axes[name].pinned
     for name, size in sizes.items():
-        changes |= anatomy.axes[name].config(size)
+        changes |= anatomy.axes[name].scaled_to(size)
     if "heads" in sizes and "kv_groups" in sizes:
         heads, groups = anatomy.axes["heads"], anatomy.axes["kv_groups"]
         changes[HEADS] = sizes["heads"] // heads.groups * (sizes["kv_groups"] * heads.groups // groups.size)
+    if "width" in sizes:
+        before, after = anatomy.axes["width"].size, sizes["width"]
+        changes |= {name: value * before / after for name, value in epsilons(config).items()}
     return changes

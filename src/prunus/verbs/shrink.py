@@ -34,6 +34,7 @@ from ..stream.sources import CheckpointSource
 from ..structure.axes import Anatomy, Finder
 from ..structure.chooser import Task
 from ..structure.cut import Kept
+from ..structure.dry_run import fault_of_running
 from ..structure.follow import follow
 from ..structure.loop import ShrinkLoop, parameters_of, tasks_by_block
 from ..structure.output import CutOutput, new_prefixes
@@ -209,6 +210,11 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
     if run.eval_windows:
         judged = evaluation_windows(source, tokenizer, run.eval_text, run.seqlen, run.eval_windows)
     blocks = tuple(range(len(source.blocks)))
+    smaller = build_skeleton(config, source.model.dtype, run.trust_remote_code)
+    fault = fault_of_running(source, smaller, new_prefixes(source, blocks), vocabulary(source))
+    if fault:
+        listed = ", ".join(f"{key} = {value}" for key, value in config_of(source.config, anatomy, sizes).items())
+        raise RecipeError([f"a model with {listed} can be built, but does not run ({fault}): choose other sizes"])
     needs = importance.needs | recipe.build_width_importance().needs
     sites = [site for found in source.found for site in found.sites]
     gradients = Gradients(source, sites, windows, needs, limits_of(run), progress) if windows is not None else None
@@ -218,7 +224,6 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
     if "width" in sizes:
         units["width"] = _width_units(source, anatomy, recipe, sizes["width"], windows, gradients, progress, stored)
     fixed = [Kept(anatomy.axes["width"].couplings[0], units["width"])] if "width" in sizes else []
-    smaller = build_skeleton(config, source.model.dtype, run.trust_remote_code)
     for target in set(smaller.all_tied_weights_keys) - set(source.model.all_tied_weights_keys):  # type: ignore[arg-type]
         untie(smaller, target)
     plan = ShrinkPlan(
@@ -229,7 +234,7 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
         sizes={name: (anatomy.axes[name].size, size) for name, size in sizes.items()},
         blocks=blocks,
         count=len(source.blocks),
-        config=config_of(anatomy, sizes),
+        config=config_of(source.config, anatomy, sizes),
         settings=_settings(recipe, source, windows),
         parameters=(parameters_of(source.model), parameters_of(smaller)),
         left=anatomy.left,
@@ -255,7 +260,7 @@ def _sizes(source: CheckpointSource, anatomy: Anatomy, recipe: ShrinkRecipe) -> 
     sizes = choose_sizes(anatomy, recipe.wanted(), buildable, {})
     if not sizes:
         raise RecipeError(["nothing would be cut: every size that was asked for is what the model has"])
-    changes = config_of(anatomy, sizes)
+    changes = config_of(source.config, anatomy, sizes)
     config = with_numbers(source.config, changes)
     new = shapes(source.config, changes, *build)
     if new is None:

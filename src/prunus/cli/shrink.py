@@ -1,0 +1,41 @@
+"""prunus shrink"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import JsonFlag, Model, as_json, with_shrink_recipe
+
+if TYPE_CHECKING:
+    from ..shrink_recipe import ShrinkRecipe
+else:
+    ShrinkRecipe = object
+
+
+@with_shrink_recipe
+def command(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the smaller checkpoint.")],
+    recipe: ShrinkRecipe,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Cut heads, neurons, width, experts or blocks out of MODEL: OUTPUT is smaller, faster and loads like any checkpoint."""
+    from ..verbs.shrink import shrink
+    from .progress import Bars
+
+    result = shrink(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
+    if json:
+        typer.echo(as_json(result.record))
+        return
+    from rich.console import Console
+
+    from ..report.shrunk import shrink_table
+
+    Console().print(shrink_table(result.record))

@@ -1,0 +1,49 @@
+"""Couplings as a terminal table."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+
+def couplings_table(found: Any, whole: bool) -> RenderableType:
+    """The axes that a model can be cut along, their members (of the first block, or the ``whole`` model), and what stays."""
+    told = found.to_json()
+    table = Table(title=escape(f"what {found.model} can be cut along"), title_justify="left", show_lines=True)
+    for name in ("axis", "now", "in steps of", "config"):
+        table.add_column(name, justify="right" if name in ("now", "in steps of") else "left", no_wrap=True)
+    table.add_column("shrinks together", overflow="fold")
+    for name, axis in told["axes"].items():
+        groups = f", in each of {axis['groups']} groups alike" if axis["groups"] > 1 else ""
+        couplings = axis["couplings"] if whole else axis["couplings"][:1]
+        listed = "\n".join(_members(coupling, whole) for coupling in couplings)
+        more = "" if whole or len(axis["couplings"]) < 2 else f"\nand so in {len(axis['couplings']) - 1} more"
+        table.add_row(
+            escape(name),
+            str(axis["size"]),
+            f"{axis['step']}{groups}",
+            escape(", ".join(axis["config"])),
+            escape(listed + more),
+        )
+    lines: list[RenderableType] = [table]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for place, reason in told["left"].items():
+        reasons[re.sub(r"\.\d+\.", ".*.", reason)].append(place)
+    for reason, places in reasons.items():
+        shown = places if whole else places[:2]
+        more = f" and {len(places) - len(shown)} more" if len(places) > len(shown) else ""
+        lines.append(Text(f"stays ({reason}): {', '.join(shown)}{more}", style="dim"))
+    return Group(*lines)
+
+
+def _members(coupling: dict[str, Any], whole: bool) -> str:
+    members = [f"{place} ({each} each)" for place, each in coupling["members"].items()]
+    if not whole and len(members) > 8:
+        members = [*members[:8], f"and {len(members) - 8} more"]
+    return f"{coupling['units']} units: " + ", ".join(members)
