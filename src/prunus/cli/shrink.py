@@ -26,7 +26,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Cut heads, neurons, width, experts or blocks out of MODEL: OUTPUT is smaller, faster and loads like any checkpoint."""
+    """Cut heads, neurons, width, experts or blocks out of MODEL; OUTPUT is smaller and loads like any checkpoint."""
     from ..verbs.shrink import shrink
     from .progress import Bars
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, BlockStage, Criterion, Grid, Importance, OutputTarget, Pattern, Solver
+from .roles import Allocator, BlockStage, Criterion, Depth, Grid, Importance, OutputTarget, Pattern, Solver
 
 Role = TypeVar("Role")
 
@@ -222,4 +222,5 @@ solver: Registry[Solver] = Registry("solver", "prunus.solve")
 grid: Registry[Grid] = Registry("grid", "prunus.quant")
 stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
 importance: Registry[Importance] = Registry("importance", "prunus.units")
-AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage, importance)
+depth: Registry[Depth] = Registry("depth", "prunus.depth")
+AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage, importance, depth)

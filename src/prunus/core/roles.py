@@ -14,6 +14,7 @@ from .site import Site
 from .stats import Needs, Stats
 
 if TYPE_CHECKING:
+    from .depth import DepthSurvey
     from .problem import Problem, Solution
     from .units import Units
 
@@ -151,6 +152,14 @@ class Importance(ABC):
     def choose(self, units: Units, kept: int) -> Tensor:
         """The ``kept`` units that stay, ascending, as many of every group."""
         return units.highest(self.score(units), kept)
+
+
+class Depth(ABC):
+    """Which blocks go?"""
+
+    @abstractmethod
+    def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
+        """The ``drop`` blocks that go, ascending."""
 
 
 class OutputTarget(ABC):

@@ -13,25 +13,21 @@ from rich.text import Text
 
 
 def couplings_table(found: Any, whole: bool) -> RenderableType:
-    """The axes that a model can be cut along, their members (of the first block, or the ``whole`` model), and what stays."""
+    """The axes that a model can be cut along, what shrinks together (in one block, or the ``whole`` model), what stays."""
     told = found.to_json()
-    table = Table(title=escape(f"what {found.model} can be cut along"), title_justify="left", show_lines=True)
-    for name in ("axis", "now", "in steps of", "config"):
-        table.add_column(name, justify="right" if name in ("now", "in steps of") else "left", no_wrap=True)
-    table.add_column("shrinks together", overflow="fold")
-    for name, axis in told["axes"].items():
-        groups = f", in each of {axis['groups']} groups alike" if axis["groups"] > 1 else ""
-        couplings = axis["couplings"] if whole else axis["couplings"][:1]
-        listed = "\n".join(_members(coupling, whole) for coupling in couplings)
-        more = "" if whole or len(axis["couplings"]) < 2 else f"\nand so in {len(axis['couplings']) - 1} more"
-        table.add_row(
-            escape(name),
-            str(axis["size"]),
-            f"{axis['step']}{groups}",
-            escape(", ".join(axis["config"])),
-            escape(listed + more),
-        )
+    table = Table(title=escape(f"along what {found.model} can be cut"), title_justify="left")
+    for name in ("axis", "now", "in steps of"):
+        table.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
+    table.add_column("the config's", overflow="fold")
     lines: list[RenderableType] = [table]
+    for name, axis in told["axes"].items():
+        groups = f" ({axis['groups']} groups alike)" if axis["groups"] > 1 else ""
+        table.add_row(escape(name), str(axis["size"]), f"{axis['step']}{groups}", escape(", ".join(axis["config"])))
+        couplings = axis["couplings"] if whole else axis["couplings"][:1]
+        for coupling in couplings:
+            lines.append(Text(f"{name}: {_members(coupling, whole)}"))
+        if len(couplings) < len(axis["couplings"]):
+            lines.append(Text(f"  and so in {len(axis['couplings']) - 1} more", style="dim"))
     reasons: dict[str, list[str]] = defaultdict(list)
     for place, reason in told["left"].items():
         reasons[re.sub(r"\.\d+\.", ".*.", reason)].append(place)

@@ -42,7 +42,8 @@ def corrected(module: nn.Module, kept: int) -> Tensor:
     gain: Any = module.weight
     factor = (len(gain) / kept) ** 0.5
     offset = gain_offset(module)
-    return (gain.double() + offset).mul(factor).sub(offset).to(gain.dtype)
+    new: Tensor = (gain.double() + offset).mul(factor).sub(offset).to(gain.dtype)
+    return new
 
 
 @torch.no_grad()

@@ -84,9 +84,11 @@ class Finder:
     def anatomy(self) -> Anatomy:
         """Everything that can be found."""
         axes: dict[str, Axis] = {}
-        for axis in (*self._attention(), *self._by_number(axes_taken := set()), *self._left_open(axes_taken)):
-            axes.setdefault(axis.name, axis)
-            axes_taken |= {id(coupling) for coupling in axis.couplings}
+        taken: set[int] = set()
+        for search in (self._attention(), self._by_number(taken), self._left_open(taken)):
+            for axis in search:
+                axes.setdefault(axis.name, axis)
+                taken |= {id(coupling) for coupling in axis.couplings}
         width = self._width()
         if width is not None:
             axes[width.name] = width

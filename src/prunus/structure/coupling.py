@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -48,10 +48,6 @@ class Coupling:
         """The place it is known by."""
         return next(iter(self.members))
 
-    def kept(self, place: Place, units: Tensor) -> Tensor:
-        """Positions along a member's dimension that these units ``[kept]`` have, ascending."""
-        return self.members[place][units].flatten().sort().values
-
 
 @dataclass(frozen=True)
 class Traced:
@@ -86,8 +82,8 @@ def couplings_of(links: Links) -> Traced:
         if len(units) == 1:
             fixed |= {place: "one unit only: nothing would be left" for place, _ in signature if place not in fixed}
             continue
-        members = {place: torch.tensor([positions[unit][place] for unit in units]) for place, _ in signature}
-        found.append(Coupling(members, tuple(module for module, over in averaged.items() if over & set(units))))
+        together = {place: torch.tensor([positions[unit][place] for unit in units]) for place, _ in signature}
+        found.append(Coupling(together, tuple(module for module, over in averaged.items() if over & set(units))))
     return Traced(tuple(found), fixed)
 
 
@@ -97,8 +93,3 @@ def _averaged(links: Links, components: np.ndarray[tuple[int, ...], np.dtype[np.
     for average in links.averaged:
         found[average.module] |= set(np.unique(components[average.atoms]).tolist())
     return found
-
-
-def slices(couplings: Sequence[tuple[Coupling, Tensor]]) -> dict[Place, Tensor]:
-    """For every place that these kept units narrow, the positions that stay."""
-    return {place: coupling.kept(place, units) for coupling, units in couplings for place in coupling.members}

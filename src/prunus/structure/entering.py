@@ -49,4 +49,4 @@ def scaled_as_before(source: Source, output: CutOutput, tensors: Mapping[str, Te
 
 
 def _name_of(model: Any, parameter: Tensor) -> str:
-    return next(name for name, one in model.named_parameters() if one is parameter)
+    return str(next(name for name, one in model.named_parameters() if one is parameter))

@@ -55,10 +55,10 @@ def moved(labels: Labels, places: Sequence[int | None]) -> Labels:
     """Labels after dimension d has become ``places[d]``; None: it is gone, and so is a field that it was in."""
     found = []
     for field in labels:
-        new = [places[dim] for dim in field.dims]
-        if None not in new:
+        new = [place for place in (places[dim] for dim in field.dims) if place is not None]
+        if len(new) == len(field.dims):
             order = np.argsort(np.array(new, dtype=np.int64), kind="stable")
-            dims = tuple(int(new[k]) for k in order)  # type: ignore[arg-type]
+            dims = tuple(new[k] for k in order)
             found.append(Field(dims, field.atoms.transpose(order)))
     return tuple(found)
 

@@ -251,7 +251,8 @@ class ShrinkLoop:
         if index in self.plan.blocks:
             cut = self._cut(index)
             module = self._module(block, self.source.prefix(index), cut)
-            module.set(self.output.widened(module, cut))
+            repaired = [step.site.parameter for step in self._steps(index)]
+            module.set(self.output.widened({name: self.shapes[name] for name in repaired}, cut))
             with module.masked():
                 streams.pruned.advance(block, index)
         self.source.release(index)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import CheckpointError
-from ..models.names import NameMap
+from ..models.names import NameMap, release_parameter
 from .averages import averaged_modules, corrected, gain_of
 from .cut import Cut
 from .masked_block import MaskedModule
@@ -54,6 +54,17 @@ class CutOutput:
                     raise CheckpointError(f"'{name}' is {list(tensor.shape)} once cut, the new config asks for "
                                           f"{list(self._shapes[new])}: please report it.")  # fmt: skip
                 found[new] = tensor
+        return found
+
+    def widened(self, names: Mapping[str, tuple[int, ...]], cut: Cut) -> dict[str, Tensor]:
+        """Parameters that were written, by their old ``names``, back in the shapes that they had, with zeros around them."""
+        found = {}
+        for name, shape in names.items():
+            new = self.new_name(name)
+            self.names.load([new], self.writer.read, torch.device("cpu"))
+            found[name] = cut.widened(name, self.model.get_parameter(new).data, shape)
+            owner, _, key = new.rpartition(".")
+            release_parameter(self.model.get_submodule(owner), key)
         return found
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:

@@ -106,7 +106,8 @@ def select(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str,
 
 def slice_(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
     source = args[0]
-    dim, start, stop, step = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
+    given: list[Any] = [*args[1:], *(0, None, None, 1)[len(args) - 1 :]]
+    dim, start, stop, step = given
     index = np.arange(source.shape[dim % source.dim()])[slice(start, stop, step)]
     tracer.set(output, taken(tracer.of(source), dim % source.dim(), index))
 

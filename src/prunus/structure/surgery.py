@@ -175,8 +175,8 @@ def _candidates(model: nn.Module, before: _Before, cut: Cut) -> dict[tuple[type,
     options: dict[tuple[type, str, tuple[str, ...]], list[int]] = {}
     for (kind, key), paths in found.items():
         by_values: dict[tuple[int, ...], list[str]] = {}
-        for path, values in paths.items():
-            by_values.setdefault(tuple(sorted(values)), []).append(path)
+        for path, choices in paths.items():
+            by_values.setdefault(tuple(sorted(choices)), []).append(path)
         for values, those in by_values.items():
             options[kind, key, tuple(those)] = list(values)
     return options
@@ -215,7 +215,7 @@ def _near(found: list[Tensor], wanted: list[Tensor]) -> bool:
 def _cut_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], cut: Cut) -> None:
     """Cut what an optimiser keeps of each parameter: momenta and the like, of the parameter's own shape."""
     for name, tensor in tensors.items():
-        state = optimizer.state.get(tensor)
-        for key, value in (state or {}).items():
+        state: dict[str, Any] = optimizer.state.get(tensor) or {}
+        for key, value in state.items():
             if isinstance(value, Tensor) and value.dim() == tensor.dim() and value.numel() > 1:
                 state[key] = cut.narrowed(name, value)

@@ -25,7 +25,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, rules: Mapping[str, Rule], pointwise: Rule) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.links = Links()
         self._rules = rules
         self._pointwise = pointwise

@@ -31,7 +31,8 @@ class _State:
             return self.weight[:, columns].square().sum(0) / self.inverse.diagonal()[columns]
         blocks = self.inverse[self.columns.unsqueeze(2), self.columns.unsqueeze(1)]
         weights = self.weight[:, self.columns].permute(1, 2, 0)
-        return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+        costs: Tensor = (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+        return costs
 
     def drop(self, unit: int) -> None:
         """Take a unit out: the other weights make up for it, and H⁻¹ becomes that of what is left."""

@@ -1,0 +1,1 @@
+"""Which blocks stay? One file a way of choosing those that go."""
