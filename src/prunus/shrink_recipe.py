@@ -12,7 +12,7 @@ from typing import Any
 from .core import registry
 from .core.errors import RecipeError
 from .core.registry import make, suggest
-from .core.roles import Importance
+from .core.roles import Depth, Importance
 from .recipe import Recipe
 from .structure.sizes import Wanted
 
@@ -42,6 +42,7 @@ class ShrinkRecipe:
     cut: tuple[str, ...] = ()
     importance: str = "obs"
     width_importance: str = "activation"
+    depth: str = "loss"
     run: Recipe = field(default_factory=lambda: Recipe.of({**_COMPOSED, "solver": "lstsq"}))
 
     @classmethod
@@ -113,9 +114,9 @@ class ShrinkRecipe:
         for item in self.cut:
             if "=" not in item:
                 faults.append(f"cut '{item}' is not NAME=WHAT")
-        for spec in (self.importance, self.width_importance):
+        for build in (self.build_importance, self.build_width_importance, self.build_depth):
             try:
-                make(registry.importance, spec)
+                build()
             except ValueError as error:
                 faults.append(str(error))
         if not self._texts():
@@ -139,8 +140,12 @@ class ShrinkRecipe:
         """The importance of the residual stream's channels."""
         return make(registry.importance, self.width_importance)
 
+    def build_depth(self) -> Depth:
+        """How the blocks that go are chosen."""
+        return make(registry.depth, self.depth)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        own = {name: getattr(self, name) for name in (*AXES, "importance", "width_importance")}
+        own = {name: getattr(self, name) for name in (*AXES, "importance", "width_importance", "depth")}
         run = self.run.to_json()
         return {**own, "cut": list(self.cut), **{name: run[name] for name in RUN}}

@@ -139,6 +139,7 @@ SHRINK: dict[str, tuple[str, str, str]] = {
         "Which heads and neurons stay: obs (default), fluctuation, activation, taylor, weight or random.",
     ),
     "width_importance": ("--width-importance", "Method", "The same for channels of the hidden width. Default activation."),
+    "depth": ("--depth", "Method", "Which blocks go: loss (default: those it rises least without), influence or angular."),
 }
 
 

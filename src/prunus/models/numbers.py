@@ -49,12 +49,6 @@ def own_name(config: Any, name: str) -> str:
     return str(getattr(text_config(config), "attribute_map", {}).get(name, name))
 
 
-def epsilons(config: Any) -> dict[str, float]:
-    """What norms add to the mean that they divide by the root of."""
-    plain = text_config(config).to_dict()
-    return {name: value for name, value in plain.items() if isinstance(value, float) and "eps" in name and value > 0}
-
-
 def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
     """A copy of the config with other numbers."""
     new = copy.deepcopy(config)
@@ -63,12 +57,17 @@ def with_numbers(config: Any, changes: Mapping[str, Any]) -> Any:
     return new
 
 
+def reread(config: Any) -> Any:
+    """The config as it is read back once it was saved: some refuse numbers then that they let be set before."""
+    return type(config).from_dict(config.to_dict())
+
+
 def shapes(config: Any, changes: Mapping[str, Any], dtype: Any, trust_remote_code: bool = False) -> Shapes | None:
     """Shapes of the parameters (tied ones once) and stored buffers of a model with other numbers; None if there is none."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        model = build_skeleton(with_numbers(config, changes), dtype, trust_remote_code)
+        model = build_skeleton(reread(with_numbers(config, changes)), dtype, trust_remote_code)
     except (UnsupportedModelError, StrictDataclassError, RuntimeError, ZeroDivisionError, TypeError, AssertionError,
             AttributeError, IndexError, ValueError):  # fmt: skip
         return None

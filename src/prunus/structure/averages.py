@@ -70,18 +70,17 @@ def _run(module: nn.Module, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def masked_norms(model: nn.Module, norms: Mapping[str, Tensor], same_epsilon: bool) -> Iterator[None]:
+def masked_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> Iterator[None]:
     """Within this context norms compute what those of the cut model will.
 
-    Those that take the mean away see what goes at the mean of what stays. With ``same_epsilon`` the cut norms will have the
-    epsilons of the dense ones, which then count for d/d′ times less than they did.
+    Those that take the mean away see what goes at the mean of what stays. The cut norms have the epsilons of the dense ones,
+    which then count for d/d′ times less than they did: a config has one for all norms, also for those that are not cut.
     """
     with ExitStack() as stack:
         for path, kept in norms.items():
             module = model.get_submodule(path)
             size = len(module.weight)  # type: ignore[arg-type]
-            if same_epsilon:
-                stack.enter_context(_smaller_epsilon(module, len(kept) / size))
+            stack.enter_context(_smaller_epsilon(module, len(kept) / size))
             if _subtracts_mean(module):
                 stack.callback(module.register_forward_pre_hook(_fill(kept, size)).remove)
         yield

@@ -1,18 +1,46 @@
-"""Whether a smaller model's blocks run at all: some shapes can be built, but not computed with."""
+"""Whether a smaller model is what a cut leaves, and runs: some shapes can be built, but not computed with."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..stream.probe import traits
 from ..stream.sources import Source
 from ..stream.trunk import Trunk
+from .cut import Cut, Kept
 
 _TOKENS = 8
+
+
+def misfit(source: Source, smaller: Any, kept: Sequence[Kept], prefixes: Mapping[str, str]) -> str | None:
+    """A tensor of the ``smaller`` model that is not what as many units as are ``kept`` leave of its counterpart, in words.
+
+    ``prefixes`` map the paths of the blocks that stay to those that they will have. Blocks must also be set as before.
+    """
+    before = {name: tuple(value.shape) for name, value in source.model.state_dict().items()}
+    cut = Cut(kept, before)
+    wanted = {}
+    for name, shape in before.items():
+        home = next((old for old in prefixes if name.startswith(f"{old}.")), None)
+        if home is not None:
+            wanted[prefixes[home] + name.removeprefix(home)] = cut.shape(name, shape)
+        elif not source.is_inside(name):
+            wanted[name] = cut.shape(name, shape)
+    given = {name: tuple(value.shape) for name, value in smaller.state_dict().items()}
+    tied = {*source.model.all_tied_weights_keys, *smaller.all_tied_weights_keys}
+    for name in {**wanted, **given}:
+        if name not in tied and wanted.get(name) != given.get(name):
+            left, said = wanted.get(name), given.get(name)
+            return f"{name} would be {list(left) if left else 'gone'}, the config says {list(said) if said else 'nothing'}"
+    for old, new in prefixes.items():
+        if traits(source.model.get_submodule(old)) != traits(smaller.get_submodule(new)):
+            return f"{new} would be of another kind than {old} was"
+    return None
 
 
 @torch.no_grad()

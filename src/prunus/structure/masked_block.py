@@ -14,14 +14,12 @@ from .cut import Cut
 class MaskedModule:
     """A module of a model, a block or what is outside of them, of which some tensors have zeros in place of what goes.
 
-    Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model,
-    ``same_epsilon`` whether norms over what goes will have the epsilons that they have now.
+    Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model.
     """
 
-    def __init__(self, module: nn.Module, prefix: str, cut: Cut, same_epsilon: bool) -> None:
+    def __init__(self, module: nn.Module, prefix: str, cut: Cut) -> None:
         self.module = module
         self.prefix = prefix
-        self._same_epsilon = same_epsilon
         self._inside = f"{prefix}." if prefix else ""
         self.parameters = {
             self._inside + name: parameter for name, parameter in module.named_parameters() if not parameter.is_meta
@@ -58,7 +56,7 @@ class MaskedModule:
         """Within this context the module computes with what stays alone."""
         before = {name: self.parameters[name].data for name in self._masked}
         with ExitStack() as stack:
-            stack.enter_context(masked_norms(self.module, self._norms, self._same_epsilon))
+            stack.enter_context(masked_norms(self.module, self._norms))
             try:
                 for name, value in self._masked.items():
                     self.parameters[name].data = value

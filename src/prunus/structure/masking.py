@@ -23,5 +23,5 @@ def masked(model: nn.Module, cut: Cut) -> Iterator[None]:
         if id(parameter) not in seen:
             seen.add(id(parameter))
             pairs.append((parameter, cut.masked(name, parameter.data)))
-    with masked_norms(model, averaged_modules(cut), same_epsilon=True), exchanged(pairs):
+    with masked_norms(model, averaged_modules(cut)), exchanged(pairs):
         yield

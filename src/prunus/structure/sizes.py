@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import RecipeError
-from ..models.numbers import HEADS, epsilons
+from ..models.numbers import HEADS
 from .axes import Anatomy, Axis
 
 _LIKED = 64
@@ -118,6 +118,20 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
     return sizes
 
 
+def depth_of(asked: Wanted, count: int) -> int:
+    """How many of ``count`` blocks stay.
+
+    Raises:
+        RecipeError: if none would, or more than there are.
+    """
+    size = asked.of(count)
+    if not 1 <= size <= count:
+        raise RecipeError(
+            [f"layers {asked.text}: {size} of {count} blocks cannot stay; at least 1 and at most {count} can"]
+        )
+    return size
+
+
 def _nearest(most: int, size: int, fits: Callable[[int], bool]) -> int | None:
     candidates = sorted(range(1, most), key=lambda n: (abs(n - size), n))
     return next((n for n in candidates if fits(n)), None)
@@ -136,11 +150,8 @@ def _absent(anatomy: Anatomy, name: str) -> str:
     return f"this model cannot be cut along it; it can along {known}. `prunus inspect MODEL --couplings` says why"
 
 
-def config_of(config: Any, anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What the config says once all these axes are cut.
-
-    A narrower stream makes norms' means larger by d/d′, and so their epsilons have to be, to count as much as before.
-    """
+def config_of(anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What the config says once all these axes are cut."""
     changes: dict[str, Any] = {}
     for name in sizes:
         changes |= anatomy.axes[name].pinned
@@ -149,7 +160,4 @@ def config_of(config: Any, anatomy: Anatomy, sizes: Mapping[str, int]) -> dict[s
     if "heads" in sizes and "kv_groups" in sizes:
         heads, groups = anatomy.axes["heads"], anatomy.axes["kv_groups"]
         changes[HEADS] = sizes["heads"] // heads.groups * (sizes["kv_groups"] * heads.groups // groups.size)
-    if "width" in sizes:
-        before, after = anatomy.axes["width"].size, sizes["width"]
-        changes |= {name: value * before / after for name, value in epsilons(config).items()}
     return changes

@@ -18,10 +18,12 @@ from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import OutputError, ProofError, RecipeError
 from ..core.progress import Progress, Silent
+from ..core.stats import Needs
+from ..models.depth import shallower
 from ..models.layout import planned_checkpoint
 from ..models.locate import locate
 from ..models.names import untie
-from ..models.numbers import shapes, with_numbers
+from ..models.numbers import LAYERS, shapes, with_numbers
 from ..models.skeleton import build_skeleton
 from ..models.tokens import load_tokenizer
 from ..observe.windows import digest_of
@@ -34,13 +36,14 @@ from ..stream.sources import CheckpointSource
 from ..structure.axes import Anatomy, Finder
 from ..structure.chooser import Task
 from ..structure.cut import Kept
-from ..structure.dry_run import fault_of_running
+from ..structure.depth_survey import survey_depth
+from ..structure.dry_run import fault_of_running, misfit
 from ..structure.follow import follow
 from ..structure.loop import ShrinkLoop, parameters_of, tasks_by_block
 from ..structure.output import CutOutput, new_prefixes
 from ..structure.plan import ShrinkPlan
 from ..structure.prove import prove_cut
-from ..structure.sizes import choose_sizes, config_of
+from ..structure.sizes import choose_sizes, config_of, depth_of
 from ..structure.survey import stream_scores
 from .prepare import (
     calibration_windows,
@@ -197,11 +200,54 @@ def _carry_out(prepared: _Prepared, journal: Journal, recipe: ShrinkRecipe, done
 def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored: Mapping[str, Any] | None) -> _Prepared:
     run = recipe.run
     source = open_model(model, run)
-    method, importance = run.build_method(), recipe.build_importance()
     anatomy = anatomy_of(source, run.trust_remote_code)
-    config, sizes = _sizes(source, anatomy, recipe)
-    looks = method.looks_at_inputs or importance.needs or run.calibration is not None
-    looks = looks or ("width" in sizes and recipe.build_width_importance().needs)
+    wanted = recipe.wanted()
+    layers = wanted.pop("layers", None)
+    build = (source.model.dtype, run.trust_remote_code)
+    sizes = choose_sizes(anatomy, wanted, lambda changes: shapes(source.config, changes, *build) is not None, {})
+    fewer = depth_of(layers, len(source.blocks)) if layers is not None else len(source.blocks)
+    if not sizes and fewer == len(source.blocks):
+        raise RecipeError(["nothing would be cut: every size that was asked for is what the model has"])
+    importance, channels = recipe.build_importance(), recipe.build_width_importance()
+    needs = importance.needs | (channels.needs if "width" in sizes else Needs.NOTHING)
+    chosen_inside = any(name != "width" for name in sizes)
+    looks = bool(needs) or fewer < len(source.blocks) or run.calibration is not None
+    looks = looks or (chosen_inside and run.build_method().looks_at_inputs) or "width" in sizes
+    windows, judged = _texts(source, recipe, looks)
+    gradients = None
+    if windows is not None:
+        sites = [site for found in source.found for site in found.sites]
+        gradients = Gradients(source, sites, windows, needs, limits_of(run), progress)
+        gradients.collect()
+    blocks = _blocks(source, recipe, fewer, windows, progress, stored)
+    config = with_numbers(shallower(source.config, blocks), config_of(anatomy, sizes))
+    smaller = _smaller(source, anatomy, sizes, blocks, config, run.trust_remote_code)
+    units = {}
+    if "width" in sizes:
+        units["width"] = _width_units(source, anatomy, recipe, sizes["width"], windows, gradients, progress, stored)
+    plan = ShrinkPlan(
+        model=str(model),
+        fingerprint=source.checkpoint.fingerprint,
+        importance=importance,
+        method=run.build_method(),
+        sizes={name: (anatomy.axes[name].size, size) for name, size in sizes.items()},
+        blocks=blocks,
+        count=len(source.blocks),
+        config=config_of(anatomy, sizes),
+        settings=_settings(recipe, source, windows),
+        parameters=(parameters_of(source.model), parameters_of(smaller)),
+        left=anatomy.left,
+        units=units,
+    )
+    fixed = [Kept(anatomy.axes["width"].couplings[0], units["width"])] if "width" in sizes else []
+    tasks = tasks_by_block(source, _tasks(anatomy, sizes))
+    inside = {index: found for index, found in tasks.items() if index in blocks}
+    return _Prepared(source, plan, inside, fixed, windows, judged, config, smaller, gradients)
+
+
+def _texts(source: CheckpointSource, recipe: ShrinkRecipe, looks: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The windows to calibrate on and those to judge on, None where no text is looked at."""
+    run = recipe.run
     tokenizer = None
     if (looks and not is_tokenised(run)) or run.eval_windows:
         tokenizer = load_tokenizer(source.checkpoint.folder, run.trust_remote_code)
@@ -209,64 +255,52 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
     judged = None
     if run.eval_windows:
         judged = evaluation_windows(source, tokenizer, run.eval_text, run.seqlen, run.eval_windows)
-    blocks = tuple(range(len(source.blocks)))
-    smaller = build_skeleton(config, source.model.dtype, run.trust_remote_code)
-    fault = fault_of_running(source, smaller, new_prefixes(source, blocks), vocabulary(source))
-    if fault:
-        listed = ", ".join(f"{key} = {value}" for key, value in config_of(source.config, anatomy, sizes).items())
-        raise RecipeError([f"a model with {listed} can be built, but does not run ({fault}): choose other sizes"])
-    needs = importance.needs | recipe.build_width_importance().needs
-    sites = [site for found in source.found for site in found.sites]
-    gradients = Gradients(source, sites, windows, needs, limits_of(run), progress) if windows is not None else None
-    if gradients is not None:
-        gradients.collect()
-    units = {}
-    if "width" in sizes:
-        units["width"] = _width_units(source, anatomy, recipe, sizes["width"], windows, gradients, progress, stored)
-    fixed = [Kept(anatomy.axes["width"].couplings[0], units["width"])] if "width" in sizes else []
+    return windows, judged
+
+
+def _blocks(source: CheckpointSource, recipe: ShrinkRecipe, fewer: int, windows: Tensor | None, progress: Progress,
+            stored: Mapping[str, Any] | None) -> tuple[int, ...]:  # fmt: skip
+    """The blocks that stay; those of an unfinished run are known from its plan."""
+    count = len(source.blocks)
+    if stored is not None and len(stored.get("blocks", ())) == fewer:
+        return tuple(stored["blocks"])
+    if fewer == count or windows is None:
+        return tuple(range(count))
+    survey = survey_depth(source, windows, limits_of(recipe.run), progress)
+    gone = recipe.build_depth().choose(survey, count - fewer)
+    return tuple(index for index in range(count) if index not in gone)
+
+
+def _smaller(source: CheckpointSource, anatomy: Anatomy, sizes: Mapping[str, int], blocks: tuple[int, ...], config: Any,
+             trust_remote_code: bool) -> Any:  # fmt: skip
+    """The smaller model, its parameters on ``meta``, once it is clear that it is what the cut leaves and that it runs.
+
+    Raises:
+        RecipeError: if its config describes another model, or one that does not run.
+    """
+    changes = {**config_of(anatomy, sizes), LAYERS: len(blocks)}
+    listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
+    new = shapes(config, {}, source.model.dtype, trust_remote_code)
+    if new is None:
+        raise RecipeError([f"no model can be built with {listed}: cut less, or along fewer axes at once"])
+    smaller = build_skeleton(config, source.model.dtype, trust_remote_code)
     for target in set(smaller.all_tied_weights_keys) - set(source.model.all_tied_weights_keys):  # type: ignore[arg-type]
         untie(smaller, target)
-    plan = ShrinkPlan(
-        model=str(model),
-        fingerprint=source.checkpoint.fingerprint,
-        importance=importance,
-        method=method,
-        sizes={name: (anatomy.axes[name].size, size) for name, size in sizes.items()},
-        blocks=blocks,
-        count=len(source.blocks),
-        config=config_of(source.config, anatomy, sizes),
-        settings=_settings(recipe, source, windows),
-        parameters=(parameters_of(source.model), parameters_of(smaller)),
-        left=anatomy.left,
-        units=units,
-    )
-    return _Prepared(source, plan, tasks_by_block(source, _tasks(anatomy, sizes)), fixed, windows, judged, config, smaller,
-                     gradients)  # fmt: skip
+    prefixes = new_prefixes(source, blocks)
+    kept = [Kept(one, torch.arange(anatomy.axes[name].units(one, size)))
+            for name, size in sizes.items() for one in anatomy.axes[name].couplings]  # fmt: skip
+    fault = misfit(source, smaller, kept, prefixes) or fault_of_running(source, smaller, prefixes, vocabulary(source))
+    if fault:
+        raise RecipeError(
+            [f"a model with {listed} is not what would be left, or does not run ({fault}): choose other sizes"]
+        )
+    return smaller
 
 
 def anatomy_of(source: CheckpointSource, trust_remote_code: bool = False) -> Anatomy:
     """Along what a model can be cut, and along what not, with the reasons."""
     followed = follow(source, vocabulary(source))
     return Finder(source.config, source.model.dtype, followed, trust_remote_code).anatomy()
-
-
-def _sizes(source: CheckpointSource, anatomy: Anatomy, recipe: ShrinkRecipe) -> tuple[Any, dict[str, int]]:
-    """The new config, and the size of every axis that is cut."""
-    build = (source.model.dtype, recipe.run.trust_remote_code)
-
-    def buildable(changes: dict[str, int]) -> bool:
-        return shapes(source.config, changes, *build) is not None
-
-    sizes = choose_sizes(anatomy, recipe.wanted(), buildable, {})
-    if not sizes:
-        raise RecipeError(["nothing would be cut: every size that was asked for is what the model has"])
-    changes = config_of(source.config, anatomy, sizes)
-    config = with_numbers(source.config, changes)
-    new = shapes(source.config, changes, *build)
-    if new is None:
-        listed = ", ".join(f"{key} = {value}" for key, value in changes.items())
-        raise RecipeError([f"no model can be built with {listed}: cut less, or along fewer axes at once"])
-    return config, sizes
 
 
 def _tasks(anatomy: Anatomy, sizes: Mapping[str, int]) -> list[Task]:
@@ -295,7 +329,7 @@ def _settings(recipe: ShrinkRecipe, source: CheckpointSource, windows: Tensor | 
     """What decides the output's bytes beside the method and the sizes."""
     settings: dict[str, Any] = {
         "seed": recipe.run.seed, "device": source.device.type, "dtype": str(source.model.dtype).removeprefix("torch."),
-        "batch_tokens": recipe.run.batch_tokens, "width_importance": recipe.width_importance,
+        "batch_tokens": recipe.run.batch_tokens, "width_importance": recipe.width_importance, "depth": recipe.depth,
     }  # fmt: skip
     if windows is not None:
         settings["calibration"] = {

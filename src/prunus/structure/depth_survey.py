@@ -1,0 +1,95 @@
+"""What is known of a model's blocks before some of them go: from one pass of the dense model, and passes without blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..core.depth import DepthSurvey
+from ..core.progress import Progress
+from ..measure.quality import Perplexity
+from ..stream.scratch import passing_folder
+from ..stream.sources import CheckpointSource
+from ..stream.trunk import Limits, Trunk
+
+LOSS_TOKENS = 8192
+"""Most tokens that the loss without blocks is measured on."""
+
+
+def survey_depth(source: CheckpointSource, windows: Tensor, limits: Limits, progress: Progress) -> DepthSurvey:
+    """Run ``windows [samples seqlen]`` through the dense model once.
+
+    Raises:
+        UnsupportedModelError: if blocks hand each other more than hidden states, so that none can be left out.
+    """
+    count = len(source.blocks)
+    cosine, last = torch.zeros(count, dtype=torch.float64), []
+    progress.start("Surveying blocks", count)
+    with passing_folder() as folder:
+        trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, folder)
+        trunk.embed()
+        trunk.require_plain([], "blocks can be left out of one stack only that hands on hidden states alone.")
+        last.append(_last(trunk))
+        for index in range(count):
+            block = source.load(index)
+            source.expect(index + 1)
+            for number, batch in enumerate(trunk.batches):
+                entering = trunk.state.read(batch, source.device).float()
+                leaving = trunk.run(block, index, number).hidden.float()
+                cosine[index] += functional.cosine_similarity(entering, leaving, dim=-1).sum().double().cpu()
+                trunk.state.write(batch, leaving.to(trunk.state.dtype))
+            trunk.state.advance()
+            last.append(_last(trunk))
+            source.release(index)
+            progress.step()
+        trunk.close()
+    few = windows[: max(1, LOSS_TOKENS // windows.shape[1])]
+    without = partial(loss_without, source, few, limits, progress)
+    return DepthSurvey((cosine / windows.numel()).float(), torch.stack(last), without)
+
+
+def _last(trunk: Trunk) -> Tensor:
+    """The hidden states of each window's last token, ``[windows width]``."""
+    return torch.cat([trunk.state.read(batch, torch.device("cpu"))[:, -1].float() for batch in trunk.batches])
+
+
+@torch.no_grad()
+def loss_without(source: CheckpointSource, windows: Tensor, limits: Limits, progress: Progress,
+                 choices: Sequence[Sequence[int]]) -> list[float]:  # fmt: skip
+    """The mean loss a token with each choice of blocks left out. What begins alike is run once."""
+    trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, None)
+    trunk.embed()
+    entering = [trunk.state.read(batch, source.device) for batch in trunk.batches]
+    groups: list[tuple[list[int], list[Tensor]]] = [(list(range(len(choices))), entering)]
+    progress.start("Leaving out blocks", len(source.blocks))
+    for index in range(len(source.blocks)):
+        block = source.load(index)
+        source.expect(index + 1)
+        after = []
+        for members, states in groups:
+            without = [member for member in members if index in choices[member]]
+            rest = [member for member in members if index not in choices[member]]
+            if without:
+                after.append((without, states))
+            if rest:
+                after.append((rest, [trunk.run(block, index, k, hidden).hidden for k, hidden in enumerate(states)]))
+        source.release(index)
+        groups = after
+        progress.step()
+    source.load_outside(head=True)
+    losses = [0.0] * len(choices)
+    for members, states in groups:
+        found = Perplexity()
+        for number, batch in enumerate(trunk.batches):
+            for k in range(batch.stop - batch.start):
+                window = slice(batch.start + k, batch.start + k + 1)
+                found.add(trunk.head(window, states[number][k : k + 1]), windows[window])
+        for member in members:
+            losses[member] = found.loss / found.scored
+    source.release_outside()
+    trunk.close()
+    return losses
