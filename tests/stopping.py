@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class StopAfter:
     def step(self, note: str = "") -> None:
         if self.task.startswith("Replaying"):
             self.replayed += 1
-        elif self.task == "Pruning" and note != "done before":
+        elif self.task in ("Pruning", "Cutting") and note != "done before":
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
@@ -34,11 +35,12 @@ class StopAfter:
 
 
 def stopped_and_resumed(
-    model: Path, output: Path, blocks: int = 2, resumed: StopAfter | None = None, **settings: Any
-) -> Path:
+    model: Path, output: Path, blocks: int = 2, resumed: StopAfter | None = None, verb: Callable[..., Any] = prunus.prune,
+    **settings: Any,
+) -> Path:  # fmt: skip
     """Prune ``model`` into ``output``, stopped once behind its first ``blocks``; ``resumed`` is told of what follows."""
     with pytest.raises(KeyboardInterrupt):
-        prunus.prune(model, output, progress=StopAfter(blocks), **settings)
+        verb(model, output, progress=StopAfter(blocks), **settings)
     assert not output.exists()
-    prunus.prune(model, output, resume=True, progress=resumed, **settings)
+    verb(model, output, resume=True, progress=resumed, **settings)
     return output

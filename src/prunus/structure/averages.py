@@ -47,6 +47,18 @@ def corrected(module: nn.Module, kept: int) -> Tensor:
 
 
 @torch.no_grad()
+def masked_gain(module: nn.Module, kept: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gain ``[d]`` with which the masked norm gives what the cut one does, whose gain is stored in ``dtype``."""
+    gain: Any = module.weight
+    offset = gain_offset(module)
+    rounded = corrected(module, len(kept)).to(dtype).double()
+    new = torch.zeros_like(gain)
+    at = kept.to(gain.device)
+    new[at] = ((rounded[at] + offset) / (len(gain) / len(kept)) ** 0.5 - offset).to(gain.dtype)
+    return new
+
+
+@torch.no_grad()
 def gain_offset(module: nn.Module) -> float:
     """What a norm adds to its gain before it multiplies by it, found by trying: 0, or 1 for a few families."""
     gain: Any = module.weight

@@ -129,7 +129,7 @@ class ShrinkLoop:
         """Choose, repair, write and advance one block."""
         lap = perf_counter()
         block = self.source.load(index)
-        module = self._now = MaskedModule(block, self.source.prefix(index), self.known)
+        module = self._now = MaskedModule(block, self.source.prefix(index), self.known, self.source.stored_dtype)
         tasks = self.tasks.get(index, ())
         solutions = self._solve(index, module, streams)
         chosen = [Kept(task.coupling, self.chooser.kept(task)) for task in tasks]
@@ -211,7 +211,7 @@ class ShrinkLoop:
     def _outside(self, streams: Streams | None) -> None:
         """Embeddings, final norm and head; and what the masked model gives for the first window."""
         self.source.load_outside(head=True)
-        module = MaskedModule(self.source.model, "", self.known)
+        module = MaskedModule(self.source.model, "", self.known, self.source.stored_dtype)
         narrowed = self.output.narrowed(module, self.known)
         self.output.put(scaled_as_before(self.source, self.output, narrowed, self.known))
         if streams is not None:
@@ -228,7 +228,10 @@ class ShrinkLoop:
         first = streams.start(len(done))
         if not first and self.known.positions:
             self.source.load_outside(head=False)
-            with self.source.held_outside(), MaskedModule(self.source.model, "", self.known).masked():
+            with (
+                self.source.held_outside(),
+                MaskedModule(self.source.model, "", self.known, self.source.stored_dtype).masked(),
+            ):
                 streams.pruned.embed()
             self.source.release_outside()
         if first < len(done):
@@ -246,7 +249,7 @@ class ShrinkLoop:
                 streams.dense.advance(block, index)
         if index in self.plan.blocks:
             cut = self._cut(index)
-            module = MaskedModule(block, self.source.prefix(index), cut)
+            module = MaskedModule(block, self.source.prefix(index), cut, self.source.stored_dtype)
             repaired = [step.site.parameter for step in self._steps(index)]
             module.set(self.output.widened({name: self.shapes[name] for name in repaired}, cut))
             with module.masked():

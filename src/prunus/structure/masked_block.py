@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 
-from .averages import averaged_modules, masked_norms
+from .averages import averaged_modules, gain_of, masked_gain, masked_norms
 from .cut import Cut
 
 
 class MaskedModule:
     """A module of a model, a block or what is outside of them, of which some tensors have zeros in place of what goes.
 
-    Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model.
+    Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model,
+    ``stored`` gives the dtype that a parameter is kept in.
     """
 
-    def __init__(self, module: nn.Module, prefix: str, cut: Cut) -> None:
+    def __init__(self, module: nn.Module, prefix: str, cut: Cut, stored: Callable[[str], torch.dtype]) -> None:
         self.module = module
         self.prefix = prefix
+        self._stored = stored
         self._inside = f"{prefix}." if prefix else ""
         self.parameters = {
             self._inside + name: parameter for name, parameter in module.named_parameters() if not parameter.is_meta
@@ -35,7 +38,10 @@ class MaskedModule:
                 self._masked[name] = cut.masked(name, self.value(name))
         for path, kept in averaged_modules(cut).items():
             if path.startswith(self._inside) and f"{path}.weight" in self.parameters:
-                self._norms[path.removeprefix(self._inside)] = kept
+                inside = path.removeprefix(self._inside)
+                self._norms[inside] = kept
+                gain = gain_of(path)
+                self._masked[gain] = masked_gain(self.module.get_submodule(inside), kept, self._stored(gain))
 
     def value(self, name: str) -> Tensor:
         """A parameter's value as it is when masked."""

@@ -1,0 +1,154 @@
+"""Shrinking a model on disk as people do: through the command line, stopped and resumed, with and without text."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prunus
+from prunus.core.errors import OutputError, RecipeError
+from prunus.observe.windows import random_windows
+from stopping import StopAfter, stopped_and_resumed
+from tiny import model_of
+
+
+def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "prunus", *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+def flags(quick: dict[str, object]) -> list[str]:
+    return [word for key, value in quick.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def test_through_the_command_line(checkpoint, quick, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "out"
+    what = ["--neurons", "0.5", "--heads", "-2", "--layers", "-1", "--width=24"]
+    done = run("shrink", checkpoint("llama"), "-o", out, *what, "--json", *flags(quick))
+    record = json.loads(done.stdout)
+    assert json.loads((out / "prunus.json").read_text()) == record
+    assert record["plan"]["sizes"] == {"heads": [4, 2], "neurons": [64, 32], "width": [32, 24]}
+    assert record["evaluation"]["dense"] > 1
+    config = json.loads((out / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["intermediate_size"], config["hidden_size"]) == (2, 32, 24)
+    assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (2, 2, 8)
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(info.values())
+    assert sum(parameter.numel() for parameter in model.parameters()) == record["plan"]["parameters"][1]
+    assert AutoTokenizer.from_pretrained(out)("The economy")["input_ids"]
+    assert "prunus shrink" in (out / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert record["disk_bytes"][1] < 0.8 * record["disk_bytes"][0]
+
+
+def test_the_table_says_what_was_cut_and_checked(checkpoint, quick, tmp_path) -> None:
+    told = run("shrink", checkpoint("llama"), "-o", tmp_path / "out", "--neurons", "75%", *flags(quick)).stdout
+    for part in ("feed-forward neurons", "parameters", "cut equals masked", "reload check", "mlp.down_proj"):
+        assert part in told, part
+
+
+@pytest.mark.parametrize("what", [{"neurons": 0.5, "kv_groups": 1}, {"width": 24, "target": "dense"},
+                                  {"layers": -1, "neurons": 0.5}])  # fmt: skip
+def test_stopped_and_resumed_writes_the_same_bytes(what, checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, **what}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    prunus.shrink(checkpoint("llama"), whole, **settings)
+    told = StopAfter(99)
+    stopped_and_resumed(checkpoint("llama"), parts, 2, told, prunus.shrink, **settings)
+    assert told.replayed >= 1
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    with pytest.raises(OutputError, match="exists already"):
+        prunus.shrink(checkpoint("llama"), parts, **settings)
+    again = prunus.shrink(checkpoint("llama"), parts, resume=True, **settings)
+    assert again.output == parts
+
+
+def test_what_reads_the_units_is_the_least_squares_fit(checkpoint, quick, tokenizer, text_file, tmp_path) -> None:
+    """In fp64 from the inputs that the first block's down projection is handed in memory."""
+    result = prunus.shrink(checkpoint("llama"), tmp_path / "out", neurons=0.5, **quick)
+    dense = model_of("llama")
+    caught: list[torch.Tensor] = []
+    dense.requires_grad_(False)
+    layer = dense.model.layers[0].mlp.down_proj
+    layer.register_forward_pre_hook(lambda _module, args: caught.append(args[0].flatten(0, 1)))
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    with torch.no_grad():
+        dense(input_ids=random_windows(ids, quick["samples"], quick["seqlen"], 0, "text"))
+    inputs = torch.cat(caught).double()
+    gram = inputs.T @ inputs
+    gram += 0.01 * gram.diagonal().mean() * torch.eye(64)
+    kept = torch.tensor(result.record["units"]["model.layers.0.mlp.gate_proj.weight dim 0"])
+    best = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ layer.weight.double().T).T
+    cut = load_file(tmp_path / "out" / "model.safetensors")
+    torch.testing.assert_close(cut["model.layers.0.mlp.down_proj.weight"].double(), best, rtol=1e-3, atol=1e-4)
+    before = load_file(checkpoint("llama") / "model.safetensors")["model.layers.0.mlp.gate_proj.weight"]
+    assert torch.equal(cut["model.layers.0.mlp.gate_proj.weight"], before[kept])
+    error = next(site["rel_error"] for site in result.record["sites"] if site["block"] == 0)
+    whole = torch.zeros(32, 64, dtype=torch.float64)
+    whole[:, kept] = best
+    lost = ((layer.weight.double() - whole) @ inputs.T).square().sum() / (layer.weight.double() @ inputs.T).square().sum()
+    assert error == pytest.approx(float(lost), rel=1e-3)
+
+
+@pytest.mark.parametrize("importance", ["obs", "fluctuation", "activation", "taylor", "weight", "random"])
+def test_every_importance(importance, checkpoint, quick, tmp_path) -> None:
+    what = {"neurons": 0.5, "heads": 0.5, "width": 24, "importance": importance, "width_importance": importance}
+    result = prunus.shrink(checkpoint("llama"), tmp_path / "out", **what, **quick)
+    assert result.record["proof"]["masked"] < 1e-4
+
+
+def test_without_any_text(checkpoint, tmp_path) -> None:
+    result = prunus.shrink(checkpoint("llama"), tmp_path / "out", neurons=0.5, importance="weight", solver="keep",
+                           eval_windows=0)  # fmt: skip
+    assert "calibration" not in result.record["plan"]["settings"]
+    assert result.record["proof"]["reload"].startswith("from_pretrained: nothing missing")
+
+
+def test_half_precision_stays(checkpoint, quick, tmp_path) -> None:
+    prunus.shrink(checkpoint("llama", torch.bfloat16), tmp_path / "out", neurons=0.5, width=24, **quick)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
+    told = json.loads(run("inspect", checkpoint("qwen3"), "--json").stdout)
+    assert told["axes"]["heads"]["size"] == 4
+    assert told["axes"]["heads"]["groups"] == 2
+    members = told["axes"]["neurons"]["couplings"][0]["members"]
+    assert set(members) == {f"model.layers.0.mlp.{name}" for name in (
+        "gate_proj.weight dim 0", "up_proj.weight dim 0", "down_proj.weight dim 1")}  # fmt: skip
+    assert "model.layers.0.self_attn.q_norm.weight dim 0" in told["left"]
+    said = run("inspect", checkpoint("gpt2")).stdout
+    assert "stays (" in said
+    assert "n_embd" in said or "hidden_size" in said
+    assert len(run("inspect", checkpoint("llama"), "--couplings").stdout) > len(run("inspect", checkpoint("llama")).stdout)
+
+
+def test_faults_are_told_together(checkpoint, tmp_path, quick) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prunus.shrink(checkpoint("llama"), tmp_path / "out", neurons="half", importance="best", colour="red", **quick)
+    assert len(caught.value.faults) == 3
+    with pytest.raises(RecipeError, match="nothing is to be cut"):
+        prunus.shrink(checkpoint("llama"), tmp_path / "out", **quick)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_weights_are_refused_before_anything_is_written(checkpoint, quick, tmp_path) -> None:
+    source = tmp_path / "broken"
+    model = model_of("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
+    model.save_pretrained(source)
+    for path in Path(checkpoint("llama")).glob("tok*"):
+        (source / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(prunus.PrunusError, match="1 NaN or Inf"):
+        prunus.shrink(source, tmp_path / "out", neurons=0.5, **quick)
+    assert not (tmp_path / "out").exists()
