@@ -15,8 +15,8 @@ LossWithout = Callable[[Sequence[Sequence[int]]], list[float]]
 class DepthSurvey:
     """Hidden states along a dense model.
 
-    ``cosine [blocks]`` is the mean over tokens of cos(h_in, h_out) of every block; ``last [blocks + 1, windows, width]`` the
-    hidden states of each window's last token before every block and behind the last one.
+    ``cosine [blocks]`` is the mean over tokens of cos(h_in, h_out) of every block; ``last [blocks + 1, windows, width]``
+    the hidden states of each window's last token before every block and behind the last one.
     """
 
     cosine: Tensor

@@ -85,8 +85,8 @@ def _run(module: nn.Module, values: Tensor) -> Tensor:
 def masked_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> Iterator[None]:
     """Within this context norms compute what those of the cut model will.
 
-    Those that take the mean away see what goes at the mean of what stays. The cut norms have the epsilons of the dense ones,
-    which then count for d/d′ times less than they did: a config has one for all norms, also for those that are not cut.
+    Those that take the mean away see what goes at the mean of what stays. The cut norms have the epsilons of the dense
+    ones, which then count for d/d′ times less than they did: a config has one for all norms, cut or not.
     """
     with ExitStack() as stack:
         for path, kept in norms.items():

@@ -57,7 +57,7 @@ class CutOutput:
         return found
 
     def widened(self, names: Mapping[str, tuple[int, ...]], cut: Cut) -> dict[str, Tensor]:
-        """Parameters that were written, by their old ``names``, back in the shapes that they had, with zeros around them."""
+        """Parameters that were written, by their old ``names``, back in the shapes that they had, zeros around them."""
         found = {}
         for name, shape in names.items():
             new = self.new_name(name)

@@ -71,12 +71,14 @@ def _outside(tracer: Tracer, tensor: Tensor, dim: int, places: Sequence[int | No
 
 
 def mm(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """A product of matrices."""
     left, right = args[:2]
     _contract(tracer, (left, 1), (right, 0))
     tracer.set(output, (*_outside(tracer, left, 1, [0, None]), *_outside(tracer, right, 0, [None, 1])))
 
 
 def addmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """A product and a bias."""
     mm(tracer, func, args[1:], {}, output)
     _biased(tracer, args[0], output)
 
@@ -96,6 +98,7 @@ def _biased(tracer: Tracer, bias: Tensor | None, output: Tensor, dim: int = -1) 
 
 
 def bmm(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """A product of a batch of matrices, whose batches meet."""
     left, right = args[:2]
     _contract(tracer, (left, 2), (right, 1))
     fields: list[Field] = []
@@ -106,11 +109,13 @@ def bmm(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, An
 
 
 def baddbmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """The same, and a tensor that is added."""
     bmm(tracer, func, args[1:], {}, output)
     tracer.set(output, met(tracer, [args[0], output], output))
 
 
 def linear(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """A product with a weight ``[outputs inputs]`` and a bias."""
     source, weight = args[:2]
     last = source.dim() - 1
     _contract(tracer, (source, last), (weight, 1))
@@ -167,6 +172,7 @@ def pool(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, A
 
 
 def batch_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:
+    """Gain, bias and statistics go with the channels."""
     source, result = args[0], next(tensors_in(output))
     channels = _channels(tracer, source)
     if channels is None:

@@ -29,6 +29,7 @@ def unlabelled(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def view(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """A reshape: places are followed through the dimensions that it splits and merges."""
     found, lost = reshaped(tracer.of(args[0]), args[0].shape, output.shape)
     tracer.fix(lost, "is merged with another dimension that can be cut")
     tracer.set(output, found)
@@ -43,12 +44,14 @@ def _places(tracer: Tracer, source: Tensor, output: Tensor, places: list[int | N
 
 
 def permute(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Dimensions change places."""
     source, order = args
     order = [dim % source.dim() for dim in order]
     _places(tracer, source, output, [order.index(dim) for dim in range(source.dim())])
 
 
 def transpose(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Two dimensions change places."""
     source = args[0]
     dims = list(range(source.dim()))
     one, other = (dim % source.dim() for dim in (args[1:] or (0, -1)))
@@ -57,17 +60,20 @@ def transpose(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[s
 
 
 def t(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """The same for matrices; a vector stays."""
     if args[0].dim() < 2:
         return same(tracer, func, args, kwargs, output)
     return transpose(tracer, func, args, kwargs, output)
 
 
 def unsqueeze(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """A dimension of one place more."""
     source, at = args[0], args[1] % output.dim()
     _places(tracer, source, output, [dim + (dim >= at) for dim in range(source.dim())])
 
 
 def squeeze(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Dimensions of one place are dropped."""
     source = args[0]
     wanted = range(source.dim()) if len(args) < 2 else np.atleast_1d(args[1]) % source.dim()
     gone = [dim for dim in wanted if source.shape[dim] == 1]
@@ -76,12 +82,14 @@ def squeeze(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str
 
 
 def expand(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Dimensions of one place are repeated, and know no places."""
     source = args[0]
     ahead = output.dim() - source.dim()
     _places(tracer, source, output, [dim + ahead for dim in range(source.dim())])
 
 
 def repeat(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Places are repeated."""
     source, times = args
     ahead = len(times) - source.dim()
     fields = []
@@ -92,6 +100,7 @@ def repeat(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str,
 
 
 def select(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """One place of a dimension; of a stack one of its matrices."""
     source, dim, index = args
     dim = dim % source.dim()
     if dim == 0 and tracer.entry_of(source, index % source.shape[0], output):
@@ -105,6 +114,7 @@ def select(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str,
 
 
 def slice_(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Some places of a dimension."""
     source = args[0]
     given: list[Any] = [*args[1:], *(0, None, None, 1)[len(args) - 1 :]]
     dim, start, stop, step = given
@@ -113,6 +123,7 @@ def slice_(tracer: Tracer, _func: Any, args: tuple[Any, ...], _kwargs: dict[str,
 
 
 def split(tracer: Tracer, _func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """Consecutive places of a dimension, one part after another."""
     source = args[0]
     dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % source.dim()
     start = 0
@@ -123,6 +134,7 @@ def split(tracer: Tracer, _func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def unbind(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """Every place of a dimension for itself."""
     dim = args[1] if len(args) > 1 else 0
     for index, part in enumerate(output):
         select(tracer, func, (args[0], dim, index), kwargs, part)
@@ -157,6 +169,7 @@ def cat(tracer: Tracer, _func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def stack(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    """A new dimension; a field reaches over it, so that what is interleaved can be told apart later."""
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % output.dim()
     shifted = []
     for part in args[0]:

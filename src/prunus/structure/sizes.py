@@ -82,8 +82,8 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
                  least: Mapping[str, int]) -> dict[str, int]:  # fmt: skip
     """The size of every axis that is cut.
 
-    ``buildable`` tells whether there is a model with these numbers in its config; ``least`` the smallest size that some axes
-    may have.
+    ``buildable`` tells whether there is a model with these numbers in its config; ``least`` the smallest size that some
+    axes may have.
 
     Raises:
         RecipeError: with every fault: an axis that there is not, a size that cannot be, with the nearest that can.

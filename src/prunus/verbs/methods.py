@@ -96,7 +96,8 @@ def _needs(axis: Any, name: str) -> str:
     needs = getattr(method, "needs", Needs.NOTHING)
     words = {
         Needs.NORM: "input norms", Needs.ABS: "mean |input|", Needs.GRAM: "input Gram", Needs.DRIFT: "dense inputs",
-        Needs.SUM: "input means", Needs.WINDOWS: "mean |input| a window", Needs.GRAD: "gradients", Needs.GRAD_SQ: "squared gradients",
+        Needs.SUM: "input means", Needs.WINDOWS: "mean |input| a window", Needs.GRAD: "gradients",
+        Needs.GRAD_SQ: "squared gradients",
     }  # fmt: skip
     found = [word for need, word in words.items() if need in needs]
     if getattr(method, "needs_profile", False):
