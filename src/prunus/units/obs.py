@@ -18,7 +18,7 @@ from ..solve.factor import inverse_factor
 
 @dataclass
 class _State:
-    """A reader as it is now: ``weight [rows cols]``, its survivors at their best, and their H⁻¹, ``inverse [cols cols]``."""
+    """A reader as it is now: ``weight [rows cols]``, survivors at their best, and their H⁻¹, ``inverse [cols cols]``."""
 
     weight: Tensor
     inverse: Tensor
