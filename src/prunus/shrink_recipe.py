@@ -12,7 +12,7 @@ from typing import Any
 from .core import registry
 from .core.errors import RecipeError
 from .core.registry import make, suggest
-from .core.roles import Depth, Importance
+from .core.roles import Depth, ExpertImportance, Importance
 from .recipe import Recipe
 from .structure.sizes import Wanted
 
@@ -43,6 +43,7 @@ class ShrinkRecipe:
     importance: str = "obs"
     width_importance: str = "activation"
     depth: str = "loss"
+    expert_importance: str = "reap"
     run: Recipe = field(default_factory=lambda: Recipe.of({**_COMPOSED, "solver": "lstsq"}))
 
     @classmethod
@@ -114,7 +115,7 @@ class ShrinkRecipe:
         for item in self.cut:
             if "=" not in item:
                 faults.append(f"cut '{item}' is not NAME=WHAT")
-        for build in (self.build_importance, self.build_width_importance, self.build_depth):
+        for build in (self.build_importance, self.build_width_importance, self.build_depth, self.build_expert_importance):
             try:
                 build()
             except ValueError as error:
@@ -129,7 +130,7 @@ class ShrinkRecipe:
         return {**own, **{name.strip(): text.strip() for name, text in more.items()}}
 
     def wanted(self) -> dict[str, Wanted]:
-        """What is to stay, by axis."""
+        """What is to stay, by axis; ``neurons`` stands for every feed-forward width that a model has."""
         return {name: Wanted.parse(text) for name, text in self._texts().items()}
 
     def build_importance(self) -> Importance:
@@ -144,8 +145,14 @@ class ShrinkRecipe:
         """How the blocks that go are chosen."""
         return make(registry.depth, self.depth)
 
+    def build_expert_importance(self) -> ExpertImportance:
+        """How the experts that stay are chosen."""
+        return make(registry.experts, self.expert_importance)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        own = {name: getattr(self, name) for name in (*AXES, "importance", "width_importance", "depth")}
+        own = {
+            name: getattr(self, name) for name in (*AXES, "importance", "width_importance", "depth", "expert_importance")
+        }
         run = self.run.to_json()
         return {**own, "cut": list(self.cut), **{name: run[name] for name in RUN}}

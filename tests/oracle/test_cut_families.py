@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.core.errors import RecipeError, UnsupportedModelError
+from prunus.observe.windows import random_windows
 from tiny import VOCABULARY, model_of
 
 WIDTH = 40
@@ -216,7 +217,68 @@ def test_neurons_of_experts(family, shrunk) -> None:
     assert_equal(cut, masked, dense)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "granitemoe", "qwen3_next", "llama4"])
+def test_experts(family, shrunk) -> None:
+    """The dense model, its routers made to pass over the experts that went."""
+    dense, masked = model_of(family), model_of(family)
+    cut, result = shrunk(dense, experts=0.5)
+    for block, dropped in zip(blocks_of(masked), gone(result, "", 4), strict=True):
+        assert len(dropped) == 2
+        pass_over(block, dropped)
+    assert_equal(cut, masked, dense)
+    told = result.record["experts"]
+    assert len(told) == len(blocks_of(masked))
+    assert all(sum(seen["tokens"]) >= 64 for seen in told.values())
+
+
+def pass_over(block: nn.Module, dropped: list[int]) -> None:
+    """Routing anew from the scores of what stays: softmax (a sigmoid for Llama 4), then the highest."""
+    name, router = next((name, one) for name, one in block.named_modules() if name.endswith((".gate", ".router")))
+    plain = router.forward
+
+    def forward(hidden: Tensor) -> object:
+        linear = nn.functional.linear
+
+        def masked(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            scores = linear(inputs, weight, bias)
+            scores[..., dropped] = -torch.inf
+            return scores
+
+        nn.functional.linear = torch.nn.functional.linear = masked
+        try:
+            return plain(hidden)
+        finally:
+            nn.functional.linear = torch.nn.functional.linear = linear
+
+    assert name
+    router.forward = forward
+
+
+def test_experts_that_add_most_stay(tokenizer, text_file, checkpoint, tmp_path) -> None:
+    """REAP's score, from a plain loop over the experts of the first block."""
+    dense = model_of("mixtral")
+    text = {"calibration": str(text_file), "samples": 4, "seqlen": 48, "eval_windows": 0}
+    result = prunus.shrink(checkpoint("mixtral"), tmp_path / "out", experts=2, **text)
+    block, seen = dense.model.layers[0], []
+    block.mlp.experts.register_forward_pre_hook(lambda _module, args: seen.append(args))
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    with torch.no_grad():
+        dense(input_ids=random_windows(ids, 4, 48, 0, "text"), use_cache=False)
+        hidden, index, gates = (torch.cat([args[k] for args in seen]) for k in range(3))
+        scores = []
+        for expert in range(4):
+            token, choice = torch.where(index == expert)
+            gate, up = (hidden[token] @ block.mlp.experts.gate_up_proj[expert].T).chunk(2, -1)
+            output = (torch.nn.functional.silu(gate) * up) @ block.mlp.experts.down_proj[expert].T
+            scores.append(float((gates[token, choice] * output.norm(dim=-1)).mean()))
+    best = sorted(sorted(range(4), key=scores.__getitem__)[-2:])
+    assert next(iter(result.record["units"].values())) == best
+    assert result.record["experts"]["model.layers.0"]["tokens"] == [int((index == expert).sum()) for expert in range(4)]
+
+
 REFUSED = [
+    ("mixtral", {"experts": 1}, "of 4 at least 2 have to stay; the nearest that can is 2"),
+    ("deepseek_v3", {"experts": 4}, "does not run .*selected index k out of range"),
     ("llama", {"heads": 3}, "as many have to stay in each of 2 groups; the nearest that can is 2"),
     ("llama", {"neurons": 100}, "there are 64; the nearest that can is 63"),
     ("llama", {"kv_groups": -2}, "at least 1 have to stay; the nearest that can is 1"),

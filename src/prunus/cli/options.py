@@ -139,6 +139,11 @@ SHRINK: dict[str, tuple[str, str, str]] = {
         "Which heads and neurons stay: obs (default), fluctuation, activation, taylor, weight or random.",
     ),
     "width_importance": ("--width-importance", "Method", "The same for channels of the hidden width. Default activation."),
+    "expert_importance": (
+        "--expert-importance",
+        "Method",
+        "Which experts stay: reap (default: what they add where they are used), frequency or norm.",
+    ),
     "depth": ("--depth", "Method", "Which blocks go: loss (default: those it rises least without), influence or angular."),
 }
 

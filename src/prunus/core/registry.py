@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from .roles import Allocator, BlockStage, Criterion, Depth, Grid, Importance, OutputTarget, Pattern, Solver
+from .roles import (
+    Allocator,
+    BlockStage,
+    Criterion,
+    Depth,
+    ExpertImportance,
+    Grid,
+    Importance,
+    OutputTarget,
+    Pattern,
+    Solver,
+)
 
 Role = TypeVar("Role")
 
@@ -223,4 +234,7 @@ grid: Registry[Grid] = Registry("grid", "prunus.quant")
 stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
 importance: Registry[Importance] = Registry("importance", "prunus.units")
 depth: Registry[Depth] = Registry("depth", "prunus.depth")
-AXES: tuple[Registry[Any], ...] = (criterion, pattern, allocator, target, solver, grid, stage, importance, depth)
+experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
+AXES: tuple[Registry[Any], ...] = (
+    criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
+)  # fmt: skip

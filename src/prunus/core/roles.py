@@ -16,6 +16,7 @@ from .stats import Needs, Stats
 if TYPE_CHECKING:
     from .depth import DepthSurvey
     from .problem import Problem, Solution
+    from .routed import Routed
     from .units import Units
 
 
@@ -160,6 +161,14 @@ class Depth(ABC):
     @abstractmethod
     def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
         """The ``drop`` blocks that go, ascending."""
+
+
+class ExpertImportance(ABC):
+    """Which experts stay?"""
+
+    @abstractmethod
+    def score(self, routed: Routed) -> Tensor:
+        """What each expert is worth, ``[experts] >= 0``; the lowest go first, those that no token came to before them."""
 
 
 class OutputTarget(ABC):

@@ -19,6 +19,7 @@ from .sites import is_batched_experts, is_stacked_experts
 
 IMPLEMENTATION = "prunus_observed"
 EVERY = "prunus_every"
+SCORED = "prunus_scored"
 ExpertObserver = Callable[[str, int, Tensor], None]
 """Called with the weight's role, the expert's index and its inputs ``[tokens cols]``."""
 
@@ -84,6 +85,52 @@ def observed_experts(
         experts.end()
         for module in changed:
             del module._prunus_observer
+
+
+Scorer = Callable[[int, Tensor, Tensor], None]
+"""Called with an expert's index, the gates ``[tokens]`` of the tokens routed to it and the norms of what it gives them."""
+
+
+@contextmanager
+def scored_experts(module: nn.Module, scorer: Scorer) -> Iterator[None]:
+    """Within this context a module of experts shows how much each gives; what it computes is the same but for rounding.
+
+    Where all experts are multiplied at once (Llama 4), their inputs are scaled by the gates before: these are told as 1.
+    """
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    if is_batched_experts(module):
+        with _BatchedOutputs(module.down_proj, scorer):  # type: ignore[arg-type]
+            yield
+        return
+    ALL_EXPERTS_FUNCTIONS.register(SCORED, _forward_scored)
+    module._prunus_scorer = scorer  # type: ignore[assignment]
+    experts = OneByOne([module], SCORED)
+    try:
+        yield
+    finally:
+        experts.end()
+        del module._prunus_scorer
+
+
+class _BatchedOutputs(TorchFunctionMode):
+    """Shows the norms of what each expert gives, of a product of all at once ``[experts tokens out]``."""
+
+    def __init__(self, weight: Tensor, scorer: Scorer) -> None:
+        super().__init__()
+        self._weight = weight
+        self._scorer = scorer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        output = func(*args, **(kwargs or {}))
+        if func is torch.bmm and args[1] is self._weight:
+            for expert, rows in enumerate(args[0]):
+                norms = output[expert][rows.any(-1)].float().norm(dim=-1)
+                self._scorer(expert, torch.ones_like(norms), norms)
+        return output
 
 
 @contextmanager
@@ -155,6 +202,22 @@ def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
         if self.has_post_expert_norm:
             output = self.post_expert_norm(output)
         result.index_add_(0, token, (output * top_k_weights[token, choice, None]).to(result.dtype))
+    return result
+
+
+def _forward_scored(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The same as :func:`_forward`, with each expert's gates and the norms of its outputs shown."""
+    result = torch.zeros_like(hidden_states)
+    for expert in range(self.down_proj.shape[0]):
+        token, choice = torch.where(top_k_index == expert)
+        if not len(token):
+            continue
+        output = _linear(self, "down_proj", expert, _middle(self, expert, hidden_states[token], _unwatched))
+        if self.has_post_expert_norm:
+            output = self.post_expert_norm(output)
+        gates = top_k_weights[token, choice]
+        self._prunus_scorer(expert, gates, output.float().norm(dim=-1))
+        result.index_add_(0, token, (output * gates[:, None]).to(result.dtype))
     return result
 
 

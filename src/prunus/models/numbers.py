@@ -44,6 +44,12 @@ def key_value_heads(config: Any) -> str | None:
     return next((name for name in KEY_VALUE_HEADS if number(config, name) is not None), None)
 
 
+def least_experts(config: Any) -> int:
+    """How many experts a token is sent to: fewer must not stay."""
+    names = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts")
+    return max(number(config, name) or 1 for name in names)
+
+
 def own_name(config: Any, name: str) -> str:
     """What the config itself calls a number: GPT-2 has ``n_embd`` for ``hidden_size``."""
     return str(getattr(text_config(config), "attribute_map", {}).get(name, name))

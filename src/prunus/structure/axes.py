@@ -195,7 +195,8 @@ class Finder:
             if found:
                 yield Axis(_name(name, found), value, found, {name: 1.0})
             elif delta and (experts := self._experts(delta, value, fewer)):
-                yield Axis("experts", value, experts, {name: 1.0})
+                groups = number(self.config, "n_group") or 1
+                yield Axis("experts", value, experts, {name: 1.0}, groups=groups if value % groups == 0 else 1)
 
     def _experts(self, delta: Delta, value: int, fewer: int) -> tuple[Coupling, ...]:
         """A coupling for each block whose stacks of experts, routers and biases all have this number of entries."""
@@ -206,7 +207,7 @@ class Finder:
         for name, dim in delta:
             by_block[_home(name)][Place(name, dim)] = torch.arange(value).unsqueeze(1)
         whole = all(any(Place(stack, 0) in members for stack in stacks) for members in by_block.values())
-        return tuple(Coupling(members) for members in by_block.values()) if whole else ()
+        return tuple(Coupling(members, experts=True) for members in by_block.values()) if whole else ()
 
     def _left_open(self, taken: set[int]) -> Iterator[Axis]:
         """Numbers that the config leaves open (GPT-2's ``n_inner``) and that can be said."""

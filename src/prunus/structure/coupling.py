@@ -37,6 +37,8 @@ class Coupling:
 
     members: Mapping[Place, Tensor]
     averaged: tuple[str, ...] = ()
+    experts: bool = False
+    """Whether the units are experts, which their router has to pass over."""
 
     @cached_property
     def units(self) -> int:

@@ -55,6 +55,16 @@ class Cut:
             found[place.tensor].append(place)
         return dict(found)
 
+    @cached_property
+    def routers(self) -> dict[str, Tensor]:
+        """The experts that go, by the path of the router that has to pass over them."""
+        found: dict[str, Tensor] = {}
+        for part in self.kept:
+            if part.coupling.experts and len(part.dropped):
+                names = [place.tensor for place in part.coupling.members if place.tensor.endswith(".weight")]
+                found |= {name.removesuffix(".weight"): part.dropped for name in names}
+        return found
+
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """A tensor's shape behind the cut."""
         new = list(shape)
@@ -64,16 +74,20 @@ class Cut:
 
     def narrowed(self, name: str, tensor: Tensor) -> Tensor:
         """What stays of a tensor, contiguous."""
-        by_dim: dict[int, dict[int | None, Tensor]] = defaultdict(dict)
-        for place in self.tensors.get(name, ()):
-            by_dim[place.dim][place.entry] = self.positions[place].to(tensor.device)
-        for dim, entries in sorted(by_dim.items()):
+        for dim, entries in sorted(self._by_dim(name, tensor.device).items(), reverse=True):  # of a stack's matrices first
             if None in entries:
                 tensor = tensor.index_select(dim, entries[None])
             else:
                 rows = [tensor[entry].index_select(dim - 1, entries[entry]) for entry in range(len(tensor))]
                 tensor = torch.stack(rows)
         return tensor.contiguous()
+
+    def _by_dim(self, name: str, device: torch.device) -> dict[int, dict[int | None, Tensor]]:
+        """What stays along each dimension of a tensor, by the entry of its stack."""
+        by_dim: dict[int, dict[int | None, Tensor]] = defaultdict(dict)
+        for place in self.tensors.get(name, ()):
+            by_dim[place.dim][place.entry] = self.positions[place].to(device)
+        return by_dim
 
     def masked(self, name: str, tensor: Tensor) -> Tensor:
         """A copy of a tensor with zeros where something goes."""
@@ -87,10 +101,7 @@ class Cut:
 
     def widened(self, name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """What was narrowed, back in its ``shape``, with zeros where something went: undoes :meth:`narrowed`."""
-        by_dim: dict[int, dict[int | None, Tensor]] = defaultdict(dict)
-        for place in self.tensors.get(name, ()):
-            by_dim[place.dim][place.entry] = self.positions[place].to(tensor.device)
-        for dim, entries in sorted(by_dim.items()):
+        for dim, entries in sorted(self._by_dim(name, tensor.device).items()):
             wide = tensor.new_zeros((*tensor.shape[:dim], shape[dim], *tensor.shape[dim + 1 :]))
             if None in entries:
                 wide.index_copy_(dim, entries[None], tensor)

@@ -47,19 +47,20 @@ def misfit(source: Source, smaller: Any, kept: Sequence[Kept], prefixes: Mapping
 def fault_of_running(source: Source, smaller: Any, prefixes: Mapping[str, str], vocabulary: int) -> str | None:
     """Why a block of the ``smaller`` model, its weights zero, fails on a few tokens; None if none does.
 
-    One block of each class is tried, called as its counterpart in the ``source`` is, whose path ``prefixes`` maps to its
+    One block of each kind is tried, called as its counterpart in the ``source`` is, whose path ``prefixes`` maps to its
     own. Blocks that hand each other more than hidden states are not tried.
     """
     ids = (torch.arange(_TOKENS) % vocabulary).unsqueeze(0)
     trunk = Trunk(source, ids, _TOKENS, 1 << 30, None)
     trunk.embed()
-    tried: set[type[nn.Module]] = set()
+    tried: set[object] = set()
     fault = None
     for index in range(len(source.blocks)):
         prefix = source.prefix(index)
-        if trunk.shares_state or prefix not in prefixes or type(source.blocks[index]) in tried:
+        kind = (traits(source.blocks[index]), *(name for name, _ in source.blocks[index].named_parameters()))
+        if trunk.shares_state or prefix not in prefixes or kind in tried:
             continue
-        tried.add(type(source.blocks[index]))
+        tried.add(kind)
         block = copy.deepcopy(smaller.get_submodule(prefixes[prefix]))
         for module in block.modules():
             for name, parameter in module._parameters.items():

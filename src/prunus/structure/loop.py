@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.journal import Journal
+from ..core.errors import CalibrationError
 from ..core.plan import Step
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
@@ -36,6 +37,7 @@ from .chooser import Chooser, Task, readers_of
 from .coupling import Coupling
 from .cut import Cut, Kept
 from .entering import scaled_as_before
+from .expert_survey import choose_experts, survey_experts
 from .masked_block import MaskedModule
 from .output import CutOutput
 from .plan import ShrinkPlan
@@ -78,6 +80,7 @@ class ShrinkLoop:
         needs = self.plan.importance.needs
         self.solver = BlockSolver(method, self.source.matrix, self.limits.budget, self.coverage, own, also=needs)
         self.known = Cut(self.fixed, self.shapes)
+        self.seen: dict[str, dict[str, list[int]]] = {}
         self._now: MaskedModule | None = None
         self._streams: dict[Kind, dict[str, str]] = {}
         self._dense_moved = False
@@ -131,6 +134,7 @@ class ShrinkLoop:
         block = self.source.load(index)
         module = self._now = MaskedModule(block, self.source.prefix(index), self.known, self.source.stored_dtype)
         tasks = self.tasks.get(index, ())
+        self._choose_experts(index, module, streams)
         solutions = self._solve(index, module, streams)
         chosen = [Kept(task.coupling, self.chooser.kept(task)) for task in tasks]
         cut = self._cut(index)
@@ -144,6 +148,17 @@ class ShrinkLoop:
         self.source.background.later(self.output.job(tensors, mark))
         self._advance(index, module, streams)
         return records
+
+    def _choose_experts(self, index: int, module: MaskedModule, streams: Streams | None) -> None:
+        """Experts go first, by what they give; their routers pass over them from here on."""
+        for task in [task for task in self.tasks.get(index, ()) if task.coupling.experts]:
+            if streams is None:
+                raise CalibrationError("experts are chosen by what they give on calibration text: give some.")
+            runs = (partial(_within, module, run) for run in streams.pruned.runs(module.module, index))
+            routed = survey_experts(module.module, module.prefix, task.coupling, runs)
+            self.chooser.chosen[id(task.coupling)] = choose_experts(self.plan.experts, routed, task.kept, task.groups)
+            self.seen[module.prefix] = {"tokens": routed.tokens.long().tolist(), "unseen": routed.unseen.tolist()}
+            module.lay(self._cut(index))
 
     def _solve(self, index: int, module: MaskedModule, streams: Streams | None) -> dict[str, Solution]:
         """The repaired weights of everything in a block that reads what goes, by Site name."""
@@ -211,7 +226,7 @@ class ShrinkLoop:
     def _outside(self, streams: Streams | None) -> None:
         """Embeddings, final norm and head; and what the masked model gives for the first window."""
         self.source.load_outside(head=True)
-        module = MaskedModule(self.source.model, "", self.known, self.source.stored_dtype)
+        module = self._all_outside()
         narrowed = self.output.narrowed(module, self.known)
         self.output.put(scaled_as_before(self.source, self.output, narrowed, self.known))
         if streams is not None:
@@ -220,6 +235,11 @@ class ShrinkLoop:
                 hidden = streams.pruned.state.read(first, self.source.device)
                 self.logits = streams.pruned.head(first, hidden).cpu()
         self.source.release_outside()
+
+    def _all_outside(self) -> MaskedModule:
+        """What is outside the blocks, masked; it has to be loaded."""
+        source = self.source
+        return MaskedModule(source.model, "", self.known, source.stored_dtype, lambda name: not source.is_inside(name))
 
     def _start(self, done: Sequence[dict[str, Any]]) -> Streams | None:
         if self.windows is None:
@@ -230,7 +250,7 @@ class ShrinkLoop:
             self.source.load_outside(head=False)
             with (
                 self.source.held_outside(),
-                MaskedModule(self.source.model, "", self.known, self.source.stored_dtype).masked(),
+                self._all_outside().masked(),
             ):
                 streams.pruned.embed()
             self.source.release_outside()

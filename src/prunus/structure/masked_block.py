@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..models.routers import passing_over
 from .averages import averaged_modules, gain_of, masked_gain, masked_norms
 from .cut import Cut
 
@@ -16,19 +17,23 @@ class MaskedModule:
     """A module of a model, a block or what is outside of them, of which some tensors have zeros in place of what goes.
 
     Within :meth:`masked` it computes with those; elsewhere it is dense. ``prefix`` is its path in the model,
-    ``stored`` gives the dtype that a parameter is kept in.
+    ``stored`` gives the dtype that a parameter is kept in, and
+    ``holds`` tells of a tensor's name whether it belongs to it.
     """
 
-    def __init__(self, module: nn.Module, prefix: str, cut: Cut, stored: Callable[[str], torch.dtype]) -> None:
+    def __init__(self, module: nn.Module, prefix: str, cut: Cut, stored: Callable[[str], torch.dtype],
+                 holds: Callable[[str], bool] = lambda name: True) -> None:  # fmt: skip
         self.module = module
         self.prefix = prefix
         self._stored = stored
+        self._holds = holds
         self._inside = f"{prefix}." if prefix else ""
         self.parameters = {
             self._inside + name: parameter for name, parameter in module.named_parameters() if not parameter.is_meta
         }
         self._masked: dict[str, Tensor] = {}
         self._norms: dict[str, Tensor] = {}
+        self._routers: dict[str, Tensor] = {}
         self.lay(cut)
 
     def lay(self, cut: Cut) -> None:
@@ -36,6 +41,9 @@ class MaskedModule:
         for name in cut.tensors:
             if name in self.parameters:
                 self._masked[name] = cut.masked(name, self.value(name))
+        for path, experts in cut.routers.items():
+            if path.startswith(self._inside):
+                self._routers[path.removeprefix(self._inside)] = experts
         for path, kept in averaged_modules(cut).items():
             if path.startswith(self._inside) and f"{path}.weight" in self.parameters:
                 inside = path.removeprefix(self._inside)
@@ -55,7 +63,7 @@ class MaskedModule:
     def state(self) -> dict[str, Tensor]:
         """Everything that is stored of it, by its name in the model, as it is when masked."""
         stored = {self._inside + name: value for name, value in self.module.state_dict().items() if not value.is_meta}
-        return {name: self._masked.get(name, value) for name, value in stored.items()}
+        return {name: self._masked.get(name, value) for name, value in stored.items() if self._holds(name)}
 
     @contextmanager
     def masked(self) -> Iterator[None]:
@@ -63,6 +71,7 @@ class MaskedModule:
         before = {name: self.parameters[name].data for name in self._masked}
         with ExitStack() as stack:
             stack.enter_context(masked_norms(self.module, self._norms))
+            stack.enter_context(passing_over(self.module, self._routers))
             try:
                 for name, value in self._masked.items():
                     self.parameters[name].data = value

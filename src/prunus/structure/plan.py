@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core import registry
 from ..core.method import Method
-from ..core.roles import Importance
+from ..core.roles import ExpertImportance, Importance
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ShrinkPlan:
     model: str
     fingerprint: str
     importance: Importance
+    experts: ExpertImportance
     method: Method
     sizes: Mapping[str, tuple[int, int]]
     """Of every axis that is cut, its size before and after."""
@@ -45,6 +46,7 @@ class ShrinkPlan:
             "model": self.model,
             "fingerprint": self.fingerprint,
             "importance": registry.importance.describe(self.importance),
+            "experts": registry.experts.describe(self.experts),
             "method": self.method.to_json(),
             "sizes": {name: list(pair) for name, pair in self.sizes.items()},
             "blocks": list(self.blocks),

@@ -78,6 +78,19 @@ def _is_whole(axis: Axis, size: int) -> bool:
     return whole and scaled and size % axis.groups == 0
 
 
+def spread(wanted: Mapping[str, Wanted], anatomy: Anatomy) -> dict[str, Wanted]:
+    """A share of ``neurons`` as that share of every feed-forward width: also experts' and shared experts', which have
+    numbers of their own. What is asked of one of them by name goes before."""
+    found = dict(wanted)
+    share = wanted.get("neurons")
+    if share is not None and share.share is not None:
+        widths = [name for name, axis in anatomy.axes.items() if "intermediate" in axis.number and name not in found]
+        found |= dict.fromkeys(widths, share)
+        if widths and "neurons" not in anatomy.axes:
+            del found["neurons"]
+    return found
+
+
 def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Callable[[dict[str, int]], bool],
                  least: Mapping[str, int]) -> dict[str, int]:  # fmt: skip
     """The size of every axis that is cut.

@@ -23,7 +23,7 @@ from ..models.depth import shallower
 from ..models.layout import planned_checkpoint
 from ..models.locate import locate
 from ..models.names import untie
-from ..models.numbers import LAYERS, shapes, with_numbers
+from ..models.numbers import LAYERS, least_experts, shapes, with_numbers
 from ..models.skeleton import build_skeleton
 from ..models.tokens import load_tokenizer
 from ..observe.windows import digest_of
@@ -43,7 +43,7 @@ from ..structure.loop import ShrinkLoop, parameters_of, tasks_by_block
 from ..structure.output import CutOutput, new_prefixes
 from ..structure.plan import ShrinkPlan
 from ..structure.prove import prove_cut
-from ..structure.sizes import choose_sizes, config_of, depth_of
+from ..structure.sizes import choose_sizes, config_of, depth_of, spread
 from ..structure.survey import stream_scores
 from .prepare import (
     calibration_windows,
@@ -194,17 +194,18 @@ def _carry_out(prepared: _Prepared, journal: Journal, recipe: ShrinkRecipe, done
             "dense": one.value, "pruned": two.value,
         }  # fmt: skip
     sizes = (source.checkpoint.nbytes, layout.nbytes)
-    return {**shrink_record(plan, recipe, results, proof, evaluation, sizes), "units": loop.units}
+    return {**shrink_record(plan, recipe, results, proof, evaluation, sizes), "units": loop.units, "experts": loop.seen}
 
 
 def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored: Mapping[str, Any] | None) -> _Prepared:
     run = recipe.run
     source = open_model(model, run)
     anatomy = anatomy_of(source, run.trust_remote_code)
-    wanted = recipe.wanted()
+    wanted = spread(recipe.wanted(), anatomy)
     layers = wanted.pop("layers", None)
     build = (source.model.dtype, run.trust_remote_code)
-    sizes = choose_sizes(anatomy, wanted, lambda changes: shapes(source.config, changes, *build) is not None, {})
+    sizes = choose_sizes(anatomy, wanted, lambda changes: shapes(source.config, changes, *build) is not None,
+                         {"experts": least_experts(source.config)})  # fmt: skip
     fewer = depth_of(layers, len(source.blocks)) if layers is not None else len(source.blocks)
     if not sizes and fewer == len(source.blocks):
         raise RecipeError(["nothing would be cut: every size that was asked for is what the model has"])
@@ -212,7 +213,7 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
     needs = importance.needs | (channels.needs if "width" in sizes else Needs.NOTHING)
     chosen_inside = any(name != "width" for name in sizes)
     looks = bool(needs) or fewer < len(source.blocks) or run.calibration is not None
-    looks = looks or (chosen_inside and run.build_method().looks_at_inputs) or "width" in sizes
+    looks = looks or (chosen_inside and run.build_method().looks_at_inputs) or bool({"width", "experts"} & set(sizes))
     windows, judged = _texts(source, recipe, looks)
     gradients = None
     if windows is not None:
@@ -229,6 +230,7 @@ def _prepare(model: str | Path, recipe: ShrinkRecipe, progress: Progress, stored
         model=str(model),
         fingerprint=source.checkpoint.fingerprint,
         importance=importance,
+        experts=recipe.build_expert_importance(),
         method=run.build_method(),
         sizes={name: (anatomy.axes[name].size, size) for name, size in sizes.items()},
         blocks=blocks,

@@ -1,0 +1,1 @@
+"""Which experts stay? One file a score."""
