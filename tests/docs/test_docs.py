@@ -91,6 +91,14 @@ def test_recipes(recipe: Path, folder: Path, quick, tmp_path: Path) -> None:
     assert result.sparsity > 0.3
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "shrink").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_that_shrink(recipe: Path, folder: Path, checkpoint, quick, tmp_path: Path) -> None:
+    model = checkpoint("mixtral") if recipe.stem == "reap" else folder / "my-model"
+    result = prunus.shrink(model, tmp_path / "out", prunus.ShrinkRecipe.read(recipe, quick))
+    before, after = result.parameters
+    assert after < 0.95 * before
+
+
 def test_every_option_is_in_the_docs() -> None:
     from typer.main import get_command
 
@@ -106,9 +114,12 @@ def test_every_option_is_in_the_docs() -> None:
 def test_every_setting_is_an_option() -> None:
     import dataclasses
 
-    from prunus.cli.options import HELP
+    from prunus.cli.options import HELP, SHARED, SHRINK
+    from prunus.shrink_recipe import RUN
 
     assert set(HELP) == {field.name for field in dataclasses.fields(prunus.Recipe)}
+    assert {*SHRINK, "run"} == {field.name for field in dataclasses.fields(prunus.ShrinkRecipe)}
+    assert set(SHARED) == set(RUN)
 
 
 def test_every_error_code_is_in_the_docs() -> None:

@@ -18,11 +18,17 @@ def couplings_table(found: Any, whole: bool) -> RenderableType:
     table = Table(title=escape(f"along what {found.model} can be cut"), title_justify="left")
     for name in ("axis", "now", "in steps of"):
         table.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
+    for name in ("with", "parameters", "operations"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("the config's", overflow="fold")
     lines: list[RenderableType] = [table]
     for name, axis in told["axes"].items():
-        groups = f" ({axis['groups']} groups alike)" if axis["groups"] > 1 else ""
-        table.add_row(escape(name), str(axis["size"]), f"{axis['step']}{groups}", escape(", ".join(axis["config"])))
+        groups = f" ({axis['groups']} groups)" if axis["groups"] > 1 else ""
+        size, saved = axis["half"]["size"], axis["half"]["saves"]
+        table.add_row(
+            escape(name), str(axis["size"]), f"{axis['step']}{groups}", str(size), f"−{saved['parameters']:.1%}",
+            f"−{saved['operations']:.1%}", escape(", ".join(axis["config"])),
+        )  # fmt: skip
         couplings = axis["couplings"] if whole else axis["couplings"][:1]
         for coupling in couplings:
             lines.append(Text(f"{name}: {_members(coupling, whole)}"))

@@ -8,9 +8,13 @@ from typing import Any
 
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
-from ..structure.sizes import step_of
+from ..structure.cost import Costs, Shape
+from ..structure.sizes import Wanted, step_of
 from .prepare import open_model
 from .shrink import anatomy_of
+
+SEQLEN = 2048
+"""Tokens of context that attention's operations are counted for."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,26 @@ class Inspection:
 
     model: str
     anatomy: Anatomy
+    costs: Costs
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         axes = {}
+        whole = Shape({}, self.costs.count)
         for name, axis in self.anatomy.axes.items():
+            size = Wanted.parse(0.5).of(axis.size, step_of(axis))
+            half = Shape({name: size}, self.costs.count)
+            saved = {
+                what: 1 - count(half) / count(whole)
+                for what, count in (("parameters", self.costs.parameters), ("operations", self.costs.operations))
+            }
             members = [
                 {"units": one.units, "members": {str(place): at.shape[1] for place, at in one.members.items()}}
                 for one in axis.couplings
             ]
             axes[name] = {
                 "size": axis.size, "step": step_of(axis), "groups": axis.groups, "config": list(axis.scaled),
-                "couplings": members,
+                "half": {"size": size, "saves": saved}, "couplings": members,
             }  # fmt: skip
         return {"model": self.model, "axes": axes, "left": dict(self.anatomy.left)}
 
@@ -44,4 +56,5 @@ def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
     """
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
-    return Inspection(str(model), anatomy_of(source, trust_remote_code))
+    anatomy = anatomy_of(source, trust_remote_code)
+    return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN))

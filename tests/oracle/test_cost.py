@@ -1,0 +1,71 @@
+"""Counted costs against models that are really built, and operations against those that a profiler counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from prunus.models.numbers import shapes
+from prunus.stream.sources import CheckpointSource
+from prunus.structure.cost import Costs, Shape
+from prunus.structure.sizes import config_of
+from prunus.verbs.prepare import open_model
+from prunus.verbs.shrink import anatomy_of
+
+
+def costs_of(folder, seqlen: int = 32) -> tuple[CheckpointSource, Costs]:
+    import prunus
+
+    source = open_model(folder, prunus.Recipe())
+    return source, Costs(source, anatomy_of(source), seqlen)
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "qwen3", "gemma2", "phi3", "falcon", "mixtral", "deepseek_v3", "gpt_oss"]
+)
+def test_parameters_are_those_of_the_model_that_is_built(family, checkpoint) -> None:
+    source, costs = costs_of(checkpoint(family))
+    whole = sum(parameter.numel() for parameter in source.model.parameters())
+    assert costs.parameters(Shape({}, costs.count)) == whole
+    for name, axis in costs.anatomy.axes.items():
+        sizes = {name: axis.size // 2}
+        built = shapes(source.config, config_of(costs.anatomy, sizes), torch.float32)
+        assert built is not None
+        buffers = {key for key, _ in source.model.named_buffers()}
+        count = sum(torch.Size(shape).numel() for key, shape in built.items() if key not in buffers)
+        assert costs.parameters(Shape(sizes, costs.count)) == count, name
+
+
+def test_depth_and_what_is_not_counted(checkpoint) -> None:
+    source, costs = costs_of(checkpoint("llama"))
+    block = sum(parameter.numel() for parameter in source.blocks[0].parameters())
+    whole, fewer = Shape({}, 3), Shape({}, 2)
+    assert costs.parameters(whole) - costs.parameters(fewer) == pytest.approx(block)
+    assert costs.without_embeddings(whole) == costs.parameters(whole) - 2 * 512 * 32
+    assert costs.memory(whole) == 4 * costs.parameters(whole)
+
+
+COUNTED = [("llama", {}), ("llama", {"neurons": 32}), ("llama", {"heads": 2}), ("gpt2", {}), ("mixtral", {}),
+           ("mixtral", {"experts": 2})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "sizes"), COUNTED)
+def test_operations_are_those_that_a_profiler_counts(family, sizes, checkpoint, tmp_path) -> None:
+    """Of full attention the profiler counts all pairs of tokens, a causal pass needs half."""
+    source, costs = costs_of(checkpoint(family), 32)
+    from transformers import AutoModelForCausalLM
+
+    from prunus.models.numbers import with_numbers
+
+    config = with_numbers(source.config, config_of(costs.anatomy, sizes))
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model.set_experts_implementation("eager") if family == "mixtral" else None
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.arange(32).unsqueeze(0), use_cache=False)
+    attended = 2 * 32 * 32 * (2 if "heads" in sizes else 4) * 8 * 3
+    routers = 2 * 32 * 4 * 3 if family == "mixtral" else 0
+    routers = routers // 2 if "experts" in sizes else routers
+    counted = counter.get_total_flops() / 32
+    assert costs.operations(Shape(sizes, 3)) == pytest.approx(counted - attended / 32 - routers, rel=1e-6)
