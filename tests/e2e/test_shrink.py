@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console, RenderableType
 from safetensors.torch import load_file
 
 import prunus
 from prunus.core.errors import OutputError, RecipeError
 from prunus.observe.windows import random_windows
+from prunus.report.couplings import couplings_table
+from prunus.report.shrunk import shrink_table
 from stopping import StopAfter, stopped_and_resumed
 from tiny import model_of
 
@@ -50,8 +54,15 @@ def test_through_the_command_line(checkpoint, quick, tmp_path) -> None:
     assert record["disk_bytes"][1] < 0.8 * record["disk_bytes"][0]
 
 
+def rendered(table: RenderableType) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
 def test_the_table_says_what_was_cut_and_checked(checkpoint, quick, tmp_path) -> None:
-    told = run("shrink", checkpoint("llama"), "-o", tmp_path / "out", "--neurons", "75%", *flags(quick)).stdout
+    result = prunus.shrink(checkpoint("llama"), tmp_path / "out", neurons="75%", **quick)
+    told = rendered(shrink_table(result.record))
     for part in ("feed-forward neurons", "parameters", "cut equals masked", "reload check", "mlp.down_proj"):
         assert part in told, part
 
@@ -120,7 +131,7 @@ def test_half_precision_stays(checkpoint, quick, tmp_path) -> None:
 
 
 def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
-    told = json.loads(run("inspect", checkpoint("qwen3"), "--json").stdout)
+    told = prunus.inspect(checkpoint("qwen3")).to_json()
     assert told["axes"]["heads"]["size"] == 4
     assert told["axes"]["heads"]["groups"] == 2
     members = told["axes"]["neurons"]["couplings"][0]["members"]
@@ -130,7 +141,9 @@ def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
     said = run("inspect", checkpoint("gpt2")).stdout
     assert "stays (" in said
     assert "n_embd" in said or "hidden_size" in said
-    assert len(run("inspect", checkpoint("llama"), "--couplings").stdout) > len(run("inspect", checkpoint("llama")).stdout)
+    short, whole = (rendered(couplings_table(prunus.inspect(checkpoint("llama")), whole)) for whole in (False, True))
+    assert "model.layers.2.mlp" in whole
+    assert "model.layers.2.mlp" not in short
 
 
 def test_faults_are_told_together(checkpoint, tmp_path, quick) -> None:
