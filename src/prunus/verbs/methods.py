@@ -92,6 +92,9 @@ def _plain(doc: str) -> str:
 
 
 def _needs(axis: Any, name: str) -> str:
+    looks = {"depth": "dense hidden states", "experts": "what experts give"}
+    if axis.axis in looks:
+        return looks[axis.axis]
     method = axis.make(name)
     needs = getattr(method, "needs", Needs.NOTHING)
     words = {
