@@ -165,3 +165,18 @@ def test_a_model_that_does_not_run_is_refused_in_words() -> None:
     model, images = net_of("vgg")
     with pytest.raises(UnsupportedModelError, match="VGG: it cannot be traced on this example"):
         trace(model, lambda: model(images[:, :2]))
+
+
+def test_a_mean_without_a_gain_stays_and_the_reason_is_told() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = nn.Linear(6, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.norm(self.first(x)))
+
+    model, x = Centred(), torch.randn(2, 6)
+    traced = trace(model, lambda: model(x))
+    assert not traced.couplings
+    assert traced.fixed[Place("first.weight", 0)] == "norm takes the mean over it, and has no gain to make up for fewer"

@@ -15,18 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.exchanged import exchanged
-from .coupling import Coupling, Place
+from .coupling import Place, gain_of
 from .cut import Cut
-
-
-def gain_of(module: str) -> str:
-    """The name of a norm's gain."""
-    return f"{module}.weight"
-
-
-def uncorrectable(coupling: Coupling) -> str | None:
-    """A module that takes a mean over the units and has no gain to make up for it; None if there is none."""
-    return next((module for module in coupling.averaged if Place(gain_of(module), 0) not in coupling.members), None)
 
 
 def averaged_modules(cut: Cut) -> dict[str, Tensor]:

@@ -51,6 +51,11 @@ class Coupling:
         return next(iter(self.members))
 
 
+def gain_of(module: str) -> str:
+    """The name of a norm's gain."""
+    return f"{module}.weight"
+
+
 @dataclass(frozen=True)
 class Traced:
     """What a trace found: couplings, and places that have to stay, with the reason."""
@@ -85,7 +90,13 @@ def couplings_of(links: Links) -> Traced:
             fixed |= {place: "one unit only: nothing would be left" for place, _ in signature if place not in fixed}
             continue
         together = {place: torch.tensor([positions[unit][place] for unit in units]) for place, _ in signature}
-        found.append(Coupling(together, tuple(module for module, over in averaged.items() if over & set(units))))
+        modules = tuple(module for module, over in averaged.items() if over & set(units))
+        bare = [module for module in modules if Place(gain_of(module), 0) not in together]
+        if bare:
+            reason = f"{bare[0]} takes the mean over it, and has no gain to make up for fewer"
+            fixed |= {place: reason for place in together if place not in fixed}
+        else:
+            found.append(Coupling(together, modules))
     return Traced(tuple(found), fixed)
 
 

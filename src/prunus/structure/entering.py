@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..stream.sources import Source
-from .averages import averaged_modules, gain_of, gain_offset
+from .averages import averaged_modules, gain_offset
+from .coupling import gain_of
 from .cut import Cut
 from .output import CutOutput
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.routers import passing_over
-from .averages import averaged_modules, gain_of, masked_gain, masked_norms
+from .averages import averaged_modules, masked_gain, masked_norms
+from .coupling import gain_of
 from .cut import Cut
 
 

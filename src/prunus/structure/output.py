@@ -12,7 +12,8 @@ from torch import Tensor
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import CheckpointError
 from ..models.names import NameMap, release_parameter
-from .averages import averaged_modules, corrected, gain_of
+from .averages import averaged_modules, corrected
+from .coupling import gain_of
 from .cut import Cut
 from .masked_block import MaskedModule
 

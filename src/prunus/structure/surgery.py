@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModelError
-from .averages import averaged_modules, corrected, gain_of
+from .averages import averaged_modules, corrected
+from .coupling import gain_of
 from .cut import Cut
 from .masking import masked
 
