@@ -280,6 +280,7 @@ def test_calibration_text_comes_in_every_form(kind, checkpoint, quick, text, tmp
     assert read_text(source) == text
 
 
+@pytest.mark.slow
 def test_the_real_model_gets_worse_in_the_right_order(smollm: Path, tmp_path) -> None:
     """SmolLM2-135M, a little text: sparsegpt < wanda < magnitude in perplexity at 2:4, far from the dense model's."""
     found = {}
