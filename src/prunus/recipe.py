@@ -78,11 +78,7 @@ class Recipe:
         Raises:
             RecipeError: if the file cannot be read or has unknown keys; all faults at once.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
-        return cls.of({**table, **{k: v for k, v in (overrides or {}).items() if v is not None}})
+        return cls.of(read_settings(path, overrides))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
@@ -287,6 +283,19 @@ class Recipe:
             except ValueError as error:
                 faults.append(f"--set {error}")
         return pins
+
+
+def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings from a TOML file; ``overrides`` that are not None win.
+
+    Raises:
+        RecipeError: if the file cannot be read.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
+    return {**table, **{k: v for k, v in (overrides or {}).items() if v is not None}}
 
 
 def _is_number(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from .core import registry
 from .core.errors import RecipeError
 from .core.registry import make, suggest
 from .core.roles import Depth, ExpertImportance, Importance
-from .recipe import Recipe
+from .recipe import Recipe, read_settings
 from .structure.sizes import Wanted
 
 AXES = ("heads", "kv_groups", "neurons", "width", "experts", "layers")
@@ -53,11 +52,7 @@ class ShrinkRecipe:
         Raises:
             RecipeError: if the file cannot be read or has unknown keys; all faults at once.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
-        return cls.of({**table, **{k: v for k, v in (overrides or {}).items() if v is not None}})
+        return cls.of(read_settings(path, overrides))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ShrinkRecipe:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OutputError
+from ..core.errors import OutputError, ProofError
 from .disk import write_atomically
 from .work_folder import WorkFolder
 
@@ -112,6 +114,30 @@ class Journal:
             self.close()
         else:
             self.discard()
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Within this context an error lets go of the folder first; what is done stays, and the error says how to go on.
+
+        Raises:
+            OutputError: in place of what the system says of files.
+            ProofError: with where the output is kept, if it failed its proof.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.abandon()
+            where = error.filename or self.folder
+            raise OutputError(
+                f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
+            ) from error
+        except ProofError as error:
+            self.abandon()
+            kept = f" What was written is kept in {self.folder}: remove that to start anew." if self.unfinished else ""
+            raise ProofError(f"{error}{kept}") from error
+        except BaseException:
+            self.abandon()
+            raise
 
     def close(self) -> None:
         """Let go of the lock."""

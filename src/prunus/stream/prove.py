@@ -21,6 +21,9 @@ from ..models.reload import check_loading, load_whole, reload_bytes
 from .evaluate import forwarded, open_source
 from .sources import CheckpointSource
 
+TOLERANCE = 1e-3
+"""Most that logits may be apart, in standard deviations of theirs."""
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -77,7 +80,7 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
     zeros = sum(sparsity[step.site.name] * step.site.numel for step in plan.steps)
     return Proof(
         sparsity, zeros / weights if weights else 0.0, 1 - nonzeros / parameters, nonzeros, parameters,
-        _reload(output, written, reader, budget, trust_remote_code),
+        reloaded(output, written, reader, few_ids(reader), budget, trust_remote_code),
     )  # fmt: skip
 
 
@@ -112,15 +115,23 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget: int, trust_remote_code: bool) -> str:
-    """Load the output as its user will: nothing missing, and the logits of the streamed model."""
+def reloaded(output: Path, written: Checkpoint, reader: CheckpointSource, ids: torch.Tensor, budget: int,
+             trust_remote_code: bool, streamed: torch.Tensor | None = None) -> str:  # fmt: skip
+    """Load the output as its user will: nothing missing, and for ``ids [1 tokens]`` the logits of the streamed model.
+
+    ``streamed`` are those, where they are known.
+
+    Raises:
+        ProofError: if something is missing or other logits come out.
+    """
     needed = reload_bytes(written)
     if needed > budget:
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, --memory-budget is {budget / 2**30:.1f}"
     if needed > available_memory_bytes():
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, less are free"
-    ids = torch.arange(1, 17).remainder(reader.config.get_text_config().vocab_size).unsqueeze(0)
-    streamed, problem = _streamed_logits(reader, ids)  # first, so that both models are never in memory at once
+    problem = ""
+    if streamed is None:  # first, so that both models are never in memory at once
+        streamed, problem = streamed_logits(reader, ids)
     model, info = load_whole(output, torch.float32, trust_remote_code)
     check_loading(output, info, reader.names.strangers)
     loaded = "from_pretrained: nothing missing, mismatched or unexpected"
@@ -128,8 +139,8 @@ def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget:
         return f"{loaded}; logits not compared ({problem})"
     with torch.no_grad(), FastLinears():  # as the streamed model: a damaged model makes much of a product rounded otherwise
         whole = model(input_ids=ids, use_cache=False).logits.float()
-    difference = float((whole - streamed).abs().max() / whole.std().clamp_min(1e-12))
-    if not difference < 1e-3:
+    difference = distance(streamed, whole)
+    if not difference < TOLERANCE:
         raise ProofError(
             f"{output}: the reloaded model's logits are {difference:.2g} standard deviations from those of the same "
             "tensors streamed block by block. One of the two runs the model wrongly; please report it."
@@ -137,7 +148,17 @@ def _reload(output: Path, written: Checkpoint, reader: CheckpointSource, budget:
     return f"{loaded}; logits within {difference:.1g} of the streamed"
 
 
-def _streamed_logits(reader: CheckpointSource, ids: torch.Tensor) -> tuple[torch.Tensor | None, str]:
+def few_ids(reader: CheckpointSource) -> torch.Tensor:
+    """Some tokens ``[1 16]`` to try a model on."""
+    return torch.arange(1, 17).remainder(reader.config.get_text_config().vocab_size).unsqueeze(0)
+
+
+def distance(logits: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference, in standard deviations of what is ``wanted``."""
+    return float((logits - wanted).abs().max() / wanted.std().clamp_min(1e-12))
+
+
+def streamed_logits(reader: CheckpointSource, ids: torch.Tensor) -> tuple[torch.Tensor | None, str]:
     """Logits of ``ids [1 tokens]``; None, and why, where the model cannot be run block by block."""
     try:
         with torch.no_grad(), forwarded(reader, ids, ids.numel(), Silent(), "") as trunk:

@@ -32,7 +32,7 @@ from ..stream.records import site_record, summary
 from ..stream.solve_block import BlockSolver, DenseRuns, Kind, kind_of
 from ..stream.sources import CheckpointSource
 from ..stream.streams import Streams
-from ..stream.trunk import Limits
+from ..stream.trunk import Limits, Trunk
 from .chooser import Chooser, Task, readers_of
 from .coupling import Coupling
 from .cut import Cut, Kept
@@ -154,7 +154,7 @@ class ShrinkLoop:
         for task in [task for task in self.tasks.get(index, ()) if task.coupling.experts]:
             if streams is None:
                 raise CalibrationError("experts are chosen by what they give on calibration text: give some.")
-            runs = (partial(_within, module, run) for run in streams.pruned.runs(module.module, index))
+            runs = _masked_runs(module, streams.pruned, index)
             routed = survey_experts(module.module, module.prefix, task.coupling, runs)
             self.chooser.chosen[id(task.coupling)] = choose_experts(self.plan.experts, routed, task.kept, task.groups)
             self.seen[module.prefix] = {"tokens": routed.tokens.long().tolist(), "unseen": routed.unseen.tolist()}
@@ -166,11 +166,10 @@ class ShrinkLoop:
         self._dense_moved = False
         if not steps:
             return {}
-        forward: Callable[[], Iterator[Callable[[], Output]]] | None = None
-        dense = None
+        forward = dense = None
         if streams is not None:
             trunk = streams.pruned
-            forward = lambda: (partial(_within, module, run) for run in trunk.runs(module.module, index))  # noqa: E731
+            forward = partial(_masked_runs, module, trunk, index)
             sites = [step.site for step in steps]
             if streams.dense is not None and any(not site.layout.stacked for site in sites):
                 kind = kind_of(module.module, sites)
@@ -292,6 +291,11 @@ class ShrinkLoop:
 def _within(module: MaskedModule, run: Callable[[], Output]) -> Output:
     with module.masked():
         return run()
+
+
+def _masked_runs(module: MaskedModule, trunk: Trunk, index: int) -> Iterator[Callable[[], Output]]:
+    """Calls that run a masked block on the present state, one for each batch of windows."""
+    return (partial(_within, module, run) for run in trunk.runs(module.module, index))
 
 
 def tasks_by_block(source: CheckpointSource, tasks: Sequence[Task]) -> dict[int, list[Task]]:

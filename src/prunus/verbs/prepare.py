@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.journal import Journal
 from ..checkpoint.source import Checkpoint
-from ..core.errors import CalibrationError, RecipeError, ResourceError, UnsupportedModelError
+from ..core.errors import CalibrationError, OutputError, RecipeError, ResourceError, UnsupportedModelError
 from ..core.method import Method
 from ..core.plan import Plan
 from ..core.progress import Progress
@@ -24,6 +25,7 @@ from ..models.tokens import load_tokenizer, plain_ids, tokenize
 from ..observe.text import read_text, thin
 from ..observe.windows import consecutive_windows, digest_of, random_windows, stored_windows
 from ..recipe import Recipe
+from ..report.record import read_record
 from ..stream.coverage import Coverage
 from ..stream.estimate import estimate
 from ..stream.gradients import Gradients
@@ -238,6 +240,19 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         if windows is None:  # else planning finds out
             _check_judgeable(source, judged)
     return prepare(source, str(model), recipe, windows, progress, shares, judged, tokenizer if reads_text else None)
+
+
+def finished_record(output: Path, digest: str) -> dict[str, Any]:
+    """The record of a run that was complete already when it was resumed.
+
+    Raises:
+        OutputError: if what is there is another run's.
+    """
+    record = read_record(output)
+    if record.get("plan_digest") != digest:
+        raise OutputError(f"{output} exists already and is not this run's. Give another -o, or --overwrite.")
+    Journal(output).discard()
+    return record
 
 
 def check_memory(prepared: Prepared) -> None:

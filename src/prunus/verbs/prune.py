@@ -17,7 +17,7 @@ from ..checkpoint.levels import gather_levels
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
-from ..core.errors import OutputError, ProofError, RecipeError, UnsupportedModelError
+from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
 from ..models.locate import locate
@@ -35,6 +35,7 @@ from .prepare import (
     check_memory,
     choose_device,
     coverage_of,
+    finished_record,
     is_tokenised,
     limits_of,
     needs_windows,
@@ -144,9 +145,9 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
     check_memory(prepared)
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:
-        return _finished(output, digest)
+        return PruneResult(finished_record(output, digest))
     done = journal.begin(prepared.plan.to_json(), digest, resume)
-    try:
+    with journal.kept_on_error():
         source.writer = MirrorWriter(source.checkpoint, journal.output)
         source.writer.prepare(begun=bool(done), also=_state_bytes(prepared))
         results = _loop(prepared, journal, progress).run(done)
@@ -166,19 +167,6 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         }
         _write_record(record, journal.output)
         journal.finish(overwrite)
-    except OSError as error:
-        journal.abandon()
-        where = error.filename or journal.folder
-        raise OutputError(
-            f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
-        ) from error
-    except ProofError as error:
-        journal.abandon()
-        kept = f" What was written is kept in {journal.folder}: remove that to start anew." if journal.unfinished else ""
-        raise ProofError(f"{error}{kept}") from error
-    except BaseException:
-        journal.abandon()
-        raise
     return PruneResult(record)
 
 
@@ -228,12 +216,3 @@ def _stored_plan(journal: Journal, output: Path, overwrite: bool) -> dict[str, A
         return journal.stored_plan()
     plan: dict[str, Any] | None = read_record(output).get("plan")
     return plan
-
-
-def _finished(output: Path, digest: str) -> PruneResult:
-    """The result of a run that was complete already when it was resumed."""
-    record = read_record(output)
-    if record.get("plan_digest") != digest:
-        raise OutputError(f"{output} exists already and is not this run's. Give another -o, or --overwrite.")
-    Journal(output).discard()
-    return PruneResult(record)

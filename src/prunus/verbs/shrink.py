@@ -16,7 +16,7 @@ from ..checkpoint.journal import Journal
 from ..checkpoint.planned import write_index
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
-from ..core.errors import OutputError, ProofError, RecipeError
+from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..core.stats import Needs
 from ..models.depth import shallower
@@ -27,7 +27,6 @@ from ..models.numbers import LAYERS, least_experts, shapes, with_numbers
 from ..models.skeleton import build_skeleton
 from ..models.tokens import load_tokenizer
 from ..observe.windows import digest_of
-from ..report.record import read_record
 from ..report.shrunk import shrink_record, shrunk_card
 from ..shrink_recipe import ShrinkRecipe
 from ..stream.evaluate import open_source, perplexity
@@ -49,6 +48,7 @@ from .prepare import (
     calibration_windows,
     coverage_of,
     evaluation_windows,
+    finished_record,
     is_tokenised,
     limits_of,
     open_model,
@@ -133,27 +133,14 @@ def _shrink(model: str | Path, output: Path, recipe: ShrinkRecipe, flags: tuple[
     prepared = _prepare(model, recipe, progress, stored)
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:
-        return _finished(output, digest)
+        return ShrinkResult(finished_record(output, digest))
     done = journal.begin(prepared.plan.to_json(), digest, resume)
-    try:
+    with journal.kept_on_error():
         record = _carry_out(prepared, journal, recipe, done, progress)
         record |= {"output": str(output), "seconds": round(perf_counter() - start, 3)}
         (journal.output / "prunus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (journal.output / "README.md").write_text(shrunk_card(record), encoding="utf-8")
         journal.finish(overwrite)
-    except OSError as error:
-        journal.abandon()
-        where = error.filename or journal.folder
-        raise OutputError(
-            f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
-        ) from error
-    except ProofError as error:
-        journal.abandon()
-        kept = f" What was written is kept in {journal.folder}: remove that to start anew." if journal.unfinished else ""
-        raise ProofError(f"{error}{kept}") from error
-    except BaseException:
-        journal.abandon()
-        raise
     return ShrinkResult(record)
 
 
@@ -339,12 +326,3 @@ def _settings(recipe: ShrinkRecipe, source: CheckpointSource, windows: Tensor | 
             "tokens": windows.numel(), "digest": digest_of(windows),
         }  # fmt: skip
     return settings
-
-
-def _finished(output: Path, digest: str) -> ShrinkResult:
-    """The result of a run that was complete already when it was resumed."""
-    record = read_record(output)
-    if record.get("plan_digest") != digest:
-        raise OutputError(f"{output} exists already and is not this run's. Give another -o, or --overwrite.")
-    Journal(output).discard()
-    return ShrinkResult(record)
