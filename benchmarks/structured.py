@@ -31,8 +31,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixed-30": {"neurons": 896, "heads": 6},
     "width-20": {"width": 448},
     "depth-20": {"layers": -7},
+    "params-0.8x": {"params": "0.8x"},
+    "params-0.7x": {"params": "0.7x"},
 }
-"""What stays, by name; the number is the share of all parameters that goes, about."""
+"""What stays, by name; the number behind a dash is the share of all parameters that goes, about. Sizes of targets are
+searched."""
 REPAIRED = {"solver": "lstsq"}
 KEPT = {"solver": "keep"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -86,7 +89,8 @@ def measure(settings: dict[str, Any], windows: int) -> dict[str, Any]:
         record = json.loads(done.stdout)
         judged = {text: judge(output, text, settings["seqlen"], slice(windows)) for text in TEXTS}
     before, after = record["plan"]["parameters"]
-    return {"parameters": after, "share": after / before, "seconds": record["seconds"],
+    chosen = {name: size for name, (_, size) in record["plan"]["sizes"].items()} | {"layers": len(record["plan"]["blocks"])}
+    return {"parameters": after, "share": after / before, "sizes": chosen, "seconds": record["seconds"],
             "peak_bytes": record["peak_memory_bytes"], **judged}  # fmt: skip
 
 

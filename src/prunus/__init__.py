@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         plan,
         prune,
         shrink,
+        shrink_family,
     )
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "plan",
     "prune",
     "shrink",
+    "shrink_family",
 ]
 
 

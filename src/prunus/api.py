@@ -12,7 +12,7 @@ from .verbs.inspect import Inspection, inspect
 from .verbs.methods import methods
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
-from .verbs.shrink import ShrinkResult, shrink
+from .verbs.shrink import ShrinkResult, shrink, shrink_family
 
 __all__ = [
     "Comparison",
@@ -32,4 +32,5 @@ __all__ = [
     "plan",
     "prune",
     "shrink",
+    "shrink_family",
 ]

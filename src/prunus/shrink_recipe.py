@@ -13,7 +13,9 @@ from .core.errors import RecipeError
 from .core.registry import make, suggest
 from .core.roles import Depth, ExpertImportance, Importance
 from .recipe import Recipe, read_settings
+from .structure.levers import LEVERS
 from .structure.sizes import Wanted
+from .structure.targets import KINDS, Target
 
 AXES = ("heads", "kv_groups", "neurons", "width", "experts", "layers")
 RUN = (
@@ -29,7 +31,8 @@ _COMPOSED = {"method": "sparsegpt", "sparsity": 0.5, "criterion": "magnitude", "
 class ShrinkRecipe:
     """What is to stay of each axis (``prunus shrink --help`` says how that is written), and how it is chosen.
 
-    ``cut`` are axes that only some models have, ``NAME=WHAT``. ``run`` holds the settings shared with pruning.
+    ``cut`` are axes that only some models have, ``NAME=WHAT``. ``params`` to ``latency`` are targets: a model is cut for
+    each, of sizes that are searched ``along`` these axes (none: all). ``run`` holds the settings shared with pruning.
     """
 
     heads: str | None = None
@@ -39,6 +42,12 @@ class ShrinkRecipe:
     experts: str | None = None
     layers: str | None = None
     cut: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+    params_nonembedding: tuple[str, ...] = ()
+    flops: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+    latency: tuple[str, ...] = ()
+    along: tuple[str, ...] = ()
     importance: str = "obs"
     width_importance: str = "activation"
     depth: str = "loss"
@@ -69,9 +78,9 @@ class ShrinkRecipe:
             name = key.replace("-", "_")
             if name in AXES:
                 values[name] = None if value is None else str(value)
-            elif name == "cut":
+            elif name in ("cut", "along", *KINDS):
                 items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
-                values[name] = tuple(items) if isinstance(items, (list, tuple)) else (str(items),)
+                values[name] = tuple(map(str, items)) if isinstance(items, (list, tuple)) else (str(items),)
             elif name in own:
                 values[name] = value
             elif name in RUN:
@@ -110,13 +119,23 @@ class ShrinkRecipe:
         for item in self.cut:
             if "=" not in item:
                 faults.append(f"cut '{item}' is not NAME=WHAT")
+        for kind in KINDS:
+            for text in getattr(self, kind):
+                try:
+                    Target.parse(kind, text)
+                except ValueError as error:
+                    faults.append(f"{kind} {error}")
+        faults += [f"along '{name}' is none of {', '.join(LEVERS)}" for name in self.along if name not in LEVERS]
         for build in (self.build_importance, self.build_width_importance, self.build_depth, self.build_expert_importance):
             try:
                 build()
             except ValueError as error:
                 faults.append(str(error))
-        if not self._texts():
-            faults.append(f"nothing is to be cut: say what stays of at least one of {', '.join(AXES)}")
+        if not self._texts() and not any(getattr(self, kind) for kind in KINDS):
+            faults.append(f"nothing is to be cut: say what stays of at least one of {', '.join(AXES)}, or set a "
+                          f"target, one of {', '.join(KINDS)}")  # fmt: skip
+        if self.along and not any(getattr(self, kind) for kind in KINDS):
+            faults.append("along says what is searched for a target, and there is none")
         return faults
 
     def _texts(self) -> dict[str, str]:
@@ -127,6 +146,10 @@ class ShrinkRecipe:
     def wanted(self) -> dict[str, Wanted]:
         """What is to stay, by axis; ``neurons`` stands for every feed-forward width that a model has."""
         return {name: Wanted.parse(text) for name, text in self._texts().items()}
+
+    def targets(self) -> list[Target]:
+        """What the smaller models may take, a model each."""
+        return [Target.parse(kind, text) for kind in KINDS for text in getattr(self, kind)]
 
     def build_importance(self) -> Importance:
         """The importance of units inside blocks."""
@@ -149,5 +172,6 @@ class ShrinkRecipe:
         own = {
             name: getattr(self, name) for name in (*AXES, "importance", "width_importance", "depth", "expert_importance")
         }
+        lists = {name: list(getattr(self, name)) for name in ("cut", *KINDS, "along")}
         run = self.run.to_json()
-        return {**own, "cut": list(self.cut), **{name: run[name] for name in RUN}}
+        return {**own, **lists, **{name: run[name] for name in RUN}}

@@ -165,3 +165,37 @@ def test_nan_weights_are_refused_before_anything_is_written(checkpoint, quick, t
     with pytest.raises(prunus.PrunusError, match="1 NaN or Inf"):
         prunus.shrink(source, tmp_path / "out", neurons=0.5, **quick)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_family_from_one_parent(checkpoint, quick, tmp_path) -> None:
+    out = tmp_path / "out"
+    what = ["--params=0.8x", "--params", "0.6x", "--along=neurons", "--along=width", "--json"]
+    members = json.loads(run("shrink", checkpoint("llama"), "-o", out, *what, *flags(quick)).stdout)["family"]
+    assert sorted(path.name for path in out.iterdir()) == ["params-0.6x", "params-0.8x"]
+    shares = [record["plan"]["parameters"][1] / record["plan"]["parameters"][0] for record in members]
+    assert 0.6 < shares[0] <= 0.8
+    assert shares[1] <= 0.6
+    assert members[0]["plan"]["target"]["tried"] == members[1]["plan"]["target"]["tried"]
+    told = run("shrink", checkpoint("llama"), "-o", out, *what[:-1], *flags(quick), "--resume").stdout
+    assert "shapes tried for params 0.6x" in told
+    alone = prunus.shrink(checkpoint("llama"), tmp_path / "one", params="0.6x", along=("neurons", "width"), **quick)
+    assert alone.sizes
+    assert len(alone.record["plan"]["target"]["finalists"]) >= 1
+
+
+def test_a_search_is_not_done_again_when_resumed(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, "params": "0.7x", "along": ["neurons", "width", "layers"]}
+    prunus.shrink(checkpoint("llama"), tmp_path / "whole", **settings)
+    told: list[str] = []
+
+    class Told(StopAfter):
+        def start(self, task: str, total: int) -> None:
+            super().start(task, total)
+            told.append(task)
+
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "parts", 1, Told(99), prunus.shrink, **settings)
+    assert not any(task.startswith("Trying") for task in told)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    records = [json.loads((tmp_path / name / "prunus.json").read_text()) for name in ("whole", "parts")]
+    assert records[0]["plan"]["target"] == records[1]["plan"]["target"]

@@ -9,16 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from prunus.models.numbers import shapes
 from prunus.stream.sources import CheckpointSource
 from prunus.structure.cost import Costs, Shape
+from prunus.structure.outline import anatomy_of
 from prunus.structure.sizes import config_of
-from prunus.verbs.prepare import open_model
-from prunus.verbs.shrink import anatomy_of
+from prunus.verbs.prepare import open_model, vocabulary
 
 
 def costs_of(folder, seqlen: int = 32) -> tuple[CheckpointSource, Costs]:
     import prunus
 
     source = open_model(folder, prunus.Recipe())
-    return source, Costs(source, anatomy_of(source), seqlen)
+    return source, Costs(source, anatomy_of(source, vocabulary(source)), seqlen)
 
 
 @pytest.mark.parametrize(

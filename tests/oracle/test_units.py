@@ -12,6 +12,7 @@ from prunus.core import registry
 from prunus.core.stats import Needs, Stats
 from prunus.core.units import Reader, Units, Writer
 from prunus.observe.tally import Tally
+from prunus.solve.eliminate import Elimination
 
 ROWS, COLS, TOKENS = 5, 8, 200
 
@@ -72,6 +73,45 @@ def test_obs_chooses_what_greedy_least_squares_would(each) -> None:
             gone.append(min(errors, key=errors.__getitem__))
         found = registry.importance.make("obs").choose(units, kept)
         assert sorted(set(range(units.count)) - set(found.tolist())) == sorted(gone)
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_elimination_stays_exact_over_hundreds_of_units(each) -> None:
+    """Against least squares on what stays, solved anew; more columns go than are held before the matrices follow."""
+    generator = torch.Generator().manual_seed(0)
+    cols = 150
+    mix = torch.eye(cols) + 0.3 * torch.randn(cols, cols, generator=generator)
+    inputs = torch.randn(800, cols, generator=generator) @ mix
+    weight = torch.randn(20, cols, generator=generator)
+    gram = (inputs.T @ inputs).double() + 5 * torch.eye(cols, dtype=torch.float64)
+    columns = torch.arange(cols).view(-1, each)
+    fit = Elimination(weight, gram.inverse().float(), columns)
+    error, gone = 0.0, torch.zeros(cols, dtype=torch.bool)
+    for unit in torch.randperm(len(columns), generator=generator)[: 105 // each].tolist():
+        error += float(fit.costs()[unit])
+        fit.drop(unit)
+        gone[columns[unit]] = True
+    best = torch.zeros(20, cols, dtype=torch.float64)
+    best[:, ~gone] = torch.linalg.solve(gram[~gone][:, ~gone], gram[~gone] @ weight.double().T).T
+    lost = weight.double() - best
+    assert error == pytest.approx(float((lost @ gram * lost).sum()), rel=1e-4)
+    blocks = torch.linalg.inv(gram[~gone][:, ~gone])
+    whole = torch.zeros(cols, cols, dtype=torch.float64)
+    whole[~gone.unsqueeze(1) & ~gone.unsqueeze(0)] = blocks.flatten()
+    for unit, at in enumerate(columns):
+        if not gone[at[0]]:
+            wanted = (best[:, at] @ torch.linalg.inv(whole[at][:, at]) * best[:, at]).sum()
+            assert float(fit.costs()[unit]) == pytest.approx(float(wanted), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", list(registry.importance.entries()))
+def test_what_goes_last_in_the_order_is_what_stays(name) -> None:
+    units, _, _ = units_of(6)
+    method = registry.importance.make(name)
+    order = method.order(units)
+    assert sorted(order.tolist()) == list(range(units.count))
+    for kept in (1, 3, 6):
+        assert torch.equal(units.last(order, kept), method.choose(units, kept).cpu())
 
 
 def test_obs_is_near_the_best_choice_there_is() -> None:

@@ -133,6 +133,24 @@ SHRINK: dict[str, tuple[str, str, str]] = {
         "What stays",
         "NAME=WHAT for numbers that only some configs have (repeatable): --cut q_lora_rank=0.5.",
     ),
+    "params": (
+        "--params",
+        "Target",
+        "Parameters: a share (0.8x) or a number (100M); sizes are searched. Several targets (repeatable) give a family.",
+    ),
+    "params_nonembedding": ("--params-nonembedding", "Target", "Parameters without embeddings and head (repeatable)."),
+    "flops": ("--flops", "Target", "Operations a token in windows of --seqlen: 0.7x, 200M (repeatable)."),
+    "memory": ("--memory", "Target", "Bytes of the weights as they are stored: 0.5x, 1.5GB (repeatable)."),
+    "latency": (
+        "--latency",
+        "Target",
+        "Time of a forward pass over --seqlen tokens, measured on this device: 0.6x, 40ms (repeatable).",
+    ),
+    "along": (
+        "--along",
+        "Target",
+        "What is searched: neurons, heads, kv_groups, width, experts, layers (repeatable; default: all there are).",
+    ),
     "importance": (
         "--importance",
         "Method",
@@ -218,7 +236,8 @@ def _option(name: str, told: tuple[str, str, str]) -> inspect.Parameter:
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
-        "stage": list[str] | None, "cut": list[str] | None,
+        "stage": list[str] | None, "cut": list[str] | None, "along": list[str] | None,
+        **dict.fromkeys(("params", "params_nonembedding", "flops", "memory", "latency"), list[str] | None),
     }  # fmt: skip
     option = typer.Option(*flags.split(","), help=text, rich_help_panel=panel, show_default=False)
     kind = kinds.get(name, str | None)

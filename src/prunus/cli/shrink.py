@@ -26,16 +26,24 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Cut heads, neurons, width, experts or blocks out of MODEL; OUTPUT is smaller and loads like any checkpoint."""
-    from ..verbs.shrink import shrink
+    """Cut heads, neurons, width, experts or blocks out of MODEL; OUTPUT is smaller and loads like any checkpoint.
+
+    Of several targets each gives a model of its own in a folder in OUTPUT.
+    """
+    from ..verbs.shrink import shrink, shrink_family
     from .progress import Bars
 
-    result = shrink(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
+    family = len(recipe.targets()) > 1
+    if family:
+        results = shrink_family(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
+    else:
+        results = [shrink(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())]
     if json:
-        typer.echo(as_json(result.record))
+        typer.echo(as_json({"family": [one.record for one in results]} if family else results[0].record))
         return
     from rich.console import Console
 
     from ..report.shrunk import shrink_table
 
-    Console().print(shrink_table(result.record))
+    for one in results:
+        Console().print(shrink_table(one.record))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 LossWithout = Callable[[Sequence[Sequence[int]]], list[float]]
-"""``loss_without(choices)``: for every choice of blocks that are left out, the mean loss a token."""
+"""``measure(choices)``: for every choice of blocks that are left out, the mean loss a token."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,17 @@ class DepthSurvey:
 
     cosine: Tensor
     last: Tensor
-    loss_without: LossWithout
+    measure: LossWithout
+    _known: dict[frozenset[int], float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """How many blocks there are."""
         return len(self.cosine)
+
+    def loss_without(self, choices: Sequence[Sequence[int]]) -> list[float]:
+        """For every choice of blocks that are left out the mean loss a token; what was measured before is remembered."""
+        new = [choice for choice in choices if frozenset(choice) not in self._known]
+        if new:
+            self._known.update(zip(map(frozenset, new), self.measure(new), strict=True))
+        return [self._known[frozenset(choice)] for choice in choices]

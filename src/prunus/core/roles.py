@@ -154,6 +154,10 @@ class Importance(ABC):
         """The ``kept`` units that stay, ascending, as many of every group."""
         return units.highest(self.score(units), kept)
 
+    def order(self, units: Units) -> Tensor:
+        """All units in the order in which they go, ``[units]``, whatever their group."""
+        return self.score(units).argsort(descending=True, stable=True).flip(0)
+
 
 class Depth(ABC):
     """Which blocks go?"""

@@ -63,3 +63,9 @@ class Units:
         each, size = kept // self.groups, self.count // self.groups
         order = scores.view(self.groups, size).argsort(dim=1, descending=True, stable=True)[:, :each]
         return (order + torch.arange(self.groups, device=order.device).unsqueeze(1) * size).flatten().sort().values
+
+    def last(self, order: Tensor, kept: int) -> Tensor:
+        """The ``kept`` units that go last in an ``order [units]``, as many of every group, ascending."""
+        place = torch.empty(self.count)
+        place[order.cpu()] = torch.arange(self.count, dtype=torch.float32)
+        return self.highest(place, kept)

@@ -11,19 +11,33 @@ from ..core.roles import Depth
 
 
 @final
-@depth("loss", paper="arXiv:2407.14679", cost="half a pass of the model for every block; greedy: as often as blocks go")
+@depth(
+    "loss",
+    paper="arXiv:2407.14679",
+    cost="half a pass of the model a block, and `shortlist` halves more for each that goes",
+)
 @dataclass(frozen=True)
 class Loss(Depth):
     """Blocks go whose leaving out raises the calibration loss least."""
 
     greedy: bool = True
     """One at a time, each judged with those before it gone; otherwise each is judged alone."""
+    shortlist: int = 6
+    """How many blocks are judged anew when one has gone: those that raised the loss least when they were judged last."""
+
+    def __post_init__(self) -> None:
+        if self.shortlist < 1:
+            raise ValueError(f"shortlist is {self.shortlist}, it must be at least 1")
 
     def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
-        gone: list[int] = []
+        alone = survey.loss_without([[block] for block in range(survey.count)])
+        order = sorted(range(survey.count), key=lambda block: (alone[block], block))
+        if not self.greedy:
+            return sorted(order[:drop])
+        known, gone = dict(enumerate(alone)), order[:1]
         while len(gone) < drop:
-            left = [block for block in range(survey.count) if block not in gone]
-            losses = survey.loss_without([[*gone, block] for block in left])
-            order = sorted(range(len(left)), key=lambda k: (losses[k], left[k]))
-            gone += [left[k] for k in (order[:1] if self.greedy else order[:drop])]
-        return sorted(gone)
+            left = sorted((block for block in known if block not in gone), key=lambda block: (known[block], block))
+            judged = left[: self.shortlist]
+            known |= dict(zip(judged, survey.loss_without([[*gone, block] for block in judged]), strict=True))
+            gone.append(min(judged, key=lambda block: (known[block], block)))
+        return sorted(gone[:drop])

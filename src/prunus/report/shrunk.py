@@ -18,6 +18,7 @@ from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from ..shrink_recipe import ShrinkRecipe
 from ..structure.plan import ShrinkPlan
+from ..structure.targets import Target
 from .record import FORMAT
 
 NAMES = {
@@ -80,6 +81,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         rows.append((NAMES["layers"], str(plan["count"]), str(len(plan["blocks"]))))
     before, after = plan["parameters"]
     rows.append(("parameters", f"{before:,}", f"{after:,} ({after / before:.1%})"))
+    rows += _target(plan.get("target"))
     one, two = record["disk_bytes"]
     rows.append(("size on disk", f"{one / 1e6:,.1f} MB", f"{two / 1e6:,.1f} MB"))
     found = record["evaluation"]
@@ -87,6 +89,29 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         what = f"perplexity ({found['text']}, {found['tokens']} tokens, windows of {found['seqlen']})"
         rows.append((what, f"{found['dense']:.3f}", f"{found['pruned']:.3f}"))
     return rows
+
+
+def _target(found: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """The target, where sizes were searched for one."""
+    if not found or found["kind"] in ("params", "memory"):  # told without
+        return []
+    target = Target(found["kind"], found["asked"])
+    what = {"flops": "operations a token", "latency": "time of a forward pass", "params_nonembedding": "without embeddings"}
+    share = found["reached"] / found["dense"]
+    return [(what[target.kind], target.told(found["dense"]), f"{target.told(found['reached'])} ({share:.1%})")]
+
+
+def _searched(found: Mapping[str, Any] | None) -> list[RenderableType]:
+    """The shapes that were tried for a target, best first."""
+    if not found:
+        return []
+    table = Table(title=f"shapes tried for {escape(found['kind'])} {escape(found['asked'])}", title_justify="left")
+    for column in ("sizes", "KL foretold", "KL on trial"):
+        table.add_column(column, justify="left" if column == "sizes" else "right")
+    for one in sorted(found["finalists"], key=lambda shape: shape["kl"]):
+        sizes = ", ".join(f"{NAMES.get(name, name)} {size:,}" for name, size in one["sizes"].items()) or "whole"
+        table.add_row(escape(sizes), f"{one['foretold']:.3f}", f"{one['kl']:.3f}")
+    return [table]
 
 
 def shrink_table(record: Mapping[str, Any]) -> RenderableType:
@@ -104,7 +129,7 @@ def shrink_table(record: Mapping[str, Any]) -> RenderableType:
     table.add_row("reload check", "", escape(f"not tried ({detail.strip()})" if done == "not tried" else f"{done} ✓"))
     table.add_row("time, peak memory", "", f"{record['seconds']:.0f} s, {record['peak_memory_bytes'] / 2**30:.2f} GiB")
     table.add_row("written to", "", escape(str(record["output"])))
-    return Group(table, *_errors(record))
+    return Group(table, *_searched(record["plan"].get("target")), *_errors(record))
 
 
 def _errors(record: Mapping[str, Any]) -> list[RenderableType]:

@@ -80,16 +80,19 @@ class BlockSolver:
             if masks is not None:
                 problems = [replace(problem, fixed_mask=masks(problem, None)) for problem in problems]
             return {problem.site.name: self.method.solver.solve([problem])[0] for problem in problems}
-        (found,) = self.solve_each(block, prefix, [steps], forward, dense, masks)
+        (found,) = self.solve_each(block, prefix, [steps], forward, dense, None if masks is None else [masks])
         return found
 
     def solve_each(self, block: nn.Module, prefix: str, choices: Sequence[Sequence[Step]], forward: Pass,
-                   dense: DenseRuns | None = None, masks: Masks | None = None) -> list[dict[str, Solution]]:  # fmt: skip
-        """The same for several choices of steps for the same Sites, from one observation."""
+                   dense: DenseRuns | None = None, masks: Sequence[Masks] | None = None) -> list[
+        dict[str, Solution]
+    ]:  # fmt: skip
+        """The same for several choices of steps, each with ``masks`` of its own, from one observation of their Sites."""
         needs = observed_needs(self.method, self.also)
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
-        for wave in waves([step.site for step in choices[0]], needs, self.budget):
+        every = dict.fromkeys(step.site for steps in choices for step in steps)
+        for wave in waves(list(every), needs, self.budget):
             beside = dense if any(not site.layout.stacked for site in wave.sites) else None
             for sites, stats, routed in observe(block, prefix, wave, needs, forward(), beside, self._calls):
                 starved = self.coverage.starved(stats) if routed else []
@@ -98,10 +101,14 @@ class BlockSolver:
                 )
                 settled = self.coverage.settle(stats, starved, again)
                 given = tempered(settled, self.method.temper, sites[0].name)
-                for steps, found in zip(asked, parts, strict=True):
-                    problems = [self._problem(steps[site.name], settled, wave.experts) for site in sites]
-                    if masks is not None:
-                        problems = [replace(p, fixed_mask=masks(p, wave.experts)) for p in problems]
+                for steps, found, mask in zip(asked, parts, masks or repeat(None, len(choices)), strict=True):
+                    problems = [
+                        self._problem(steps[site.name], settled, wave.experts) for site in sites if site.name in steps
+                    ]
+                    if not problems:
+                        continue
+                    if mask is not None:
+                        problems = [replace(p, fixed_mask=mask(p, wave.experts)) for p in problems]
                     problems, notes = aimed(problems, self.method.target, self.method.solver.damp)
                     problems = [replace(problem, stats=given) for problem in problems]
                     if len(problems) == 1:  # what others read too cannot change its order for one

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..core.mask import Mask
 from ..core.problem import Problem
-from ..core.roles import Importance
 from ..core.site import Site
 from ..core.stats import Stats
 from ..core.units import Reader, Units, Writer
@@ -32,6 +31,10 @@ class Task:
         return 1 - self.kept / self.coupling.units
 
 
+Pick = Callable[[Task, Units], Tensor]
+"""The units of a task that stay, ascending."""
+
+
 def column_dim(site: Site) -> int:
     """The dimension of a Site's stored tensor that its inputs are along."""
     return (0 if site.layout.transposed else 1) + (1 if site.layout.stacked else 0)
@@ -49,13 +52,13 @@ def readers_of(tasks: Sequence[Task], site: Site) -> list[tuple[Task, int | None
 
 @dataclass
 class Chooser:
-    """Chooses the units of tasks by an importance, when the first Site that reads them is solved; others follow.
+    """Chooses the units of tasks when the first Site that reads them is solved; others follow.
 
-    ``fixed`` are couplings whose units were chosen before. ``tensor`` gives a parameter as it is stored, in fp32, of
+    ``pick`` chooses those of one task. ``tensor`` gives a parameter as it is stored, in fp32, of
     those that the loaded block ``has``, ``own`` the moments of a Site's weight, and ``sites`` the Sites by parameter.
     """
 
-    importance: Importance
+    pick: Pick
     tensor: Callable[[str], Tensor]
     has: Callable[[str], bool]
     own: Callable[[Site], Mapping[str, Tensor]]
@@ -97,7 +100,7 @@ class Chooser:
             others = {other: at for other, at in task.coupling.members.items() if other != place and self.has(other.tensor)}
             writers = [self._writer(other, positions, problem.weight.device) for other, positions in others.items()]
             units = Units(task.coupling.units, (reader,), tuple(writers), task.groups)
-            self.chosen[key] = self.importance.choose(units, task.kept).cpu()
+            self.chosen[key] = self.pick(task, units).cpu()
         return self.chosen[key]
 
     def _writer(self, place: Place, positions: Tensor, device: torch.device) -> Writer:

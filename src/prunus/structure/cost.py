@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
+
+from torch import nn
 
 from ..models.numbers import HEAD_SIZE, HEADS, WIDTH, least_experts, number
 from ..stream.sources import CheckpointSource
@@ -17,14 +19,15 @@ from .coupling import Place
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of every axis that is cut, and how many blocks stay."""
+    """The size of every axis that is cut, and how many blocks stay; ``which`` ones, where that is known."""
 
     sizes: Mapping[str, int]
     blocks: int
+    which: tuple[int, ...] | None = None
 
 
 class Costs:
-    """Counts for shapes of one model. Of blocks that differ, those that go are taken for average ones.
+    """Counts for shapes of one model. Where it is not said which blocks go, they are taken for average ones.
 
     ``seqlen`` is the length of context that attention's operations are counted for.
     """
@@ -35,7 +38,9 @@ class Costs:
         self.count = len(source.blocks)
         model: Any = source.model
         self._shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-        self._inside = {name for name in self._shapes if source.is_inside(name)}
+        homes = [f"{source.prefix(index)}." for index in range(self.count)]
+        self._inside = {name: next(k for k, home in enumerate(homes) if name.startswith(home))
+                        for name in self._shapes if source.is_inside(name)}  # fmt: skip
         tables = (model.get_input_embeddings(), model.get_output_embeddings())
         weights = [table.weight for table in tables if table is not None]
         self._tables = {name for name, value in model.named_parameters() if any(value is weight for weight in weights)}
@@ -71,11 +76,13 @@ class Costs:
         return prod(sizes)
 
     def _total(self, shape: Shape, weights: Mapping[str, float]) -> float:
-        """A weighted sum over tensors, those of blocks as often as there are blocks."""
-        share = shape.blocks / self.count
-        return sum(
-            weight * self._size(name, shape) * (share if name in self._inside else 1.0) for name, weight in weights.items()
-        )
+        """A weighted sum over tensors, those of blocks as far as these stay."""
+        return sum(weight * self._size(name, shape) * self._stays(name, shape) for name, weight in weights.items())
+
+    def _stays(self, name: str, shape: Shape) -> float:
+        if name not in self._inside:
+            return 1.0
+        return shape.blocks / self.count if shape.which is None else float(self._inside[name] in shape.which)
 
     def parameters(self, shape: Shape) -> float:
         """All parameters, tied ones once."""
@@ -100,9 +107,22 @@ class Costs:
             weights[self._head] = 2.0
         return self._total(shape, weights) + 2 * self.seqlen * self._attending(shape) * shape.blocks
 
+    def of(self, kind: str) -> Callable[[Shape], float]:
+        """The count that a kind of target sets a limit to; for a latency operations stand in."""
+        counts = {
+            "params": self.parameters, "params_nonembedding": self.without_embeddings, "memory": self.memory,
+            "flops": self.operations, "latency": self.operations,
+        }  # fmt: skip
+        return counts[kind]
+
     def _attending(self, shape: Shape) -> float:
         """Heads times their size, in a block: half of the context's tokens are multiplied with, for scores and values."""
         for name, axis in self.anatomy.axes.items():
             if HEADS in axis.scaled and name in shape.sizes:
                 return self._attended * shape.sizes[name] / axis.size
         return self._attended
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Parameters of a model, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -16,7 +16,7 @@ from ..stream.scratch import passing_folder
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits, Trunk
 
-LOSS_TOKENS = 8192
+LOSS_TOKENS = 4096
 """Most tokens that the loss without blocks is measured on."""
 
 
@@ -32,7 +32,11 @@ def survey_depth(source: CheckpointSource, windows: Tensor, limits: Limits, prog
     with passing_folder() as folder:
         trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, folder)
         trunk.embed()
-        trunk.require_plain([], "blocks can be left out of one stack only that hands on hidden states alone.")
+        trunk.require_plain(
+            [],
+            "blocks can be left out of one stack only that hands on hidden states alone. Say what stays "
+            "by --neurons, --heads …",
+        )
         last.append(_last(trunk))
         for index in range(count):
             block = source.load(index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..stream.probe import traits
 from ..stream.sources import Source
@@ -53,27 +53,42 @@ def fault_of_running(source: Source, smaller: Any, prefixes: Mapping[str, str], 
     ids = (torch.arange(_TOKENS) % vocabulary).unsqueeze(0)
     trunk = Trunk(source, ids, _TOKENS, 1 << 30, None)
     trunk.embed()
-    tried: set[object] = set()
     fault = None
-    for index in range(len(source.blocks)):
-        prefix = source.prefix(index)
-        kind = (traits(source.blocks[index]), *(name for name, _ in source.blocks[index].named_parameters()))
-        if trunk.shares_state or prefix not in prefixes or kind in tried:
-            continue
-        tried.add(kind)
-        block = copy.deepcopy(smaller.get_submodule(prefixes[prefix]))
-        for module in block.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device=source.device)
-                    module._parameters[name] = nn.Parameter(zeros, requires_grad=False)
-            for name, buffer in module._buffers.items():
-                module._buffers[name] = buffer.to(source.device) if buffer is not None else None
-        hidden = torch.zeros(1, _TOKENS, smaller.config.get_text_config().hidden_size, dtype=trunk.state.dtype)
+    for indices in kinds_of(source, prefixes) if not trunk.shares_state else []:
+        block = filled(smaller.get_submodule(prefixes[source.prefix(indices[0])]), source.device, torch.zeros)
         try:
-            trunk.call(index).run(block, hidden.to(source.device))
+            trunk.call(indices[0]).run(block, hidden_for(smaller, trunk))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ZeroDivisionError) as error:
             fault = f"{type(block).__name__}: {str(error).strip().splitlines()[0]}"
             break
     trunk.close()
     return fault
+
+
+def kinds_of(source: Source, prefixes: Mapping[str, str]) -> list[list[int]]:
+    """The blocks with these paths by their kind, those of a kind together."""
+    kinds: dict[object, list[int]] = {}
+    for index, block in enumerate(source.blocks):
+        if source.prefix(index) in prefixes:
+            kind = (type(block), traits(block), *(name for name, _ in block.named_parameters()))
+            kinds.setdefault(kind, []).append(index)
+    return list(kinds.values())
+
+
+def filled(block: nn.Module, device: torch.device, fill: Callable[..., Tensor]) -> nn.Module:
+    """A copy of a block whose parameters are on ``meta``, with those that ``fill`` gives for a shape."""
+    block = copy.deepcopy(block)
+    for module in block.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                values = fill(parameter.shape, dtype=parameter.dtype, device=device)
+                module._parameters[name] = nn.Parameter(values, requires_grad=False)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = buffer.to(device) if buffer is not None else None
+    return block
+
+
+def hidden_for(model: Any, trunk: Trunk) -> Tensor:
+    """Hidden states of the width that ``model`` has for all tokens of a Trunk's first window, zeros."""
+    width = model.config.get_text_config().hidden_size
+    return torch.zeros(1, trunk.windows.shape[1], width, dtype=trunk.state.dtype, device=trunk.source.device)

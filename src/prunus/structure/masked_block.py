@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ..models.calls import Output
 from ..models.routers import passing_over
+from ..stream.trunk import Trunk
 from .averages import averaged_modules, masked_gain, masked_norms
 from .coupling import gain_of
 from .cut import Cut
@@ -80,3 +83,13 @@ class MaskedModule:
             finally:
                 for name, data in before.items():
                     self.parameters[name].data = data
+
+
+def masked_runs(module: MaskedModule, trunk: Trunk, index: int) -> Iterator[Callable[[], Output]]:
+    """Calls that run a masked block on the present state of a Trunk, one for each batch of windows."""
+    return (partial(_within, module, run) for run in trunk.runs(module.module, index))
+
+
+def _within(module: MaskedModule, run: Callable[[], Output]) -> Output:
+    with module.masked():
+        return run()

@@ -39,6 +39,8 @@ class ShrinkPlan:
     """Before and after."""
     left: Mapping[str, str]
     units: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Mapping[str, Any] | None = None
+    """The target that the sizes were searched for, and how."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; all that decides the output's bytes is in here."""
@@ -56,9 +58,10 @@ class ShrinkPlan:
             "parameters": list(self.parameters),
             "units": {name: units.tolist() for name, units in self.units.items()},
             "left": dict(self.left),
+            "target": dict(self.target) if self.target is not None else None,
         }
 
     def digest(self) -> str:
-        """SHA-256 over what decides the output's bytes; where the model lies is not part of it."""
-        decisive = {key: value for key, value in self.to_json().items() if key not in ("model", "left")}
+        """SHA-256 over what decides the output's bytes; without where the model lies and what a search measured."""
+        decisive = {key: value for key, value in self.to_json().items() if key not in ("model", "left", "target")}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -69,10 +69,11 @@ def step_of(axis: Axis) -> int:
 
 def _least_step(axis: Axis) -> int:
     """The smallest step at which every coupling and number of an axis stays whole."""
-    return next(step for step in range(1, axis.size + 1) if axis.size % step == 0 and _is_whole(axis, axis.size - step))
+    return next(step for step in range(1, axis.size + 1) if axis.size % step == 0 and fits_axis(axis, axis.size - step))
 
 
-def _is_whole(axis: Axis, size: int) -> bool:
+def fits_axis(axis: Axis, size: int) -> bool:
+    """Whether every coupling and number of an axis is whole with ``size`` of it left, and as many stay in every group."""
     whole = all(coupling.units * size % axis.size == 0 for coupling in axis.couplings)
     scaled = all(abs(times * size - round(times * size)) < 1e-9 for times in axis.scaled.values())
     return whole and scaled and size % axis.groups == 0
@@ -112,7 +113,7 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
         lowest = max(1, least.get(name, 1))
 
         def fits(n: int, axis: Axis = axis, lowest: int = lowest) -> bool:
-            return lowest <= n <= axis.size and _is_whole(axis, n) and (n == axis.size or buildable(axis.config(n)))
+            return lowest <= n <= axis.size and fits_axis(axis, n) and (n == axis.size or buildable(axis.config(n)))
 
         if size == axis.size and asked.share is not None and asked.share < 1:
             near = _nearest(axis.size, axis.size - 1, fits)
@@ -153,7 +154,7 @@ def _nearest(most: int, size: int, fits: Callable[[int], bool]) -> int | None:
 def _why(axis: Axis, size: int) -> str:
     if axis.groups > 1 and size % axis.groups:
         return f"as many have to stay in each of {axis.groups} groups"
-    if not _is_whole(axis, size):
+    if not fits_axis(axis, size):
         return "what is cut along with them would not be whole numbers"
     return f"no model can be built with {', '.join(f'{key} = {value}' for key, value in axis.config(size).items())}"
 

@@ -9,9 +9,9 @@ from typing import Any
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
 from ..structure.cost import Costs, Shape
+from ..structure.outline import anatomy_of
 from ..structure.sizes import Wanted, step_of
-from .prepare import open_model
-from .shrink import anatomy_of
+from .prepare import open_model, vocabulary
 
 SEQLEN = 2048
 """Tokens of context that attention's operations are counted for."""
@@ -56,5 +56,5 @@ def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
     """
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
-    anatomy = anatomy_of(source, trust_remote_code)
+    anatomy = anatomy_of(source, vocabulary(source), trust_remote_code)
     return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN))

@@ -1,0 +1,79 @@
+"""Levers: what a search may move, each from the whole down in steps that the model allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..core.errors import RecipeError
+from .axes import Anatomy, Axis
+from .sizes import Wanted, fits_axis, spread, step_of
+
+LEVERS = ("neurons", "heads", "kv_groups", "width", "experts", "layers")
+_LEAST = 0.25
+"""No search takes a lever below this share."""
+
+
+@dataclass(frozen=True)
+class Lever:
+    """``choices`` are sizes by axis (``layers``: blocks), the whole (nothing cut) first; ``shares`` what stays of it."""
+
+    name: str
+    choices: tuple[Mapping[str, int], ...]
+    shares: tuple[float, ...]
+
+
+def levers_of(anatomy: Anatomy, blocks: int, along: Sequence[str], given: Sequence[str],
+              least: Mapping[str, int], buildable: Callable[[dict[str, int]], bool]) -> list[Lever]:  # fmt: skip
+    """The levers of a model: those of ``along`` (none: all there are) but for axes whose size was ``given``.
+
+    Raises:
+        RecipeError: if one of ``along`` is none of this model.
+    """
+    found = []
+    for name in along or LEVERS:
+        lever = None
+        if name in given:
+            raise RecipeError([f"along {name}: its size is given, so it cannot be searched; leave one of the two out"])
+        if name == "layers":
+            sizes = range(blocks, max(1, round(blocks * _LEAST)) - 1, -1)
+            lever = Lever(name, ({}, *({"layers": n} for n in sizes if n < blocks)), tuple(n / blocks for n in sizes))
+        else:
+            lever = _lever(name, anatomy, given, least, buildable)
+        if lever is not None and len(lever.choices) > 1:
+            found.append(lever)
+        elif along:
+            known = ", ".join(anatomy.axes) or "nothing"
+            raise RecipeError([f"along {name}: this model cannot be cut along it in steps; it can along {known}, layers"])
+    return found
+
+
+def searched(along: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The names of the levers that would be searched where nothing is said of them."""
+    return [name for name in along or LEVERS if name not in given]
+
+
+def _lever(name: str, anatomy: Anatomy, given: Sequence[str], least: Mapping[str, int],
+           buildable: Callable[[dict[str, int]], bool]) -> Lever | None:  # fmt: skip
+    """A lever of one axis; of neurons, of every feed-forward width in the same share."""
+    axes = [anatomy.axes[one] for one in spread({name: Wanted.parse("0.5")}, anatomy) if one in anatomy.axes]
+    axes = [axis for axis in axes if axis.name not in given]
+    if not axes:
+        return None
+    first = max(axes, key=lambda axis: axis.size // step_of(axis))
+    choices: list[Mapping[str, int]] = [{}]
+    shares = [1.0]
+    step = step_of(first)
+    for size in range(first.size - step, 0, -step):
+        share = size / first.size
+        sizes = {axis.name: Wanted("", share=share).of(axis.size, step_of(axis)) for axis in axes}
+        if share < _LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
+            break
+        if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
+            choices.append({axis: n for axis, n in sizes.items() if n < anatomy.axes[axis].size})
+            shares.append(share)
+    return Lever(name, tuple(choices), tuple(shares))
+
+
+def _fits(axis: Axis, size: int, buildable: Callable[[dict[str, int]], bool]) -> bool:
+    return size == axis.size or (fits_axis(axis, size) and buildable(axis.config(size)))

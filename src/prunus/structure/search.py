@@ -1,0 +1,158 @@
+"""From a target to a shape: what each lever does to the model is measured, mixtures are foretold from it, the best tried.
+
+The divergence of a shape from the dense model is taken for the sum of what its levers do alone, each known at a few sizes.
+Of all shapes that meet the target those foretold to be nearest are cut on trial; the one that is nearest then is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, product
+from typing import Any
+
+from .levers import Lever
+
+_LEVELS = 3
+"""Sizes at which a lever is measured alone."""
+_FINALISTS = 4
+_APART = 0.08
+"""Finalists differ by this share of what stays along at least one lever."""
+
+Setting = tuple[int, ...]
+"""Of every lever the number of its choice."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a lever does: ``points`` of the share that goes and the divergence in nats, both rising from (0, 0)."""
+
+    points: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def through(cls, measured: Mapping[float, float]) -> Damage:
+        """From divergences by the share that goes; what falls where it has to rise is raised."""
+        points, highest = [], 1e-6
+        for gone, kl in sorted(measured.items()):
+            highest = max(highest, min(kl, 1e3))
+            points.append((gone, highest))
+        return cls(tuple(points))
+
+    def at(self, gone: float) -> float:
+        """The divergence where the share ``gone`` goes: straight lines between points in logarithms of both.
+
+        >>> Damage(((0.1, 0.01), (0.2, 0.04))).at(0.4)
+        0.16
+        """
+        if gone <= 0 or not self.points:
+            return 0.0
+        if len(self.points) == 1:
+            (at, kl), slope = self.points[0], 2.0
+        else:
+            pairs = list(pairwise(self.points))
+            (at, kl), (end, last) = next((pair for pair in pairs if gone <= pair[1][0]), pairs[-1])
+            slope = math.log(last / kl) / math.log(end / at)
+            if gone < at:
+                slope = max(1.0, slope)
+        foretold: float = kl * (gone / at) ** slope
+        return round(foretold, 9)
+
+
+@dataclass
+class Search:
+    """Searches the settings of ``levers``. ``measure(settings, told)`` cuts them on trial and gives their divergences."""
+
+    levers: Sequence[Lever]
+    measure: Callable[[Sequence[Setting], str], list[float]]
+    possible: Callable[[Setting], bool]
+    damages: list[Damage] = field(default_factory=list, init=False)
+    measured: dict[Setting, float] = field(default_factory=dict, init=False)
+
+    @property
+    def whole(self) -> Setting:
+        """Nothing cut."""
+        return (0,) * len(self.levers)
+
+    def alone(self, lever: int, choice: int) -> Setting:
+        """One lever moved."""
+        return tuple(choice if k == lever else 0 for k in range(len(self.levers)))
+
+    def survey(self, reaches: Callable[[Setting], bool]) -> None:
+        """Measure each lever alone at a few sizes, down to the first that ``reaches`` the target or its last."""
+        wanted = []
+        for k, lever in enumerate(self.levers):
+            last = len(lever.choices) - 1
+            furthest = next((n for n in range(1, last + 1) if reaches(self.alone(k, n))), last)
+            steps = {max(1, round(furthest * part / _LEVELS)) for part in range(1, _LEVELS + 1)}
+            wanted += [self.alone(k, n) for n in sorted(steps) if self.possible(self.alone(k, n))]
+        self._try(wanted, "Trying each lever alone")
+        self.damages = [self._damage(k) for k in range(len(self.levers))]
+
+    def _damage(self, lever: int) -> Damage:
+        shares = self.levers[lever].shares
+        own = {one: kl for one, kl in self.measured.items() if one[lever] and self.alone(lever, one[lever]) == one}
+        return Damage.through({1 - shares[one[lever]]: kl for one, kl in own.items()})
+
+    def foretold(self, setting: Setting) -> float:
+        """The divergence that a setting is expected to have; infinite where a lever is moved that was never measured."""
+        total = 0.0
+        for damage, lever, choice in zip(self.damages, self.levers, setting, strict=True):
+            if choice and not damage.points:
+                return math.inf
+            total += damage.at(1 - lever.shares[choice])
+        return total
+
+    def fitting(self, meets: Callable[[Setting], bool]) -> Iterator[Setting]:
+        """For all choices of the other levers the least that the finest lever has to give for the target to be met."""
+        finest = max(range(len(self.levers)), key=lambda k: len(self.levers[k].choices))
+        ranges = [range(len(lever.choices)) if k != finest else (0,) for k, lever in enumerate(self.levers)]
+        count = len(self.levers[finest].choices)
+        for setting in product(*ranges):
+            low, high = 0, count
+            while low < high:
+                middle = (low + high) // 2
+                if meets((*setting[:finest], middle, *setting[finest + 1 :])):
+                    high = middle
+                else:
+                    low = middle + 1
+            if low < count:
+                yield (*setting[:finest], low, *setting[finest + 1 :])
+
+    def finalists(self, meets: Callable[[Setting], bool]) -> list[Setting]:
+        """The settings foretold to be best of those that meet the target, apart from each other."""
+        found: list[Setting] = []
+        for setting in sorted(self.fitting(meets), key=self.foretold):
+            if len(found) == _FINALISTS or math.isinf(self.foretold(setting)):
+                break
+            if all(self._apart(setting, other) for other in found) and self.possible(setting):
+                found.append(setting)
+        return found
+
+    def measure_all(self, finalists: Sequence[Setting]) -> None:
+        """Try all of them side by side."""
+        self._try(finalists, "Trying the best shapes")
+
+    def choose(self, finalists: Sequence[Setting]) -> Setting:
+        """The finalist that was nearest to the dense model when tried."""
+        return min(finalists, key=lambda setting: self.measured[setting])
+
+    def _try(self, settings: Sequence[Setting], told: str) -> None:
+        new = [setting for setting in dict.fromkeys(settings) if setting not in self.measured]
+        if new:
+            self.measured.update(zip(new, self.measure(new, told), strict=True))
+
+    def _apart(self, one: Setting, other: Setting) -> bool:
+        pairs = zip(self.levers, one, other, strict=True)
+        return any(abs(lever.shares[a] - lever.shares[b]) >= _APART for lever, a, b in pairs)
+
+    def sizes(self, setting: Setting) -> dict[str, int]:
+        """Sizes by axis, and ``layers``."""
+        found: dict[str, int] = {}
+        for lever, choice in zip(self.levers, setting, strict=True):
+            found |= lever.choices[choice]
+        return found
+
+    def told(self, setting: Setting) -> dict[str, Any]:
+        """A setting that was tried, in plain values."""
+        return {"sizes": self.sizes(setting), "foretold": self.foretold(setting), "kl": self.measured[setting]}
