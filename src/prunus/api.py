@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from .core.errors import PrunusError
+from .heal_recipe import HealRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
 from .verbs.compare import Comparison, compare
+from .verbs.distill import distill
 from .verbs.evaluate import Evaluation, evaluate
 from .verbs.export import Exported, export
+from .verbs.healing import HealResult
 from .verbs.inspect import Inspection, inspect
 from .verbs.methods import methods
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
+from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 
 __all__ = [
     "Comparison",
     "Evaluation",
     "Exported",
+    "HealRecipe",
+    "HealResult",
     "Inspection",
     "PruneResult",
     "PrunusError",
@@ -25,12 +31,14 @@ __all__ = [
     "ShrinkRecipe",
     "ShrinkResult",
     "compare",
+    "distill",
     "evaluate",
     "export",
     "inspect",
     "methods",
     "plan",
     "prune",
+    "recover",
     "shrink",
     "shrink_family",
 ]

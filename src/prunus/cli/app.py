@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from . import compare, evaluate, export, inspect, methods, plan, prune, shrink
+from . import compare, distill, evaluate, export, inspect, methods, plan, prune, recover, shrink
 from .options import stoppable
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("shrink")(stoppable(shrink.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("distill")(stoppable(distill.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("recover")(stoppable(recover.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("inspect")(stoppable(inspect.command))
 app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))

@@ -166,6 +166,44 @@ SHRINK: dict[str, tuple[str, str, str]] = {
 }
 
 
+HEAL: dict[str, tuple[str, str, str]] = {
+    "teacher": ("--teacher", "Learning", "The model to learn from: checkpoint folder, .gguf file, pkg:PACKAGE or hub id."),
+    "loss": (
+        "--loss",
+        "Learning",
+        "What is learnt: kl (default with a teacher), ce (else), hidden or relations, e.g. kl:temperature=2 (repeatable).",
+    ),
+    "text": ("--text,-t", "Learning", "Text to train on: file, folder, JSONL, Parquet or dataset id (default: factbook)."),
+    "tokens": ("--tokens", "Learning", "Tokens of one pass over the text. Default 300,000."),
+    "epochs": ("--epochs", "Learning", "Passes. Default 1."),
+    "seqlen": ("--seqlen", "Learning", "Tokens of a window. Default 512."),
+    "masks": (
+        "--masks",
+        "Learning",
+        "held (default): zeros of pruned matrices stay zeros; free: they are trained too.",
+    ),
+    "batch": ("--batch", "Training", "Windows of one step, on all devices together. Default 8."),
+    "lr": (
+        "--lr",
+        "Training",
+        "Learning rate after --warmup, from where a cosine goes to 0. Default 1e-4, LoRA 1e-3.",
+    ),
+    "warmup": ("--warmup", "Training", "Share of the steps in which the learning rate rises. Default 0.05."),
+    "weight_decay": ("--weight-decay", "Training", "AdamW's. Default 0."),
+    "lora": ("--lora", "Training", "Train low-rank updates of this rank in place of all weights; merged at the end."),
+    "lora_alpha": ("--lora-alpha", "Training", "Their scale is alpha / rank. Default twice the rank."),
+    "held_out": ("--held-out", "Training", "Windows of the text that are not trained on, but watched. Default 16."),
+    "evaluations": ("--evaluations", "Training", "How often they are looked at, and a checkpoint is saved. Default 10."),
+    "patience": (
+        "--patience",
+        "Training",
+        "Looks without a lower held-out loss until training ends; 0: never. Default 3.",
+    ),
+    "seed": ("--seed", "Training", "Seed of the order of windows and of low-rank updates. Default 0."),
+    "dtype": ("--dtype", "Machine", "float32 (auto), or bfloat16 for the products; weights are trained in float32."),
+}
+
+
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's ``recipe`` parameter by ``--recipe`` and one option for each of the Recipe's fields."""
 
@@ -188,6 +226,19 @@ def with_shrink_recipe(command: Callable[..., None]) -> Callable[..., None]:
     return _with_settings(command, {**SHRINK, **{name: HELP[name] for name in SHARED}}, build)
 
 
+def with_heal_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a :class:`~prunus.heal_recipe.HealRecipe`."""
+
+    def build(recipe_file: Path | None, given: dict[str, Any]) -> Any:
+        from ..heal_recipe import HealRecipe
+
+        return HealRecipe.read(recipe_file, given) if recipe_file else HealRecipe.of(given)
+
+    return _with_settings(command, {**HEAL, **{name: HELP[name] for name in HEAL_SHARED}}, build)
+
+
+HEAL_SHARED = ("eval_text", "eval_windows", "device", "batch_tokens", "memory_budget", "trust_remote_code")
+"""Settings of a pruning run that a healing one has too."""
 SHARED = (
     "solver", "target", "temper", "starved_experts", "min_expert_tokens", "calibration", "samples", "seqlen", "own_text",
     "seed", "eval_text", "eval_windows", "device", "dtype", "batch_tokens", "memory_budget", "trust_remote_code",
@@ -236,6 +287,9 @@ def _option(name: str, told: tuple[str, str, str]) -> inspect.Parameter:
         "seqlen": int | None, "seed": int | None, "eval_windows": int | None,
         "batch_tokens": int | None, "memory_budget": float | None, "trust_remote_code": bool | None,
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
+        "tokens": int | None, "epochs": int | None, "batch": int | None, "lr": float | None, "warmup": float | None,
+        "weight_decay": float | None, "lora": int | None, "lora_alpha": float | None, "held_out": int | None,
+        "evaluations": int | None, "patience": int | None, "loss": list[str] | None,
         "stage": list[str] | None, "cut": list[str] | None, "along": list[str] | None,
         **dict.fromkeys(("params", "params_nonembedding", "flops", "memory", "latency"), list[str] | None),
     }  # fmt: skip

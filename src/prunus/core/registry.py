@@ -25,6 +25,7 @@ from .roles import (
     ExpertImportance,
     Grid,
     Importance,
+    Loss,
     OutputTarget,
     Pattern,
     Solver,
@@ -235,6 +236,8 @@ stage: Registry[BlockStage] = Registry("stage", "prunus.stages")
 importance: Registry[Importance] = Registry("importance", "prunus.units")
 depth: Registry[Depth] = Registry("depth", "prunus.depth")
 experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
+loss: Registry[Loss] = Registry("loss", "prunus.losses")
 AXES: tuple[Registry[Any], ...] = (
     criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
+    loss,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from .stats import Needs, Stats
 
 if TYPE_CHECKING:
     from .depth import DepthSurvey
+    from .lesson import Lesson
     from .problem import Problem, Solution
     from .routed import Routed
     from .units import Units
@@ -173,6 +174,25 @@ class ExpertImportance(ABC):
     @abstractmethod
     def score(self, routed: Routed) -> Tensor:
         """What each expert is worth, ``[experts] >= 0``; the lowest go first, those that no token came to before them."""
+
+
+class Loss(ABC):
+    """What is a healed model drawn to?"""
+
+    needs_teacher: ClassVar[bool] = False
+    needs_hidden: ClassVar[bool] = False
+    """Whether the hidden states of both models are looked at, so that the teacher has to run beside the student."""
+    same_channels: ClassVar[bool] = False
+    """Whether the student's channels have to be known among the teacher's."""
+
+    @property
+    def asks(self) -> tuple[int, float] | None:
+        """How many of the teacher's likeliest tokens are wanted, and at which temperature; None: none."""
+        return None
+
+    @abstractmethod
+    def value(self, lesson: Lesson) -> Tensor:
+        """The loss of a batch, a mean over its tokens; gradients flow to the student alone."""
 
 
 class OutputTarget(ABC):

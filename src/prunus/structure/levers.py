@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.errors import RecipeError
 from .axes import Anatomy, Axis
-from .sizes import Wanted, fits_axis, spread, step_of
+from .sizes import Wanted, fine_step, fits_axis, spread
 
 LEVERS = ("neurons", "heads", "kv_groups", "width", "experts", "layers")
 _LEAST = 0.25
@@ -60,13 +60,13 @@ def _lever(name: str, anatomy: Anatomy, given: Sequence[str], least: Mapping[str
     axes = [axis for axis in axes if axis.name not in given]
     if not axes:
         return None
-    first = max(axes, key=lambda axis: axis.size // step_of(axis))
+    first = max(axes, key=lambda axis: axis.size // fine_step(axis))
     choices: list[Mapping[str, int]] = [{}]
     shares = [1.0]
-    step = step_of(first)
+    step = fine_step(first)
     for size in range(first.size - step, 0, -step):
         share = size / first.size
-        sizes = {axis.name: Wanted("", share=share).of(axis.size, step_of(axis)) for axis in axes}
+        sizes = {axis.name: Wanted("", share=share).of(axis.size, fine_step(axis)) for axis in axes}
         if share < _LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
             break
         if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):

@@ -17,11 +17,20 @@ from .levers import Lever
 _LEVELS = 3
 """Sizes at which a lever is measured alone."""
 _FINALISTS = 4
+_MOST = 24
+"""Choices of a lever that are combined with those of others; the finest lever is moved by its own steps."""
 _APART = 0.08
 """Finalists differ by this share of what stays along at least one lever."""
 
 Setting = tuple[int, ...]
 """Of every lever the number of its choice."""
+
+
+def _some(count: int) -> Sequence[int]:
+    """All of so many choices, or some that are evenly spaced, the first and the last among them."""
+    if count <= _MOST:
+        return range(count)
+    return [round(k * (count - 1) / (_MOST - 1)) for k in range(_MOST)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Search:
     def fitting(self, meets: Callable[[Setting], bool]) -> Iterator[Setting]:
         """For all choices of the other levers the least that the finest lever has to give for the target to be met."""
         finest = max(range(len(self.levers)), key=lambda k: len(self.levers[k].choices))
-        ranges = [range(len(lever.choices)) if k != finest else (0,) for k, lever in enumerate(self.levers)]
+        ranges = [_some(len(lever.choices)) if k != finest else (0,) for k, lever in enumerate(self.levers)]
         count = len(self.levers[finest].choices)
         for setting in product(*ranges):
             low, high = 0, count

@@ -13,6 +13,7 @@ from .axes import Anatomy, Axis
 
 _LIKED = 64
 """Widths are rounded to multiples of this, or of a smaller power of two where they are small."""
+_FINE = 16
 _COUNTED = ("heads", "kv_groups", "experts")
 """Axes whose units are counted, not rounded to multiples that hardware likes."""
 
@@ -65,6 +66,11 @@ def step_of(axis: Axis) -> int:
     while step < _LIKED and axis.size % (2 * step) == 0 and 16 * step <= axis.size:
         step *= 2
     return max(step, _least_step(axis))
+
+
+def fine_step(axis: Axis) -> int:
+    """The smaller multiple that a search for a target may go by, so that the target is met closely."""
+    return max(_least_step(axis), min(step_of(axis), _FINE))
 
 
 def _least_step(axis: Axis) -> int:

@@ -122,6 +122,7 @@ def shrink_family(model: str | Path, output: str | Path, recipe: ShrinkRecipe | 
 def _shrink(model: str | Path, outputs: Sequence[Path], recipe: ShrinkRecipe, flags: tuple[bool, bool],
             progress: Progress) -> list[ShrinkResult]:  # fmt: skip
     """A model in each of the folders, one for every target, or one of the sizes that were asked for."""
+    start = perf_counter()
     try:
         resume, overwrite = flags
         for output in outputs:
@@ -133,10 +134,11 @@ def _shrink(model: str | Path, outputs: Sequence[Path], recipe: ShrinkRecipe, fl
         labels = [f"{target.kind} {target.text}" if target is not None else None for target in targets]
         known = [_known_plan(output, label) if resume else None for output, label in zip(outputs, labels, strict=True)]
         shapes = _shapes(found, known)
-        return [
-            _one(str(model), output, found, (shape, label, plan), flags)
-            for output, shape, label, plan in zip(outputs, shapes, labels, known, strict=True)
-        ]
+        before = perf_counter() - start
+        results = []
+        for output, shape, label, plan in zip(outputs, shapes, labels, known, strict=True):
+            results.append(_one(str(model), output, found, (shape, label, plan), flags, before))
+        return results
     finally:
         progress.close()
 
@@ -169,7 +171,8 @@ def _of_plan(plan: Mapping[str, Any]) -> Found:
 
 
 def _one(model: str, output: Path, found: Survey, wanted: tuple[Found, str | None, Mapping[str, Any] | None],
-         flags: tuple[bool, bool]) -> ShrinkResult:  # fmt: skip
+         flags: tuple[bool, bool], before: float) -> ShrinkResult:  # fmt: skip
+    """Cut one model; ``before`` are the seconds that its survey and search took, which a family shares."""
     start = perf_counter()
     resume, overwrite = flags
     shape, label, known = wanted
@@ -183,7 +186,7 @@ def _one(model: str, output: Path, found: Survey, wanted: tuple[Found, str | Non
     done = journal.begin(prepared.plan.to_json(), digest, resume)
     with journal.kept_on_error():
         record = _carry_out(prepared, journal, done)
-        record |= {"output": str(output), "seconds": round(perf_counter() - start, 3)}
+        record |= {"output": str(output), "seconds": round(before + perf_counter() - start, 3)}
         (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (journal.output / "README.md").write_text(shrunk_card(record), encoding="utf-8")
         journal.finish(overwrite)

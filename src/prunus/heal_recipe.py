@@ -1,0 +1,148 @@
+"""HealRecipe: all that a person asks of a healing run, read from the command line or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .core import registry
+from .core.errors import RecipeError
+from .core.registry import make, suggest
+from .core.roles import Loss
+from .recipe import DTYPES, read_settings
+
+_COUNTS = {
+    "tokens": 1, "epochs": 1, "seqlen": 2, "batch": 1, "held_out": 1, "evaluations": 1, "patience": 0, "eval_windows": 0,
+    "batch_tokens": 1, "seed": 0,
+}  # fmt: skip
+"""Whole numbers and the least that each may be."""
+
+
+@dataclass(frozen=True)
+class HealRecipe:
+    """Settings of ``distill`` and ``recover``, named as the command line names them.
+
+    ``loss`` are ``"name:option=value,…"``, added up (none: the teacher's ``kl``, or ``ce`` without one). ``batch`` and
+    ``held_out`` are windows, ``tokens`` those of one of the ``epochs``, ``lora`` a rank (None: all weights are trained).
+    """
+
+    teacher: str | None = None
+    loss: tuple[str, ...] = ()
+    text: str | None = None
+    tokens: int = 300_000
+    epochs: int = 1
+    seqlen: int = 512
+    batch: int = 8
+    lr: float | None = None
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    lora: int | None = None
+    lora_alpha: float | None = None
+    masks: str = "held"
+    held_out: int = 16
+    evaluations: int = 10
+    patience: int = 3
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = 4096
+    memory_budget: float = 4.0
+    eval_text: str = "factbook-heldout"
+    eval_windows: int = 16
+    trust_remote_code: bool = False
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> HealRecipe:
+        """A recipe from a TOML file; ``overrides`` that are not None win.
+
+        Raises:
+            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
+        """
+        return cls.of(read_settings(path, overrides))
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> HealRecipe:
+        """A checked recipe from plain settings.
+
+        Raises:
+            RecipeError: with every fault at once.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for key, value in settings.items():
+            name = key.replace("-", "_")
+            if name not in known:
+                faults.append(f"unknown setting '{key}'{suggest(name, known)}")
+            elif name == "loss":
+                values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            else:
+                values[name] = value
+        recipe = cls(**values)
+        faults += recipe.faults()
+        if faults:
+            raise RecipeError(faults)
+        return recipe
+
+    @classmethod
+    def either(cls, recipe: HealRecipe | None, settings: Mapping[str, Any]) -> HealRecipe:
+        """The recipe that was given, or one of the settings.
+
+        Raises:
+            RecipeError: if both were given, or there are faults.
+        """
+        if recipe is not None and settings:
+            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
+        return recipe if recipe is not None else cls.of(settings)
+
+    def faults(self) -> list[str]:
+        """What settings alone show to be wrong."""
+        faults = []
+        for name, least in _COUNTS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                faults.append(f"{name} {value!r} must be a whole number of at least {least}")
+        for name, value, right in (
+            ("lr", self.lr, lambda v: v > 0), ("warmup", self.warmup, lambda v: 0 <= v < 1),
+            ("weight_decay", self.weight_decay, lambda v: v >= 0), ("memory_budget", self.memory_budget, lambda v: v > 0),
+            ("lora_alpha", self.lora_alpha, lambda v: v > 0), ("lora", self.lora, lambda v: isinstance(v, int) and v > 0),
+        ):  # fmt: skip
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and right(value)):
+                faults.append(f"{name} {value!r} is out of its range")
+        if self.masks not in ("held", "free"):
+            faults.append(f"masks '{self.masks}' is neither held nor free")
+        if self.dtype not in DTYPES or self.dtype == "float16":
+            faults.append(f"dtype '{self.dtype}' is none of auto, float32, bfloat16")
+        if self.lora_alpha is not None and self.lora is None:
+            faults.append("lora_alpha says nothing without lora, the rank")
+        try:
+            losses = self.losses()
+        except ValueError as error:
+            return [*faults, str(error)]
+        taught = [spec for spec, loss in zip(self.loss, losses, strict=False) if loss.needs_teacher]
+        if len({loss.asks for loss in losses if loss.asks is not None}) > 1:
+            faults.append("two losses ask the teacher for other numbers of tokens, or at other temperatures: give one")
+        if taught and self.teacher is None:
+            faults.append(f"loss '{taught[0]}' needs a teacher")
+        return faults
+
+    def losses(self) -> list[Loss]:
+        """The losses that are added up.
+
+        Raises:
+            ValueError: if one is unknown.
+        """
+        return [make(registry.loss, spec) for spec in self.loss or (("kl",) if self.teacher is not None else ("ce",))]
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate: 1e-4 for all weights, 1e-3 for low-rank updates, unless another was asked for."""
+        return self.lr if self.lr is not None else 1e-3 if self.lora is not None else 1e-4
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}

@@ -1,0 +1,1 @@
+"""What is a healed model drawn to? One file a loss."""

@@ -1,0 +1,64 @@
+"""Masks that are held: weights that are zero when training begins are so when it ends, and in all that optimisers keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+LEAST = 0.01
+"""Matrices with a smaller share of zeros were not pruned: their zeros are chance, or a beginning."""
+
+
+@dataclass(frozen=True)
+class HeldMasks:
+    """Masks by parameter, True = kept. They are of the parameters' own shapes, which may be shards of a larger tensor."""
+
+    masks: Mapping[nn.Parameter, Tensor]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: nn.Module, pruned: frozenset[str] | None = None) -> HeldMasks:
+        """Those of the parameters that were ``pruned`` (by name; None: every matrix with enough zeros).
+
+        Names may have parts that wrappers add (``module.``).
+        """
+        found = {}
+        for name, parameter in model.named_parameters():
+            if pruned is None:
+                wanted = parameter.dim() >= 2 and sparsity_of(parameter) >= LEAST
+            else:
+                wanted = any(name == one or name.endswith(f".{one}") for one in pruned)
+            if wanted:
+                found[parameter] = parameter != 0
+        return cls(found)
+
+    @torch.no_grad()
+    def hold_gradients(self) -> None:
+        """Take the gradients of zeros away, so that optimisers keep nothing for them."""
+        for parameter, mask in self.masks.items():
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+    @torch.no_grad()
+    def hold_weights(self) -> None:
+        """Zeros back to zero, whatever an optimiser made of them."""
+        for parameter, mask in self.masks.items():
+            parameter.mul_(mask)
+
+
+def sparsity_of(tensor: Tensor) -> float:
+    """The share of zeros."""
+    return 1 - float(torch.count_nonzero(tensor)) / max(1, tensor.numel())
+
+
+def pruned_matrices(model: nn.Module) -> frozenset[str]:
+    """Names of the matrices of a model that have enough zeros to have been pruned; embeddings are none."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return frozenset(
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.dim() >= 2 and id(parameter) not in tables and sparsity_of(parameter) >= LEAST
+    )

@@ -1,0 +1,60 @@
+"""What a healed checkpoint must prove, read back from its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.source import Checkpoint
+from ..core.errors import ProofError
+from ..core.finite import all_finite
+from ..stream.evaluate import open_source
+from ..stream.prove import few_ids, reloaded
+from ..stream.sources import CheckpointSource
+
+
+def prove_healed(source: CheckpointSource, output: Path, zeros: Mapping[str, Tensor], budget: int,
+                 trust_remote_code: bool = False) -> dict[str, Any]:  # fmt: skip
+    """The tensors, shapes and dtypes of the model that it came from, no NaN or Inf, every one of the ``zeros`` still there,
+    and, where ``budget`` bytes allow, a plain ``from_pretrained`` that misses nothing.
+
+    Raises:
+        ProofError: naming the first check that failed.
+    """
+    before, written = source.checkpoint, Checkpoint.open(output)
+    gone = set(source.names.strangers)
+    if set(written.names) != set(before.names) - gone:
+        raise ProofError(f"{output}: its tensors are not those of the model that was trained.")
+    for name in written.names:
+        one, other = before.entry(name), written.entry(name)
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            raise ProofError(
+                f"{output}: tensor '{name}' is {other.dtype} {list(other.shape)}, it was {one.dtype} {list(one.shape)}."
+            )
+        if not all_finite(written.read(name)):
+            raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
+    reader = open_source(output, torch.float32, torch.device("cpu"), trust_remote_code)
+    for name, lost in _lost(reader, zeros):
+        if lost:
+            raise ProofError(f"{output}: '{name}' has lost {lost} of its {int(zeros[name].sum())} zeros.")
+    found = reloaded(output, written, reader, few_ids(reader), budget, trust_remote_code)
+    return {"zeros_held": sum(int(mask.sum()) for mask in zeros.values()), "reload": found}
+
+
+def _lost(reader: CheckpointSource, zeros: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
+    """Of every pruned matrix, as it was written, how many zeros are no more."""
+    for index in range(len(reader.blocks)):
+        inside = [name for name in zeros if name.startswith(f"{reader.prefix(index)}.")]
+        reader.load(index)
+        for name in inside:
+            yield name, int((reader.model.get_parameter(name).data[zeros[name]] != 0).sum())
+        reader.release(index)
+    reader.load_outside(head=True)
+    for name in zeros:
+        if not reader.is_inside(name):
+            yield name, int((reader.model.get_parameter(name).data[zeros[name]] != 0).sum())
+    reader.release_outside()

@@ -1,0 +1,105 @@
+"""One training run: what of it is asked of the Trainer, carried out, resumed, stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import RecipeError
+from ..core.progress import Progress
+from ..core.roles import Loss
+from ..models.reload import load_whole
+from ..models.skeleton import quiet_transformers
+from ..stream.sources import CheckpointSource
+from .ancestry import kept_channels, layer_pairs
+from .lessons import Windows
+from .ranks import world
+from .settings import TrainSettings
+from .trainer import Healer, Lessons
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run keeps its checkpoints, its settings, and who is told of each (``mark``)."""
+
+    folder: Path
+    settings: TrainSettings
+    device: torch.device
+    mark: Callable[[dict[str, Any]], None]
+
+
+def lessons_of(losses: Sequence[Loss], source: CheckpointSource, teacher: CheckpointSource | None,
+               trust_remote_code: bool) -> Lessons:  # fmt: skip
+    """What is learnt; a ``teacher`` that is given is loaded to run beside the student.
+
+    Raises:
+        RecipeError: if a loss compares channels and the student's are not known among the teacher's.
+    """
+    if teacher is None:
+        return Lessons(losses)
+    channels = kept_channels(source, teacher)
+    if channels is None and any(loss.same_channels for loss in losses) and _width(source) != _width(teacher):
+        widths = f"the student has {_width(source)} channels, the teacher {_width(teacher)}"
+        raise RecipeError([f"loss hidden: {widths}, and no prunus.json says which those are; use the loss relations"])
+    model, _ = load_whole(teacher.checkpoint.folder, torch.float32, trust_remote_code)
+    model.requires_grad_(False).to(source.device)
+    asked = next((loss.asks for loss in losses if loss.asks is not None), None)
+    return Lessons(losses, model, layer_pairs(source, teacher), channels, asked)
+
+
+def _width(source: CheckpointSource) -> int:
+    return int(source.config.get_text_config().hidden_size)
+
+
+def train(student: nn.Module, run: Run, windows: tuple[Windows, Windows], lessons: Lessons, pruned: frozenset[str],
+          progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
+    """Train the student in place, on the first of ``windows``, watched on the second; what was logged.
+
+    It goes on from the last checkpoint, where there is one. The weights are those with the lowest held-out loss.
+
+    Raises:
+        KeyboardInterrupt: once what was done is saved.
+        NumericalError: if the loss becomes NaN or Inf.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    settings = run.settings
+    arguments = _arguments(run, len(windows[0]))
+    with quiet_transformers():
+        healer = Healer(student, arguments, *windows, lessons, pruned, settings.patience, progress, run.mark)
+        last = get_last_checkpoint(str(run.folder)) if run.folder.is_dir() else None
+        try:
+            healer.train(resume_from_checkpoint=last)
+        finally:
+            healer.stop.restore()
+        if healer.stop.asked:
+            raise KeyboardInterrupt
+    student.to("cpu")
+    return list(healer.state.log_history)
+
+
+def _arguments(run: Run, count: int) -> Any:
+    from transformers import TrainingArguments
+
+    settings = run.settings
+    share = math.ceil(settings.batch / world())
+    most = max(1, settings.batch_tokens // settings.seqlen)
+    turns = math.ceil(share / most)
+    total = math.ceil(count / settings.batch) * settings.epochs
+    every = max(1, total // settings.evaluations)
+    return TrainingArguments(
+        output_dir=str(run.folder), num_train_epochs=settings.epochs, per_device_train_batch_size=math.ceil(share / turns),
+        per_device_eval_batch_size=most, gradient_accumulation_steps=turns, learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine", warmup_steps=round(settings.warmup * total), weight_decay=settings.weight_decay,
+        eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every, save_total_limit=2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False, eval_on_start=True,
+        logging_steps=max(1, total // 100), seed=settings.seed, report_to=[], disable_tqdm=True, label_names=["labels"],
+        prediction_loss_only=True, use_cpu=run.device.type == "cpu", dataloader_pin_memory=run.device.type == "cuda",
+        bf16=settings.dtype == "bfloat16", remove_unused_columns=False, max_grad_norm=1.0,
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""What a teacher says of the training windows: its likeliest tokens, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint.disk import write_atomically
+from ..core.errors import ResourceError
+from ..core.lesson import TopLogits
+from ..core.progress import Progress
+from ..stream.evaluate import forwarded
+from ..stream.sources import Source
+from ..stream.trunk import Limits
+
+_DONE = "done"
+_FILES = {"ids": np.int32, "logs": np.float16, "rest": np.float16}
+
+
+class TeacherCache:
+    """Arrays on disk: ``ids`` and ``logs [windows seqlen k]``, ``rest [windows seqlen]``; 6 bytes for each of ``k``."""
+
+    def __init__(self, folder: Path, windows: Tensor, k: int, temperature: float) -> None:
+        self._folder = folder
+        self._windows = windows
+        self._temperature = temperature
+        count, seqlen = windows.shape
+        self._shapes = {"ids": (count, seqlen, k), "logs": (count, seqlen, k), "rest": (count, seqlen)}
+        self._open: dict[str, np.memmap[tuple[int, ...], np.dtype[np.generic]]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(int(np.prod(shape)) * np.dtype(_FILES[name]).itemsize for name, shape in self._shapes.items())
+
+    def fill(self, teacher: Source, limits: Limits, progress: Progress) -> None:
+        """Run the teacher over the windows, block by block, unless that was done before.
+
+        Raises:
+            ResourceError: if the disk has no room for what it says.
+        """
+        done = self._folder / _DONE
+        if done.is_file():
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if self.nbytes > free:
+            raise ResourceError(
+                f"{self._folder}: what the teacher says takes {self.nbytes / 1e9:.1f} GB, {free / 1e9:.1f} are free. Ask "
+                "for fewer --tokens, or fewer of its likeliest: --loss kl:top=32."
+            )
+        k = self._shapes["ids"][2]
+        arrays = {name: self._array(name, "w+") for name in _FILES}
+        with forwarded(teacher, self._windows, limits.batch_tokens, progress, "Asking the teacher") as trunk:
+            for place, logits in trunk.logits():
+                top = TopLogits.of(logits, k, self._temperature)
+                for name, value in (("ids", top.ids), ("logs", top.logs), ("rest", top.rest)):
+                    arrays[name][place] = value.cpu().numpy().astype(_FILES[name])
+        for array in arrays.values():
+            array.flush()
+        write_atomically(done, "")
+
+    def read(self, window: int) -> dict[str, Tensor]:
+        """One window's ``ids``, ``logs`` and ``rest``."""
+        for name in _FILES:
+            if name not in self._open:
+                self._open[name] = self._array(name, "r")
+        found = {name: torch.from_numpy(np.array(self._open[name][window])) for name in _FILES}
+        return {"top_ids": found["ids"].long(), "top_logs": found["logs"].float(), "top_rest": found["rest"].float()}
+
+    def _array(self, name: str, mode: str) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
+        path = self._folder / f"{name}.bin"
+        return np.memmap(path, dtype=_FILES[name], mode=mode, shape=self._shapes[name])  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,246 @@
+"""Healing on disk as people do it: against a plain loop, stopped and resumed, with masks, teachers and low rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prunus
+from prunus.core.errors import CalibrationError, CheckpointError, NumericalError, OutputError, RecipeError
+from prunus.train.lessons import training_windows
+from stopping import StopAfter
+from tiny import model_of
+
+MODEL = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def pruned(checkpoint, quick, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("pruned") / "half"
+    return prunus.prune(checkpoint("llama"), out, sparsity=0.5, method="magnitude", **quick).output
+
+
+@pytest.fixture(scope="module")
+def brief(text_file) -> dict[str, object]:
+    return {
+        "text": str(text_file), "tokens": 1024, "seqlen": 32, "held_out": 4, "lr": 2e-3, "eval_text": str(text_file),
+        "eval_windows": 2, "evaluations": 2,
+    }  # fmt: skip
+
+
+def zeros_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value == 0 for name, value in load_file(folder / MODEL).items() if "proj" in name}
+
+
+def test_it_is_what_a_plain_loop_would_do(pruned, brief, tokenizer, text_file, tmp_path) -> None:
+    """Three steps over all windows at once: AdamW, a cosine, clipping, masks."""
+    from transformers import AutoModelForCausalLM
+
+    settings = {**brief, "batch": 32, "batch_tokens": 2048, "epochs": 3, "warmup": 0.0, "evaluations": 1, "patience": 0}
+    result = prunus.recover(pruned, tmp_path / "out", **settings)
+    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    windows, held_out = training_windows(ids, 32, 1024, 4, 0, "text")
+    masks = {p: p != 0 for name, p in model.named_parameters() if "proj" in name}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3)
+    model.eval()
+    with torch.no_grad():
+        assert result.held_out[0] == pytest.approx(float(model(input_ids=held_out, labels=held_out).loss), rel=1e-4)
+    model.train()
+    for _ in range(3):
+        model(input_ids=windows, labels=windows).loss.backward()
+        for parameter, mask in masks.items():
+            parameter.grad.mul_(mask)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    healed = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    before = dict(AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).named_parameters())
+    for (name, one), other in zip(healed.named_parameters(), model.parameters(), strict=True):
+        one, other = one.detach(), other.detach()
+        moved = (other - before[name].detach()).abs().max()
+        assert float((one - other).abs().max()) < 0.05 * float(moved) + 1e-6, name
+    assert result.held_out[1] < result.held_out[0]
+
+
+@pytest.mark.parametrize(
+    "what", [{}, {"lora": 4, "lr": 1e-2, "epochs": 3}, {"teacher": True}, {"teacher": True, "loss": ["hidden", "kl:top=9"]}]
+)
+def test_zeros_stay_and_the_rest_moves(what, pruned, brief, checkpoint, tmp_path) -> None:
+    settings = {**brief, **what}
+    if "teacher" in what:
+        settings["teacher"] = str(checkpoint("llama"))
+    result = prunus.recover(pruned, tmp_path / "out", **settings)
+    before, after = load_file(pruned / MODEL), load_file(tmp_path / "out" / MODEL)
+    for name, zero in zeros_of(pruned).items():
+        assert torch.equal(after[name] == 0, zero), name
+        assert float((after[name] != before[name]).float().mean()) > 0.3, name
+    assert result.record["zeros_held"] == sum(int(zero.sum()) for zero in zeros_of(pruned).values())
+    assert result.held_out[1] < result.held_out[0]
+    assert torch.equal(after["model.norm.weight"], before["model.norm.weight"]) == ("lora" in what)
+    if "teacher" in what:
+        assert result.perplexity["kl_after"] < result.perplexity["kl_before"]
+
+
+def test_masks_may_be_set_free(pruned, brief, tmp_path) -> None:
+    result = prunus.recover(pruned, tmp_path / "out", masks="free", **brief)
+    assert result.record["zeros_held"] == 0
+    after = load_file(tmp_path / "out" / MODEL)
+    assert all(after[name][zero].any() for name, zero in zeros_of(pruned).items())
+
+
+def test_batches_in_parts_train_the_same(pruned, brief, checkpoint, tmp_path) -> None:
+    """Sixteen windows at once, or four turns of four."""
+    settings = {**brief, "batch": 16, "teacher": str(checkpoint("llama"))}
+    prunus.recover(pruned, tmp_path / "whole", **settings)
+    prunus.recover(pruned, tmp_path / "parts", batch_tokens=128, **settings)
+    one, two = (load_file(tmp_path / name / MODEL) for name in ("whole", "parts"))
+    before = load_file(pruned / MODEL)
+    for name in one:
+        assert float((one[name] - two[name]).norm()) < 0.05 * float((one[name] - before[name]).norm()) + 1e-6, name
+
+
+def test_what_the_teacher_said_on_disk_is_what_it_says_beside(pruned, brief, checkpoint, tmp_path) -> None:
+    """The same loss, once from the cache and once with the teacher running because of a loss that counts nothing."""
+    settings = {**brief, "teacher": str(checkpoint("llama"))}
+    cached = prunus.distill(pruned, tmp_path / "cached", loss=["kl:top=64"], **settings)
+    beside = prunus.distill(pruned, tmp_path / "beside", loss=["kl:top=64", "hidden:weight=0"], **settings)
+    assert cached.held_out == pytest.approx(beside.held_out, rel=1e-2)
+    one, two = (load_file(tmp_path / name / MODEL) for name in ("cached", "beside"))
+    before = load_file(pruned / MODEL)
+    for name in one:
+        assert float((one[name] - two[name]).norm()) < 0.2 * float((one[name] - before[name]).norm()) + 1e-6, name
+
+
+class StopTraining(StopAfter):
+    """Presses Ctrl-C while it trains."""
+
+    def step(self, note: str = "") -> None:
+        if self.task == "Training" and note == "done before":
+            self.replayed += 1
+        elif self.task == "Training":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("what", [{}, {"teacher": True}, {"lora": 2}])
+def test_stopped_and_resumed_writes_the_same_bytes(what, pruned, brief, checkpoint, tmp_path) -> None:
+    settings = {**brief, **what, "evaluations": 4}
+    if "teacher" in what:
+        settings["teacher"] = str(checkpoint("llama"))
+    prunus.recover(pruned, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.recover(pruned, tmp_path / "parts", progress=StopTraining(3), **settings)
+    assert not (tmp_path / "parts").exists()
+    with pytest.raises(OutputError, match="--resume"):
+        prunus.recover(pruned, tmp_path / "parts", **settings)
+    told = StopTraining(99)
+    prunus.recover(pruned, tmp_path / "parts", resume=True, progress=told, **settings)
+    assert told.replayed >= 2
+    assert (tmp_path / "whole" / MODEL).read_bytes() == (tmp_path / "parts" / MODEL).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+    assert prunus.recover(pruned, tmp_path / "parts", resume=True, **settings).output == tmp_path / "parts"
+
+
+def test_the_weights_are_those_with_the_lowest_held_out_loss(pruned, brief, tmp_path) -> None:
+    """At a learning rate that ruins the model training ends early; what is written is the best that was seen."""
+    settings = {**brief, "lr": 0.3, "evaluations": 8, "patience": 2, "warmup": 0.9, "epochs": 4, "batch": 4}
+    result = prunus.recover(pruned, tmp_path / "out", **settings)
+    losses = dict(result.record["losses"]["held_out"])
+    best = result.record["held_out"]["step"]
+    assert losses[best] == min(losses.values())
+    assert max(losses) < 32
+    again = prunus.evaluate(tmp_path / "out", text=settings["text"], seqlen=32)
+    assert again.perplexity > 0
+    model = model_of("llama")
+    model.load_state_dict(load_file(tmp_path / "out" / MODEL), strict=False)
+    assert len(losses) >= 3
+
+
+def test_through_the_command_line(checkpoint, brief, quick, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    prunus.shrink(checkpoint("llama"), tmp_path / "cut", width=24, layers=2, **quick)
+    flags = [word for key, value in brief.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = [sys.executable, "-m", "prunus", "distill", tmp_path / "cut", "-o", tmp_path / "out",
+             "--teacher", checkpoint("llama"), "--loss=kl:temperature=2", "--loss=hidden:weight=0.1", "--json",
+             *flags]  # fmt: skip
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record == json.loads((tmp_path / "out" / "prunus.json").read_text())
+    assert record["kind"] == "distill"
+    assert record["evaluation"]["kl_after"] < record["evaluation"]["kl_before"]
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    assert model.config.hidden_size == 24
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "prunus distill" in card
+    assert "--loss=kl:temperature=2 --loss=hidden:weight=0.1" in card
+    assert ElementTree.parse(tmp_path / "out" / "training.svg").getroot().tag.endswith("svg")
+    words[words.index("--json")] = "--overwrite"
+    told = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True).stdout
+    for part in ("loss on held-out windows", "KL to the teacher", "reload check"):
+        assert part in told
+
+
+def test_half_precision_stays(checkpoint, brief, tmp_path) -> None:
+    prunus.recover(checkpoint("llama", torch.bfloat16), tmp_path / "out", **brief)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / MODEL).values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3_moe", "gemma3"])
+def test_other_families(family, checkpoint, brief, tmp_path) -> None:
+    result = prunus.distill(checkpoint(family), tmp_path / "out", teacher=str(checkpoint("llama")), **brief)
+    assert result.held_out[1] < result.held_out[0]
+    assert result.record["proof"]["reload"].startswith("from_pretrained: nothing missing")
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), [
+    ({"loss": ["kl"]}, RecipeError, "needs a teacher"), ({"loss": ["klx"]}, RecipeError, "unknown loss"),
+    ({"tokens": 10**8}, CalibrationError, "--epochs"), ({"lora": 0}, RecipeError, "lora"),
+    ({"lora_alpha": 3.0}, RecipeError, "without lora"), ({"colour": "red"}, RecipeError, "unknown setting"),
+    ({"masks": "loose"}, RecipeError, "neither held nor free"), ({"dtype": "float16"}, RecipeError, "float32, bfloat16"),
+    ({"lr": -1.0}, RecipeError, "lr"), ({"batch": 1.5}, RecipeError, "batch"),
+    ({"lr": 1e30, "warmup": 0.0}, NumericalError, "smaller --lr"),
+    ({"loss": ["kl", "kl:temperature=2"], "teacher": "x"}, RecipeError, "give one"),
+])  # fmt: skip
+def test_what_cannot_be_is_said(settings, error, message, pruned, brief, tmp_path) -> None:
+    with pytest.raises(error, match=message):
+        prunus.recover(pruned, tmp_path / "out", **{**brief, **settings})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_needs_a_teacher_of_the_same_tokens(pruned, brief, tokenizer, tmp_path) -> None:
+    with pytest.raises(RecipeError, match="needs a teacher"):
+        prunus.distill(pruned, tmp_path / "out", **brief)
+    model_of("llama", vocab_size=300).save_pretrained(tmp_path / "other")
+    with pytest.raises(RecipeError, match="have to be the same"):
+        prunus.distill(pruned, tmp_path / "out", teacher=str(tmp_path / "other"), **brief)
+
+
+def test_hidden_states_of_other_widths_are_compared_only_where_it_is_known_which(checkpoint, brief, tmp_path) -> None:
+    model_of("llama", hidden_size=48, head_dim=8).save_pretrained(tmp_path / "wide")
+    settings = {**brief, "teacher": str(tmp_path / "wide")}
+    with pytest.raises(RecipeError, match="use the loss relations"):
+        prunus.distill(checkpoint("llama"), tmp_path / "out", loss=["hidden"], **settings)
+    result = prunus.distill(checkpoint("llama"), tmp_path / "out", loss=["relations"], **settings)
+    assert result.held_out[1] < result.held_out[0]
+
+
+def test_what_is_on_a_grid_is_left_alone(checkpoint, quick, brief, tmp_path) -> None:
+    prunus.prune(
+        checkpoint("llama"), tmp_path / "int4", sparsity=0.5, method="sparsegpt", grid="int:bits=4,group=16", **quick
+    )
+    with pytest.raises(CheckpointError, match="on a grid"):
+        prunus.recover(tmp_path / "int4", tmp_path / "out", **brief)
