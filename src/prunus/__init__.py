@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         HealRecipe,
         HealResult,
         Inspection,
+        ModuleCut,
         PruneResult,
         PrunusError,
         Recipe,
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
         evaluate,
         export,
         inspect,
+        load_module,
         methods,
         plan,
         prune,
         recover,
         shrink,
         shrink_family,
+        shrink_module,
     )
 
 __version__ = "0.1.0"
@@ -44,6 +47,7 @@ __all__ = [
     "HealRecipe",
     "HealResult",
     "Inspection",
+    "ModuleCut",
     "PruneResult",
     "PrunusError",
     "Recipe",
@@ -54,12 +58,14 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "load_module",
     "methods",
     "plan",
     "prune",
     "recover",
     "shrink",
     "shrink_family",
+    "shrink_module",
 ]
 
 

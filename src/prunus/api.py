@@ -17,6 +17,7 @@ from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
 from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
+from .verbs.shrink_module import ModuleCut, load_module, shrink_module
 
 __all__ = [
     "Comparison",
@@ -25,6 +26,7 @@ __all__ = [
     "HealRecipe",
     "HealResult",
     "Inspection",
+    "ModuleCut",
     "PruneResult",
     "PrunusError",
     "Recipe",
@@ -35,10 +37,12 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "load_module",
     "methods",
     "plan",
     "prune",
     "recover",
     "shrink",
     "shrink_family",
+    "shrink_module",
 ]

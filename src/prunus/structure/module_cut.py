@@ -1,0 +1,106 @@
+"""Choosing units of a model in memory, and repairing what reads them, biases included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core.mask import Mask
+from ..core.problem import Problem
+from ..core.roles import Importance, Solver
+from ..core.stats import Needs, Stats
+from ..core.units import Reader, Units, Writer
+from ..criteria.magnitude import Magnitude
+from ..patterns.lines import Column
+from .coupling import Coupling, Place
+from .cut import Cut
+from .module_stats import ReaderLayer
+
+_ROUNDING = 1e-5
+UNSEEN = "no layer that reads it was seen to run, so that nothing is known of what it carries"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model: its ``layers`` that read, the ``stats`` of their inputs and the ``grads`` of parameters,
+    all by the parameters' names."""
+
+    model: nn.Module
+    layers: Mapping[str, ReaderLayer]
+    stats: Mapping[str, Stats]
+    grads: Mapping[str, Tensor]
+
+    def units(self, coupling: Coupling) -> Units:
+        """A coupling as units with all that reads and writes them; running statistics are neither."""
+        parameters = dict(self.model.named_parameters())
+        readers, writers = [], []
+        for place, positions in coupling.members.items():
+            layer = self.layers.get(place.tensor)
+            if layer is not None and place.dim == 1 and (place.tensor in self.stats or not self.stats):
+                own = {"grad": self.grads[place.tensor].flatten(1)} if self.grads else {}
+                stats = self.stats.get(place.tensor, Stats.none())
+                readers.append(Reader(layer.matrix, layer.columns(positions), stats, layer.path, own))
+            elif place.tensor in parameters:
+                own = {"grad": _by_position(self.grads[place.tensor], place, positions)} if self.grads else {}
+                writers.append(Writer(_by_position(parameters[place.tensor].detach(), place, positions), own))
+        return Units(coupling.units, tuple(readers), tuple(writers))
+
+
+def _by_position(tensor: Tensor, place: Place, positions: Tensor) -> Tensor:
+    """What each unit has of a tensor, ``[units values]``."""
+    return tensor.float().movedim(place.dim, 0)[positions.to(tensor.device)].flatten(1)
+
+
+def choose(known: Known, couplings: Sequence[Coupling], kept: Sequence[int], importance: Importance) -> list[Tensor | None]:
+    """The units of every coupling that stay; None where the importance looks at inputs and none were seen."""
+    found: list[Tensor | None] = []
+    for coupling, count in zip(couplings, kept, strict=True):
+        units = known.units(coupling)
+        blind = bool(importance.needs.of_inputs) and not units.readers
+        found.append(None if blind else importance.choose(units, count).cpu())
+    return found
+
+
+@torch.no_grad()
+def repair(known: Known, cut: Cut, solver: Solver) -> dict[str, float]:
+    """Fit the weights and biases of all layers that read what goes, in place; their relative errors by path.
+
+    With a free bias least squares is that on inputs without their mean μ, and the bias makes up for what of it is lost:
+    b + (W − Ŵ)μ. With the solver ``keep`` that is all that happens: FLAP's compensation.
+    """
+    errors = {}
+    for name, layer in known.layers.items():
+        place = Place(name, 1)
+        if place not in cut.positions or name not in known.stats:
+            continue
+        weight, stats = layer.matrix.unsqueeze(0), known.stats[name]
+        columns = layer.columns(cut.positions[place].unsqueeze(1)).flatten()
+        keep = torch.zeros(weight.shape[-1], dtype=torch.bool, device=weight.device)
+        keep[columns.to(keep.device)] = True
+        mean = stats.moments["sum"][0] / stats.tokens[0] if layer.module.bias is not None else None
+        centred = stats if mean is None else _centred(stats, mean)
+        mask = Mask(keep.expand_as(weight), Column())
+        sparsity = 1 - float(keep.float().mean())
+        problem = Problem(layer.site, weight, centred, sparsity, Column(), Magnitude(), fixed_mask=mask)
+        (solution,) = solver.solve([problem])
+        new = solution.weight[0]
+        if mean is not None:
+            layer.module.bias.data += ((weight[0] - new) @ mean).to(layer.module.bias.dtype)
+        layer.module.weight.data.copy_(new.view_as(layer.module.weight))
+        errors[layer.path] = float(solution.rel_error)
+    return errors
+
+
+def _centred(stats: Stats, mean: Tensor) -> Stats:
+    """The same without their mean: G − n·μμᵀ, and on its diagonal what rounding may have taken too much."""
+    gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
+    centred = gram - stats.tokens[0] * torch.outer(mean, mean)
+    centred.diagonal(dim1=1, dim2=2).add_(_ROUNDING * gram.diagonal(dim1=1, dim2=2))
+    return stats.with_moments(gram=centred)
+
+
+REPAIR_NEEDS = Needs.GRAM | Needs.SUM
+"""What of inputs a repair looks at."""

@@ -1,0 +1,211 @@
+"""Channels cut out of modules in memory: the repair against least squares, and modules saved and built anew."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from nets import NETS, net_of
+from prunus.core import registry
+from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
+from prunus.core.stats import Needs
+from prunus.structure.module_stats import observe_layers, reader_layers
+
+
+def logits(output) -> Tensor:
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def images_like(images: Tensor, batches: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(images.shape, generator=generator) for _ in range(batches)]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_cut_saved_and_built_anew_gives_the_same(name, tmp_path) -> None:
+    model, images = net_of(name)
+    before = logits(model(images)).detach()
+    cut = prunus.shrink_module(model, images, 0.5, importance="activation", data=images_like(images, 3))
+    assert cut.parameters[1] < 0.8 * cut.parameters[0]
+    found = logits(model(images)).detach()
+    assert found.shape == before.shape
+    assert not torch.allclose(found, before)
+    cut.save(model, tmp_path / "cut")
+    fresh, _ = net_of(name)
+    torch.manual_seed(9)
+    for parameter in fresh.parameters():
+        nn.init.normal_(parameter)
+    prunus.load_module(fresh, tmp_path / "cut")
+    torch.testing.assert_close(logits(fresh(images)), found, rtol=0, atol=0)
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"model.safetensors", "shapes.json"}
+
+
+@pytest.mark.parametrize("importance", ["weight", "activation", "fluctuation", "obs", "random", "taylor"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg"])
+def test_every_importance(importance, name) -> None:
+    model, images = net_of(name)
+    data = images_like(images, 2)
+    labels = torch.tensor([1, 2])[: len(images)]
+    cut = prunus.shrink_module(
+        model, images, {"*": 0.75, "classifier.*": 1.0}, importance=importance, data=data,
+        loss=lambda net, batch: nn.functional.cross_entropy(net(batch), labels), solver="keep",
+    )  # fmt: skip
+    assert cut.units
+    assert torch.isfinite(logits(model(images))).all()
+
+
+def small_net() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, stride=2, padding=1, dilation=1),
+                          nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5))  # fmt: skip
+    return model.eval(), torch.randn(4, 3, 8, 8)
+
+
+def test_what_a_convolution_reads_is_what_it_multiplies() -> None:
+    for module in (
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.Conv2d(4, 6, (1, 3), dilation=2, padding="same", padding_mode="circular"),
+        nn.Conv1d(4, 6, 5, padding=2, bias=False), nn.Linear(4, 6),
+    ):  # fmt: skip
+        inputs = torch.randn(2, 4, 9, 8) if isinstance(module, nn.Conv2d) else torch.randn(2, 4, 11)
+        inputs = torch.randn(2, 7, 4) if isinstance(module, nn.Linear) else inputs
+        (layer,) = reader_layers(module).values()
+        rows = layer.rows_of(inputs)
+        found = rows @ layer.matrix.T + (module.bias if module.bias is not None else 0)
+        wanted = module(inputs)
+        wanted = wanted if isinstance(module, nn.Linear) else wanted.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_repair_is_least_squares_with_a_free_bias() -> None:
+    """In fp64, on the patches that the second convolution reads, with a column of ones for the bias."""
+    model, example = small_net()
+    dense = copy.deepcopy(model)
+    data = images_like(example, 6)
+    cut = prunus.shrink_module(model, example, {"0.*": 0.5}, importance="fluctuation", data=data, multiple=1,
+                               solver="lstsq:damp=0")  # fmt: skip
+    kept = torch.tensor(cut.units["0.weight dim 0"])
+    layer = reader_layers(dense)["2.weight"]
+    with torch.no_grad():
+        rows = torch.cat([layer.rows_of(dense[:2](batch)) for batch in data]).flatten(0, 1).double()
+        targets = rows @ layer.matrix.double().T + dense[2].bias.double()
+    columns = layer.columns(kept.unsqueeze(1)).flatten()
+    design = torch.cat([rows[:, columns], torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    best = torch.linalg.lstsq(design, targets).solution
+    torch.testing.assert_close(model[2].weight.detach().flatten(1).double(), best[:-1].T, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model[2].bias.detach().double(), best[-1], rtol=1e-3, atol=1e-4)
+    lost = design @ best - targets
+    whole = targets - targets.mean(0)
+    assert cut.errors["2"] == pytest.approx(float(lost.square().sum() / whole.square().sum()), rel=1e-2)
+
+
+def test_kept_weights_leave_the_mean_to_the_bias() -> None:
+    model, example = small_net()
+    dense = copy.deepcopy(model)
+    data = images_like(example, 4)
+    cut = prunus.shrink_module(model, example, {"0.*": 0.5}, importance="fluctuation", data=data, solver="keep")
+    kept = torch.tensor(cut.units["0.weight dim 0"])
+    assert torch.equal(model[2].weight, dense[2].weight[:, kept])
+    with torch.no_grad():
+        one = torch.cat([dense[:3](batch) for batch in data]).mean((0, 2, 3))
+        two = torch.cat([model[:3](batch) for batch in data]).mean((0, 2, 3))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
+
+
+def test_repaired_is_nearer_than_kept_and_obs_than_chance() -> None:
+    found = {}
+    for importance, solver in (("random", "keep"), ("random", "lstsq"), ("obs", "lstsq")):
+        model, images = net_of("vgg")
+        before = logits(model(images)).detach()
+        prunus.shrink_module(
+            model, images, {"features.*": 0.75}, importance=importance, data=images_like(images, 16), solver=solver
+        )
+        found[importance, solver] = float((logits(model(images)).detach() - before).norm())
+    assert found["random", "lstsq"] < found["random", "keep"]
+    assert found["obs", "lstsq"] < found["random", "lstsq"]
+
+
+def test_batch_norms_take_their_statistics_anew() -> None:
+    model, images = net_of("resnet18")
+    data = images_like(images, 3)
+    prunus.shrink_module(model, images, 0.5, importance="activation", data=data)
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    hook = norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with torch.no_grad():
+        for batch in data:
+            model(batch)
+    hook.remove()
+    torch.testing.assert_close(
+        norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0), rtol=1e-4, atol=1e-5
+    )
+    assert norm.momentum == 0.1
+    assert not norm.training
+
+
+def test_what_is_excluded_or_has_no_share_stays_and_is_said() -> None:
+    model, example = small_net()
+    cut = prunus.shrink_module(model, example, {"2.*": 0.5}, exclude=["0.*"])
+    assert model[0].out_channels == 16
+    assert cut.left["0.weight dim 0"] == "excluded"
+    assert cut.left["5.weight dim 0"] == "the model's output"
+    with pytest.raises(UnsupportedModelError, match="nothing can be cut"):
+        prunus.shrink_module(model, example, {"9.*": 0.5})
+
+
+def test_a_failure_leaves_everything_as_it_was() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).view(len(x), 8).relu())
+
+    model, x = Stubborn(), torch.randn(4, 6)
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    with pytest.raises(UnsupportedModelError, match="left as it was"):
+        prunus.shrink_module(model, x, 0.5, importance="obs", data=[x, x + 1])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    model, example = small_net()
+    wrong = {"give some batches": {"importance": "obs"}, "unknown importance": {"importance": "best"},
+             "give loss": {"importance": "taylor", "data": [example]}, "at most 1": {"share": 1.5}}  # fmt: skip
+    for message, settings in wrong.items():
+        with pytest.raises(RecipeError, match=message):
+            prunus.shrink_module(model, example, **settings)
+
+
+def test_shapes_of_another_module_are_refused(tmp_path) -> None:
+    model, example = small_net()
+    prunus.shrink_module(model, example, 0.5).save(model, tmp_path / "cut")
+    with pytest.raises(CheckpointError, match="which this VGG has not"):
+        prunus.load_module(net_of("vgg")[0], tmp_path / "cut")
+    with pytest.raises(CheckpointError, match=r"no shapes\.json"):
+        prunus.load_module(model, tmp_path)
+
+
+def test_layers_that_are_never_called_have_no_statistics() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.first(x).relu(), self.second.weight, self.second.bias)
+
+    model, x = Bare(), torch.randn(4, 6)
+    assert set(observe_layers(model, reader_layers(model), Needs.NORM, [lambda: model(x)])) == {"first.weight"}
+    cut = prunus.shrink_module(copy.deepcopy(model), x, 0.5)
+    assert cut.units
+    assert registry.importance.make("obs").needs
+    with pytest.raises(UnsupportedModelError, match="nothing"):
+        prunus.shrink_module(model, x, 0.5, importance="obs", data=[x])
