@@ -10,6 +10,7 @@ classes), batch 8. Appends one row a model to ``benchmarks/rows/cut_speed.jsonl`
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,6 +23,7 @@ import prunus
 from rows import Rows
 
 TURNS = 9
+Run = Callable[[], Any]
 
 
 def main() -> None:
@@ -29,15 +31,17 @@ def main() -> None:
     rows = Rows(Path(__file__).parent / "rows" / "cut_speed.jsonl")
     dense = llama(12, 16, 2816)
     ids = torch.randint(0, 1000, (1, 512), generator=torch.Generator().manual_seed(0))
-    shape = {"blocks": 12, "width": 1024, "heads": 16, "kv_heads": 8, "neurons": 2816, "batch": 1, "tokens": 512}
+    shape: dict[str, Any] = {
+        "blocks": 12, "width": 1024, "heads": 16, "kv_heads": 8, "neurons": 2816, "batch": 1, "tokens": 512,
+    }  # fmt: skip
     for name, limit, other in (("half the neurons and half the heads", 0.6, llama(12, 8, 1408)),
                                ("half the blocks", 0.55, llama(6, 16, 2816))):  # fmt: skip
-        add(rows, name, limit, shape, lambda: dense(input_ids=ids), lambda other=other: other(input_ids=ids))
+        add(rows, name, limit, shape, partial(dense, input_ids=ids), partial(other, input_ids=ids))
     images = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     whole, cut = resnet18(), resnet18()
     found = prunus.shrink_module(cut, images[:1], 0.5)
     shape = {"batch": 8, "image": 224, "parameters": list(found.parameters)}
-    add(rows, "ResNet-18, half the channels", 0.45, shape, lambda: whole(images), lambda: cut(images))
+    add(rows, "ResNet-18, half the channels", 0.45, shape, partial(whole, images), partial(cut, images))
 
 
 def llama(blocks: int, heads: int, neurons: int) -> Any:
@@ -54,16 +58,18 @@ def resnet18() -> nn.Module:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic",
-                          num_labels=1000, return_dict=False)  # fmt: skip
+                          return_dict=False)  # fmt: skip
+    config.num_labels = 1000
     torch.manual_seed(0)
-    return ResNetForImageClassification(config).eval()
+    model: nn.Module = ResNetForImageClassification(config).eval()
+    return model
 
 
 @torch.no_grad()
 def add(
     rows: Rows, name: str, limit: float, shape: dict[str, Any], dense: Callable[[], Any], cut: Callable[[], Any]
 ) -> None:
-    """Time both in turns and write the row."""
+    """Time the dense model and the cut one in turns and write the row."""
     spent: tuple[list[float], list[float]] = ([], [])
     for turn in range(TURNS + 1):
         for run, times in zip((dense, cut), spent, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from ..core.errors import NumericalError
 from ..core.lesson import Lesson, Seen, TopLogits
+from ..core.matmul import FastLinears
 from ..core.progress import Progress
 from ..core.roles import Loss
 from .held import HeldMasks
@@ -35,7 +37,8 @@ class Lessons:
     def value(self, student: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch."""
         looks = self.teacher is not None
-        seen = _see(student, inputs["input_ids"], looks)
+        with nullcontext() if torch.is_autocast_enabled("cpu") else FastLinears():
+            seen = _see(student, inputs["input_ids"], looks)
         taught, top = None, None
         if self.teacher is not None:
             with torch.no_grad():
