@@ -199,3 +199,41 @@ def test_a_search_is_not_done_again_when_resumed(checkpoint, quick, tmp_path) ->
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     records = [json.loads((tmp_path / name / "prunus.json").read_text()) for name in ("whole", "parts")]
     assert records[0]["plan"]["target"] == records[1]["plan"]["target"]
+
+
+@pytest.mark.parametrize("solver", ["keep:bias=true", "lstsq:damp=0"])
+def test_biases_make_up_for_the_mean_of_what_goes(solver, checkpoint, quick, tokenizer, text_file, tmp_path) -> None:
+    """In fp64 on what the first block's second layer is handed: weights kept (FLAP), or least squares with a free bias."""
+    what = {"neurons": 96, "importance": "fluctuation", "solver": solver, **quick, "samples": 32}
+    result = prunus.shrink(checkpoint("gpt2"), tmp_path / "out", **what)
+    dense = model_of("gpt2").eval()
+    layer = dense.transformer.h[0].mlp.c_proj
+    caught: list[torch.Tensor] = []
+    layer.register_forward_pre_hook(lambda _module, args: caught.append(args[0].flatten(0, 1)))
+    ids = torch.tensor(tokenizer(text_file.read_text())["input_ids"])
+    with torch.no_grad():
+        dense(input_ids=random_windows(ids, 32, quick["seqlen"], 0, "text"))
+    inputs = torch.cat(caught).double()
+    kept = torch.tensor(result.record["units"]["transformer.h.0.mlp.c_fc.weight dim 1"])
+    variance = inputs.var(0, correction=0) * layer.weight.detach().double().square().sum(1)
+    assert set(kept.tolist()) == set(variance.topk(96).indices.tolist())
+    targets = (inputs @ layer.weight.double() + layer.bias.double()).detach()
+    cut = load_file(tmp_path / "out" / "model.safetensors")
+    names = [next(name for name in cut if name.endswith(f"h.0.mlp.c_proj.{part}")) for part in ("weight", "bias")]
+    weight, bias = (cut[name].double() for name in names)
+    if solver.startswith("keep"):
+        assert torch.equal(weight, layer.weight.detach().double()[kept])
+        torch.testing.assert_close(bias, (targets - inputs[:, kept] @ weight).mean(0), rtol=1e-3, atol=1e-5)
+    else:
+        design = torch.cat([inputs[:, kept], torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
+        best = torch.linalg.lstsq(design, targets).solution
+        lost = (inputs[:, kept] @ weight + bias - targets).square().sum()
+        assert float(lost) == pytest.approx(float((design @ best - targets).square().sum()), rel=1e-2)
+
+
+def test_biases_that_were_changed_are_replayed(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, "neurons": 0.5, "width": 16}
+    prunus.shrink(checkpoint("gpt2"), tmp_path / "whole", **settings)
+    stopped_and_resumed(checkpoint("gpt2"), tmp_path / "parts", 2, StopAfter(99), prunus.shrink, **settings)
+    one, two = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert one.read_bytes() == two.read_bytes()

@@ -107,7 +107,7 @@ def test_kept_weights_leave_the_mean_to_the_bias() -> None:
     model, example = small_net()
     dense = copy.deepcopy(model)
     data = images_like(example, 4)
-    cut = prunus.shrink_module(model, example, {"0.*": 0.5}, importance="fluctuation", data=data, solver="keep")
+    cut = prunus.shrink_module(model, example, {"0.*": 0.5}, importance="fluctuation", data=data, solver="keep:bias=true")
     kept = torch.tensor(cut.units["0.weight dim 0"])
     assert torch.equal(model[2].weight, dense[2].weight[:, kept])
     with torch.no_grad():

@@ -214,6 +214,8 @@ class Solver(ABC):
     needs: ClassVar[Needs] = Needs.NOTHING
     aims: ClassVar[bool] = True
     """Whether survivors get new values, so that it matters what output they aim at."""
+    bias: bool = False
+    """Whether biases make up for the mean of what goes, where whole inputs go (structured runs)."""
     damp: float = 0.01
     """Damping of the Gram, as a fraction of its mean diagonal, wherever its inverse is taken."""
     copies: ClassVar[float] = 4.25

@@ -37,9 +37,12 @@ class Keep(Solver):
     swaps: int = 0
     """1-swaps a row: a dropped weight comes back, a kept one goes, where that lowers ‖(W − Ŵ)X‖²."""
 
+    bias: bool = False
+    """In structured runs: biases make up for the mean of what goes, b + (W − Ŵ)μ (FLAP, arXiv:2312.11983)."""
+
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        return Needs.GRAM if self.swaps else Needs.NOTHING
+        return (Needs.GRAM if self.swaps else Needs.NOTHING) | (Needs.SUM if self.bias else Needs.NOTHING)
 
     def __post_init__(self) -> None:
         if not 0 <= self.damp <= 1 or self.swaps < 0:

@@ -51,6 +51,9 @@ class LeastSquares(Solver):
     swaps: int = 0
     """1-swaps a row by which the mask is refined first, as if survivors kept their values."""
 
+    bias: bool = True
+    """In structured runs: biases are free too, so that the weights are fitted on inputs without their mean."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.damp <= 1 or self.steps < 1 or self.tolerance < 0 or self.swaps < 0:
             raise ValueError(

@@ -22,6 +22,7 @@ from ..core.stats import Needs, Stats
 from ..observe.observer import Observed, Observer
 from ..observe.waves import Wave, waves
 from ..solve.aim import aimed
+from ..solve.centre import centred
 from ..solve.temper import tempered
 from .coverage import USUAL, Coverage, left_dense
 from .heap import return_free_memory
@@ -66,6 +67,8 @@ class BlockSolver:
     arrange: Callable[[Problem], Problem] = lambda problem: problem
     also: Needs = Needs.NOTHING
     """Moments of inputs to observe beside those of the method: what masks are chosen by."""
+    biased: Callable[[Site], bool] = lambda site: False
+    """Whether a Site's layer has a bias that may make up for the mean of what its weight loses."""
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
@@ -91,6 +94,8 @@ class BlockSolver:
         needs = observed_needs(self.method, self.also)
         asked = [{step.site.name: step for step in steps} for steps in choices]
         parts: list[dict[str, list[Solution]]] = [defaultdict(list) for _ in choices]
+        if any(self.biased(step.site) for steps in choices for step in steps):
+            needs |= Needs.SUM
         every = dict.fromkeys(step.site for steps in choices for step in steps)
         for wave in waves(list(every), needs, self.budget):
             beside = dense if any(not site.layout.stacked for site in wave.sites) else None
@@ -100,11 +105,10 @@ class BlockSolver:
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward
                 )
                 settled = self.coverage.settle(stats, starved, again)
-                given = tempered(settled, self.method.temper, sites[0].name)
+                free, mean = centred(settled) if all(self.biased(site) for site in sites) else (settled, None)
+                given = tempered(free, self.method.temper, sites[0].name)
                 for steps, found, mask in zip(asked, parts, masks or repeat(None, len(choices)), strict=True):
-                    problems = [
-                        self._problem(steps[site.name], settled, wave.experts) for site in sites if site.name in steps
-                    ]
+                    problems = [self._problem(steps[site.name], free, wave.experts) for site in sites if site.name in steps]
                     if not problems:
                         continue
                     if mask is not None:
@@ -119,6 +123,7 @@ class BlockSolver:
                             problem, solution, self.coverage.left(starved) if masks is None else problem.dense
                         )
                         told = _with_tokens(left, stats, starved) if routed and masks is None else left
+                        told = told if mean is None else _with_bias(told, problem, mean)
                         found[problem.site.name].append(self._with_target(told, problem, notes))
         return [{name: Solution.joined(solutions) for name, solutions in found.items()} for found in parts]
 
@@ -162,6 +167,12 @@ def _with_tokens(solution: Solution, stats: Stats, starved: Sequence[int]) -> So
     few = torch.zeros(len(stats.tokens), dtype=torch.bool)
     few[list(starved)] = True
     return replace(solution, extra={**solution.extra, "tokens": stats.tokens, "starved": few})
+
+
+def _with_bias(solution: Solution, problem: Problem, mean: Tensor) -> Solution:
+    """The Solution with what the bias has to change by, ``bias_change [batch rows]``."""
+    lost = problem.weight - solution.weight.to(problem.weight)
+    return replace(solution, extra={**solution.extra, "bias_change": (lost @ mean.unsqueeze(-1)).squeeze(-1)})
 
 
 def kind_of(block: nn.Module, sites: Sequence[Site]) -> Kind:

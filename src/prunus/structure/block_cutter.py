@@ -18,6 +18,7 @@ from ..patterns.lines import Column
 from ..stream.gradients import Gradients
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Trunk
+from ..targets.sparse import Sparse
 from .chooser import Chooser, Pick, Task, readers_of
 from .coupling import Coupling
 from .cut import Cut, Kept
@@ -101,11 +102,26 @@ class BlockCutter:
                 steps.append(Step(site, min(0.999, max(task.dropped_share for task, _ in read)), Column()))
         return steps
 
+    def biased(self, site: Site) -> bool:
+        """Whether a Site's layer has a bias that makes up for the mean of what goes."""
+        method = self.choice.method
+        plain = method.solver.bias and not site.layout.stacked and isinstance(method.target, Sparse)
+        return plain and self.shapes.get(bias_of(site)) == (site.rows,)
+
+    def repaired(self, index: int) -> list[str]:
+        """The parameters of a block that get other values."""
+        sites = [step.site for step in self.steps(index)]
+        return [*(site.parameter for site in sites), *(bias_of(site) for site in sites if self.biased(site))]
+
     def finish(self, index: int, module: MaskedModule, solutions: Mapping[str, Solution]) -> Cut:
         """Lay the repaired weights on the block, and zeros where something goes."""
         cut = self.cut(index)
         module.lay(cut)
         module.set({s.site.parameter: s.site.layout.from_matrix(s.weight.float()) for s in solutions.values()})
+        for solution in solutions.values():
+            if "bias_change" in solution.extra:
+                bias = bias_of(solution.site)
+                module.set({bias: module.value(bias).float() + solution.extra["bias_change"][0]})
         module.lay(cut)
         self._now = None
         return cut
@@ -140,6 +156,11 @@ class BlockCutter:
         if self._now is None:
             raise KeyError(name)
         return self._now.value(name).float()
+
+
+def bias_of(site: Site) -> str:
+    """The name that the bias of a Site's layer would have."""
+    return site.parameter.removesuffix(".weight") + ".bias"
 
 
 def tasks_by_block(source: Any, tasks: Sequence[Task]) -> dict[int, list[Task]]:

@@ -68,8 +68,9 @@ class ShrinkLoop:
         choice = Choice(plan.importance, plan.experts, plan.method)
         self.cutter = BlockCutter(self.source, choice, self.tasks, self.fixed, self.gradients)
         self.solver = BlockSolver(
-            plan.method, self.source.matrix, self.limits.budget, self.coverage, self.cutter.own, also=plan.importance.needs
-        )
+            plan.method, self.source.matrix, self.limits.budget, self.coverage, self.cutter.own,
+            also=plan.importance.needs, biased=self.cutter.biased,
+        )  # fmt: skip
         self._streams: dict[Kind, dict[str, str]] = {}
         self._dense_moved = False
 
@@ -204,8 +205,8 @@ class ShrinkLoop:
         if index in self.plan.blocks:
             cut = self.cutter.cut(index)
             module = MaskedModule(block, self.source.prefix(index), cut, self.source.stored_dtype)
-            repaired = [step.site.parameter for step in self.cutter.steps(index)]
-            module.set(self.output.widened({name: self.cutter.shapes[name] for name in repaired}, cut))
+            shapes = {name: self.cutter.shapes[name] for name in self.cutter.repaired(index)}
+            module.set(self.output.widened(shapes, cut))
             with module.masked():
                 streams.pruned.advance(block, index)
         self.source.release(index)

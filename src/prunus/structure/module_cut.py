@@ -15,11 +15,11 @@ from ..core.stats import Needs, Stats
 from ..core.units import Reader, Units, Writer
 from ..criteria.magnitude import Magnitude
 from ..patterns.lines import Column
+from ..solve.centre import centred
 from .coupling import Coupling, Place
 from .cut import Cut
 from .module_stats import ReaderLayer
 
-_ROUNDING = 1e-5
 UNSEEN = "no layer that reads it was seen to run, so that nothing is known of what it carries"
 
 
@@ -68,8 +68,7 @@ def choose(known: Known, couplings: Sequence[Coupling], kept: Sequence[int], imp
 def repair(known: Known, cut: Cut, solver: Solver) -> dict[str, float]:
     """Fit the weights and biases of all layers that read what goes, in place; their relative errors by path.
 
-    With a free bias least squares is that on inputs without their mean μ, and the bias makes up for what of it is lost:
-    b + (W − Ŵ)μ. With the solver ``keep`` that is all that happens: FLAP's compensation.
+    Where the solver frees biases they make up for the mean of what is lost (:mod:`prunus.solve.centre`).
     """
     errors = {}
     for name, layer in known.layers.items():
@@ -80,26 +79,17 @@ def repair(known: Known, cut: Cut, solver: Solver) -> dict[str, float]:
         columns = layer.columns(cut.positions[place].unsqueeze(1)).flatten()
         keep = torch.zeros(weight.shape[-1], dtype=torch.bool, device=weight.device)
         keep[columns.to(keep.device)] = True
-        mean = stats.moments["sum"][0] / stats.tokens[0] if layer.module.bias is not None else None
-        centred = stats if mean is None else _centred(stats, mean)
+        free, means = centred(stats) if solver.bias and layer.module.bias is not None else (stats, None)
         mask = Mask(keep.expand_as(weight), Column())
         sparsity = 1 - float(keep.float().mean())
-        problem = Problem(layer.site, weight, centred, sparsity, Column(), Magnitude(), fixed_mask=mask)
+        problem = Problem(layer.site, weight, free, sparsity, Column(), Magnitude(), fixed_mask=mask)
         (solution,) = solver.solve([problem])
         new = solution.weight[0]
-        if mean is not None:
-            layer.module.bias.data += ((weight[0] - new) @ mean).to(layer.module.bias.dtype)
+        if means is not None:
+            layer.module.bias.data += ((weight[0] - new) @ means[0]).to(layer.module.bias.dtype)
         layer.module.weight.data.copy_(new.view_as(layer.module.weight))
         errors[layer.path] = float(solution.rel_error)
     return errors
-
-
-def _centred(stats: Stats, mean: Tensor) -> Stats:
-    """The same without their mean: G − n·μμᵀ, and on its diagonal what rounding may have taken too much."""
-    gram = stats.gram() if stats.gram().dim() == 3 else stats.gram().unsqueeze(0)
-    centred = gram - stats.tokens[0] * torch.outer(mean, mean)
-    centred.diagonal(dim1=1, dim2=2).add_(_ROUNDING * gram.diagonal(dim1=1, dim2=2))
-    return stats.with_moments(gram=centred)
 
 
 REPAIR_NEEDS = Needs.GRAM | Needs.SUM

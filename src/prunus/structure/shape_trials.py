@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -92,9 +92,9 @@ class ShapeTrials:
 
     def _solver(self, cutters: Sequence[BlockCutter]) -> BlockSolver:
         method = replace(self.choice.method, target=Sparse(), grid=None, stages=())
-        own: Callable[..., object] = cutters[0].own
-        needs = self.choice.importance.needs
-        return BlockSolver(method, self.source.matrix, self.limits.budget, self.coverage, own, also=needs)  # type: ignore[arg-type]
+        first, needs = cutters[0], self.choice.importance.needs
+        return BlockSolver(method, self.source.matrix, self.limits.budget, self.coverage, first.own, also=needs,
+                           biased=first.biased)  # fmt: skip
 
     def _embedded(self, cutter: BlockCutter) -> list[Tensor] | None:
         """The hidden states that enter the first block, where they are others than the dense model's."""

@@ -69,8 +69,8 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
         importance: ``weight`` needs no data, ``activation``, ``fluctuation``, ``obs`` look at ``data``, ``taylor`` at
             gradients of ``loss(model, batch)`` over them; ``random``.
         data: batches to call the module with. With them what reads the units is fitted anew, biases too (``solver``;
-            with ``keep`` only biases make up for the mean of what goes, as in FLAP), and batch norms take their statistics
-            again.
+            with ``keep:bias=true`` only biases make up for the mean of what goes, as in FLAP), and batch norms take their
+            statistics again.
         multiple: counts of units are rounded to multiples of this, or of less where there are few.
         exclude: globs over names of parameters that stay as they are.
         optimizer: its state is cut with the parameters.
