@@ -3,9 +3,9 @@
     npm install --ignore-scripts --prefix NODE node-llama-cpp@3.22.1
     python benchmarks/llama_cpp.py --convert LLAMA_CPP/convert_hf_to_gguf.py --node NODE
 
-SmolLM2-135M is cut along each axis, converted to GGUF by llama.cpp's own script (of the llama-cpp-python source package, for
-example), loaded by llama.cpp, and continues a prompt greedily; Transformers does the same with the checkpoint. Appends a row a
-model to ``benchmarks/rows/llama_cpp.jsonl``: how many of the tokens are the same.
+SmolLM2-135M is cut along each axis, converted to GGUF by llama.cpp's own script (of the source package of llama-cpp-python,
+for example; it wants ``pip install sentencepiece``), loaded by llama.cpp, and continues a prompt greedily; Transformers does
+the same with the checkpoint. Appends one row a model to ``benchmarks/rows/llama_cpp.jsonl``: how many tokens are the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,9 +92,9 @@ def continued(folder: Path) -> tuple[list[int], list[int]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    output = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, repetition_penalty=1.0)  # type: ignore[operator]
+    output = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, repetition_penalty=1.0)
     return ids[0].tolist(), output[0, ids.shape[1] :].tolist()
 
 
