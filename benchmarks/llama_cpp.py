@@ -4,8 +4,9 @@
     python benchmarks/llama_cpp.py --convert LLAMA_CPP/convert_hf_to_gguf.py --node NODE
 
 SmolLM2-135M is cut along each axis, converted to GGUF by llama.cpp's own script (of the source package of llama-cpp-python,
-for example; it wants ``pip install sentencepiece``), loaded by llama.cpp, and continues a prompt greedily; Transformers does
-the same with the checkpoint. Appends one row a model to ``benchmarks/rows/llama_cpp.jsonl``: how many tokens are the same.
+for example; it wants ``pip install sentencepiece``), loaded by llama.cpp, and continues a prompt greedily; Transformers
+does the same with the checkpoint. Appends one row a model to
+``benchmarks/rows/llama_cpp.jsonl``: how many tokens are the same.
 """
 
 from __future__ import annotations

@@ -120,6 +120,25 @@ def test_a_search_finds_what_trying_everything_finds() -> None:
         assert damage(found) == pytest.approx(min(map(damage, everything)), rel=1e-3)
 
 
+def test_levers_of_many_choices_are_combined_at_some() -> None:
+    sizes = (100, 60)
+    levers = [Lever(str(k), tuple({str(k): n} for n in range(size, 0, -1)), tuple(n / size for n in range(size, 0, -1)))
+              for k, size in enumerate(sizes)]  # fmt: skip
+
+    def damage(setting) -> float:
+        return sum((1 - lever.shares[n]) ** 2 for lever, n in zip(levers, setting, strict=True))
+
+    def meets(setting) -> bool:
+        return levers[0].shares[setting[0]] + levers[1].shares[setting[1]] <= 1.4
+
+    search = Search(levers, lambda settings, _: [damage(one) for one in settings], lambda _: True)
+    search.survey(meets)
+    finalists = search.finalists(meets)
+    assert len(list(search.fitting(meets))) <= 24
+    best = min(damage(one) for one in product(*map(range, sizes)) if meets(one))
+    assert damage(finalists[0]) <= 1.05 * best
+
+
 def test_finalists_differ_and_those_that_cannot_be_are_passed_over() -> None:
     levers = [Lever("a", tuple({"a": 20 - n} for n in range(20)), tuple(1 - n / 20 for n in range(20))),
               Lever("b", ({}, {"b": 1}), (1.0, 0.5))]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonFlag, Model, as_json, with_heal_recipe
+from .options import JsonFlag, Model, Overwrite, Resume, with_heal_recipe
 
 if TYPE_CHECKING:
     from ..heal_recipe import HealRecipe
@@ -20,25 +20,13 @@ def command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the healed checkpoint.")],
     recipe: HealRecipe,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     json: JsonFlag = False,
 ) -> None:
     """Train the student MODEL on what a --teacher says of some text; zeros stay zero."""
-    from ..train.ranks import is_first
     from ..verbs.distill import distill
+    from .healed import tell
     from .progress import Bars
 
-    result = distill(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars())
-    if not is_first():
-        return
-    if json:
-        typer.echo(as_json(result.record))
-        return
-    from rich.console import Console
-
-    from ..report.healed import healed_table
-
-    Console().print(healed_table(result.record))
+    tell(distill(model, output, recipe, resume=resume, overwrite=overwrite, progress=Bars()), json)

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON to standard output and nothing else.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML file of settings; options given here win.", dir_okay=False)
 ]

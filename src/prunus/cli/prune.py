@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonFlag, Model, as_json, with_recipe
+from .options import JsonFlag, Model, Overwrite, Resume, as_json, with_recipe
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -20,10 +20,8 @@ def command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pruned checkpoint.")],
     recipe: Recipe,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     json: JsonFlag = False,
 ) -> None:
     """Prune MODEL into OUTPUT: a checkpoint that loads where the old one did, with a table of what it cost."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import JsonFlag, Model, as_json, with_shrink_recipe
+from .options import JsonFlag, Model, Overwrite, Resume, as_json, with_shrink_recipe
 
 if TYPE_CHECKING:
     from ..shrink_recipe import ShrinkRecipe
@@ -20,10 +20,8 @@ def command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the smaller checkpoint.")],
     recipe: ShrinkRecipe,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a stopped run (or start, if there is none).")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT once the new one is complete.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     json: JsonFlag = False,
 ) -> None:
     """Cut heads, neurons, width, experts or blocks out of MODEL; OUTPUT is smaller and loads like any checkpoint.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from ..core import registry
 from ..recipe import Recipe
+from .command import command_of
 
 _CARD = """---
 library_name: transformers
@@ -48,7 +48,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         loads=_loads(record["proof"]),
         rows="\n".join(_rows(record)),
         method="\n".join(_method(record["plan"]["method"])),
-        command=_command(record),
+        command=command_of("prune", record, Recipe().to_json(), ("method", "sparsity")),
     )
 
 
@@ -88,18 +88,3 @@ def _method(method: Mapping[str, Any]) -> list[str]:
             options = ", ".join(f"{key} = {value}" for key, value in choice.items())
             lines.append(f"- {members.axis}: **{entry.name}**{f' ({options})' if options else ''}, {entry.paper}")
     return lines
-
-
-def _command(record: Mapping[str, Any]) -> str:
-    default = Recipe().to_json()
-    words = ["prunus", "prune", shlex.quote(str(record["model"])), "-o", "OUT"]
-    for key, value in record["recipe"].items():
-        if value is None or (value == default[key] and key not in ("method", "sparsity")):
-            continue
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-            continue
-        for item in (value or ["none"]) if isinstance(value, list) else [value]:
-            words += [f"--{flag}", shlex.quote(str(item))]
-    return " ".join(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from rich.text import Text
 from ..heal_recipe import HealRecipe
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
+from .command import command_of
 from .record import FORMAT
 
 _CARD = """---
@@ -126,20 +126,5 @@ def healed_card(record: Mapping[str, Any]) -> str:
         name=str(record["model"]).rstrip("/").rpartition("/")[2],
         version=record["environment"]["prunus"],
         rows="\n".join(f"| {what} | {one} | {two} |" for what, one, two in _rows(record)),
-        command=_command(record),
+        command=command_of(record["kind"], record, HealRecipe().to_json()),
     )
-
-
-def _command(record: Mapping[str, Any]) -> str:
-    words = ["prunus", record["kind"], shlex.quote(str(record["model"])), "-o", "OUT"]
-    default = HealRecipe().to_json()
-    for key, value in record["recipe"].items():
-        if value is None or value == default[key]:
-            continue
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            words.append(f"--{flag}={shlex.quote(str(item))}")
-    return " ".join(words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,7 @@ from ..measure.memory import peak_memory_bytes
 from ..shrink_recipe import ShrinkRecipe
 from ..structure.plan import ShrinkPlan
 from ..structure.targets import Target
+from .command import command_of
 from .record import FORMAT
 
 NAMES = {
@@ -160,20 +160,5 @@ def shrunk_card(record: Mapping[str, Any]) -> str:
         importance=f"`{spec_of(importance)}` ({paper})",
         solver=f"`{spec_of(plan['method']['solver'])}`",
         calibration=text,
-        command=_command(record),
+        command=command_of("shrink", record, ShrinkRecipe().to_json()),
     )
-
-
-def _command(record: Mapping[str, Any]) -> str:
-    words = ["prunus", "shrink", shlex.quote(str(record["model"])), "-o", "OUT"]
-    default = ShrinkRecipe().to_json()
-    for key, value in record["recipe"].items():
-        if value is None or value == default[key]:
-            continue
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-            continue
-        for item in value if isinstance(value, list) else [value]:
-            words.append(f"--{flag}={shlex.quote(str(item))}")
-    return " ".join(words)

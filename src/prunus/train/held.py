@@ -20,20 +20,13 @@ class HeldMasks:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, pruned: frozenset[str] | None = None) -> HeldMasks:
-        """Those of the parameters that were ``pruned`` (by name; None: every matrix with enough zeros).
-
-        Names may have parts that wrappers add (``module.``).
-        """
-        found = {}
-        for name, parameter in model.named_parameters():
-            if pruned is None:
-                wanted = parameter.dim() >= 2 and sparsity_of(parameter) >= LEAST
-            else:
-                wanted = any(name == one or name.endswith(f".{one}") for one in pruned)
-            if wanted:
-                found[parameter] = parameter != 0
-        return cls(found)
+    def of(cls, model: nn.Module, pruned: frozenset[str]) -> HeldMasks:
+        """Those of the parameters that were ``pruned``, by name; names may have parts that wrappers add (``module.``)."""
+        return cls({
+            parameter: parameter != 0
+            for name, parameter in model.named_parameters()
+            if any(name == one or name.endswith(f".{one}") for one in pruned)
+        })  # fmt: skip
 
     @torch.no_grad()
     def hold_gradients(self) -> None:

@@ -88,7 +88,7 @@ def heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags: 
     """
     told = progress if progress is not None and is_first() else Silent()
     try:
-        return _heal(kind, model, output, recipe, flags, told) if is_first() else _help(model, output, recipe, told)
+        return _heal(kind, model, output, recipe, flags, told) if is_first() else _help(model, output, recipe, flags, told)
     finally:
         told.close()
 
@@ -120,8 +120,11 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
     return HealResult(record)
 
 
-def _help(model: str | Path, output: Path, recipe: HealRecipe, progress: Progress) -> HealResult:
+def _help(model: str | Path, output: Path, recipe: HealRecipe, flags: tuple[bool, bool], progress: Progress) -> HealResult:
     """The part of the other processes: they train with the first, which does the rest."""
+    resume, overwrite = flags
+    if output.exists() and resume and not overwrite:
+        return HealResult(read_record(output))
     opened = _open(model, recipe)
     journal = Journal(output)
     cache = _cache(opened, recipe, journal)
