@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..core.errors import UnsupportedModelError
 from ..core.progress import Progress
 from ..core.units import Units
 from ..measure.quality import Divergence
@@ -64,6 +65,11 @@ class ShapeTrials:
             NumericalError: if the dense model's own logits are NaN or Inf.
         """
         source = self.source
+        if source.model.get_output_embeddings() is None:
+            raise UnsupportedModelError(
+                f"{type(source.model).__name__}: shapes are judged by the tokens that a model predicts, and it has no "
+                "language-model head. Say what stays by --neurons, --heads … in place of a target."
+            )
         self.progress.start(told, len(source.blocks) + 1)
         with passing_folder() as folder:
             fit = Trunk(source, self.fitted, *self.limits, folder, "fitted")
