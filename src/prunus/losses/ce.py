@@ -13,10 +13,10 @@ from ..core.roles import Loss
 
 
 @final
-@loss("ce", paper="", cost="nothing beside the student's own pass")
+@loss("ce", paper="arXiv:1506.02626", cost="nothing beside the student's own pass")
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Cross-entropy of the next token: plain fine-tuning."""
+    """Cross-entropy of the next token: plain fine-tuning, as pruned networks have been retrained since Han et al."""
 
     weight: float = 1.0
     """Factor in the sum of losses."""
