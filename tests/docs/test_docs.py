@@ -39,7 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
     return place
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LONG = ("choosing.md", "command-line.md", "healing.md", "shrinking.md")
+"""Pages whose commands take most of the time: `make test-slow` runs them."""
+
+
+@pytest.mark.parametrize("page", [
+    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES
+])  # fmt: skip
 def test_commands(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In this process: starting one for each of them would take most of the time."""
     from prunus.cli.app import main

@@ -23,7 +23,10 @@ def flags(quick: dict[str, object]) -> list[str]:
     return [word for key, value in quick.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
-@pytest.mark.parametrize(("family", "sparsity"), [("llama", "0.5"), ("gpt2", "2:4"), ("mixtral", "4:8")])
+@pytest.mark.parametrize(("family", "sparsity"), [
+    ("llama", "0.5"), pytest.param("gpt2", "2:4", marks=pytest.mark.slow),
+    pytest.param("mixtral", "4:8", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_prune_json_tells_all_and_the_output_loads(family, sparsity, checkpoint, quick, tmp_path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,6 +110,7 @@ def test_names_without_the_models_prefix_are_kept(checkpoint, quick, tmp_path) -
     assert torch.equal(written["h.0.attn.bias"], tensors["h.0.attn.bias"])
 
 
+@pytest.mark.slow
 def test_eval_and_compare_speak_json(checkpoint, quick, text_file, tmp_path) -> None:
     run("prune", checkpoint("llama"), "-o", tmp_path / "out", *flags(quick))
     done = run("eval", tmp_path / "out", "--text", text_file, "--seqlen", 64, "--windows", 3, "--json")
@@ -175,6 +179,7 @@ def test_methods_explains_those_that_are_named() -> None:
         prunus.methods("adm")
 
 
+@pytest.mark.slow
 def test_a_recipe_file_is_the_flags(checkpoint, quick, tmp_path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(

@@ -176,8 +176,9 @@ def test_a_family_from_one_parent(checkpoint, quick, tmp_path) -> None:
     assert 0.6 < shares[0] <= 0.8
     assert shares[1] <= 0.6
     assert members[0]["plan"]["target"]["tried"] == members[1]["plan"]["target"]["tried"]
-    told = run("shrink", checkpoint("llama"), "-o", out, *what[:-1], *flags(quick), "--resume").stdout
-    assert "shapes tried for params 0.6x" in told
+    again = prunus.shrink_family(checkpoint("llama"), out, params=["0.8x", "0.6x"], along=["neurons", "width"], resume=True,
+                                 **quick)  # fmt: skip
+    assert "shapes tried for params 0.6x" in rendered(shrink_table(again[1].record))
     alone = prunus.shrink(checkpoint("llama"), tmp_path / "one", params="0.6x", along=("neurons", "width"), **quick)
     assert alone.sizes
     assert len(alone.record["plan"]["target"]["finalists"]) >= 1

@@ -121,6 +121,7 @@ def test_best_prunes_what_writes_no_text(name, tokenizer, quick) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_from_a_package_keeps_its_sense(tokenizer, quick) -> None:
     """MiniLM at 50%: sentences that were alike still are more alike than those that were not."""
     from transformers import AutoModel, AutoTokenizer

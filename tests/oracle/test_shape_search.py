@@ -32,7 +32,10 @@ def survey_of(folder, text_file, **settings):
     return survey(folder, recipe, Silent())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mixtral", "gpt_neox"])
+@pytest.mark.parametrize("family", [
+    "llama", "gpt2", pytest.param("gemma3", marks=pytest.mark.slow), pytest.param("mixtral", marks=pytest.mark.slow),
+    pytest.param("gpt_neox", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_trial_gives_the_divergence_of_the_model_really_cut(family, checkpoint, text_file, tokenizer, tmp_path) -> None:
     from transformers import AutoModelForCausalLM
 

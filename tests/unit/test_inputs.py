@@ -236,6 +236,7 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
         prunus.evaluate(tmp_path / "x.gguf")
 
 
+@pytest.mark.slow
 def test_a_cache_without_room_is_an_error_and_nothing_is_left_in_it(tmp_path, monkeypatch) -> None:
     from prunus.models import gguf
 
