@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "neurons-30": {"neurons": 768},
     "mixed-20": {"neurons": 1152, "heads": 6},
     "mixed-30": {"neurons": 896, "heads": 6},
-    "width-20": {"width": 448},
+    "width-20": {"width": 468},
     "depth-20": {"layers": -7},
     "params-0.8x": {"params": "0.8x"},
     "params-0.7x": {"params": "0.7x"},

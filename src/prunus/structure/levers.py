@@ -12,6 +12,7 @@ from .sizes import Wanted, fine_step, fits_axis, spread
 LEVERS = ("neurons", "heads", "kv_groups", "width", "experts", "layers")
 _LEAST = 0.25
 """No search takes a lever below this share."""
+_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,23 @@ def _lever(name: str, anatomy: Anatomy, given: Sequence[str], least: Mapping[str
     if not axes:
         return None
     first = max(axes, key=lambda axis: axis.size // fine_step(axis))
+    step = fine_step(first)
+    found = None
+    while found is None or (len(found.choices) < _FEW and step > 1):  # some models refuse most sizes of a coarse step
+        found = _at_step(name, anatomy, (first, axes), step, least, buildable)
+        step = max(1, step // 2)
+    return found
+
+
+def _at_step(name: str, anatomy: Anatomy, axes: tuple[Axis, Sequence[Axis]], step: int, least: Mapping[str, int],
+             buildable: Callable[[dict[str, int]], bool]) -> Lever:  # fmt: skip
+    """The sizes of the first axis in steps, and with each the others' in the same share."""
+    first, together = axes
     choices: list[Mapping[str, int]] = [{}]
     shares = [1.0]
-    step = fine_step(first)
     for size in range(first.size - step, 0, -step):
         share = size / first.size
-        sizes = {axis.name: Wanted("", share=share).of(axis.size, fine_step(axis)) for axis in axes}
+        sizes = {axis.name: Wanted("", share=share).of(axis.size, fine_step(axis)) for axis in together}
         if share < _LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
             break
         if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
