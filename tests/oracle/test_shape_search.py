@@ -280,3 +280,17 @@ def test_windows_of_the_search_are_apart(checkpoint, text_file, tokenizer, monke
     assert len(seen["fit"]) + len(seen["judge"]) <= 8
     assert torch.equal(torch.cat([seen["fit"], seen["judge"]])[0], found.windows[0])
     assert torch.equal(seen["judge"][-1], found.windows[-1])
+
+
+def test_a_model_that_refuses_most_widths_has_a_lever_all_the_same(checkpoint, text_file) -> None:
+    """As where three heads have to divide the width: of multiples of 4 every third."""
+    found = survey_of(checkpoint("llama"), text_file)
+    width = {"size": 0}
+
+    def buildable(changes: dict[str, int]) -> bool:
+        width["size"] = changes.get("hidden_size", 0)
+        return width["size"] % 3 == 0
+
+    (lever,) = levers_of(found.outliner.anatomy, 3, ["width"], (), {}, buildable)
+    sizes = [choice["width"] for choice in lever.choices[1:]]
+    assert sizes == [size for size in range(31, 7, -1) if size % 3 == 0]

@@ -63,11 +63,11 @@ def _lever(name: str, anatomy: Anatomy, given: Sequence[str], least: Mapping[str
         return None
     first = max(axes, key=lambda axis: axis.size // fine_step(axis))
     step = fine_step(first)
-    found = None
-    while found is None or (len(found.choices) < _FEW and step > 1):  # some models refuse most sizes of a coarse step
-        found = _at_step(name, anatomy, (first, axes), step, least, buildable)
-        step = max(1, step // 2)
-    return found
+    lever = _at_step(name, anatomy, (first, axes), step, least, buildable)
+    while len(lever.choices) < _FEW and step > 1:  # some models refuse most sizes of a coarse step
+        step //= 2
+        lever = _at_step(name, anatomy, (first, axes), step, least, buildable)
+    return lever
 
 
 def _at_step(name: str, anatomy: Anatomy, axes: tuple[Axis, Sequence[Axis]], step: int, least: Mapping[str, int],
@@ -78,7 +78,7 @@ def _at_step(name: str, anatomy: Anatomy, axes: tuple[Axis, Sequence[Axis]], ste
     shares = [1.0]
     for size in range(first.size - step, 0, -step):
         share = size / first.size
-        sizes = {axis.name: Wanted("", share=share).of(axis.size, fine_step(axis)) for axis in together}
+        sizes = {axis.name: Wanted("", share=share).of(axis.size, min(step, fine_step(axis))) for axis in together}
         if share < _LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
             break
         if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
