@@ -12,7 +12,7 @@ from .core import registry
 from .core.errors import RecipeError
 from .core.registry import make, suggest
 from .core.roles import Loss
-from .recipe import DTYPES, read_settings
+from .recipe import DTYPES, either, read_settings
 
 _COUNTS = {
     "tokens": 1, "epochs": 1, "seqlen": 2, "batch": 1, "held_out": 1, "evaluations": 1, "patience": 0, "eval_windows": 0,
@@ -94,9 +94,7 @@ class HealRecipe:
         Raises:
             RecipeError: if both were given, or there are faults.
         """
-        if recipe is not None and settings:
-            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
-        return recipe if recipe is not None else cls.of(settings)
+        return either(recipe, settings, cls.of)
 
     def faults(self) -> list[str]:
         """What settings alone show to be wrong."""

@@ -211,9 +211,7 @@ class Recipe:
         Raises:
             RecipeError: if both were given, or the settings have faults.
         """
-        if recipe is not None and settings:
-            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
-        return recipe if recipe is not None else cls.of(settings)
+        return either(recipe, settings, cls.of)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -283,6 +281,17 @@ class Recipe:
             except ValueError as error:
                 faults.append(f"--set {error}")
         return pins
+
+
+def either(recipe: Result | None, settings: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Result]) -> Result:
+    """The recipe that was given, or the one that ``build`` makes of the settings.
+
+    Raises:
+        RecipeError: if both were given, or the settings have faults.
+    """
+    if recipe is not None and settings:
+        raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
+    return recipe if recipe is not None else build(settings)
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .core import registry
 from .core.errors import RecipeError
 from .core.registry import make, suggest
 from .core.roles import Depth, ExpertImportance, Importance
-from .recipe import Recipe, read_settings
+from .recipe import Recipe, either, read_settings
 from .structure.levers import LEVERS
 from .structure.sizes import Wanted
 from .structure.targets import KINDS, Target
@@ -104,9 +104,7 @@ class ShrinkRecipe:
         Raises:
             RecipeError: if both were given, or there are faults.
         """
-        if recipe is not None and settings:
-            raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
-        return recipe if recipe is not None else cls.of(settings)
+        return either(recipe, settings, cls.of)
 
     def faults(self) -> list[str]:
         """What settings alone show to be wrong."""

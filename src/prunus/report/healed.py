@@ -44,7 +44,7 @@ Every loss that was logged, all settings and all versions are in `prunus.json`.
 
 
 def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof: Mapping[str, Any],
-                evaluation: Mapping[str, Any] | None, zeros: int) -> dict[str, Any]:  # fmt: skip
+                evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
     """The record of a finished run, from the Trainer's ``history``; who ran it, on what, how long is its verb's to say."""
     training = [[entry["step"], entry["loss"], entry["learning_rate"]] for entry in history if "loss" in entry]
     held_out = list(
@@ -58,7 +58,7 @@ def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof:
         "losses": {"training": training, "held_out": held_out},
         "held_out": {"before": held_out[0][1], "after": best[1], "step": best[0], "last_step": max(p[0] for p in held_out)},
         "evaluation": dict(evaluation) if evaluation else None,
-        "zeros_held": zeros,
+        "zeros_held": proof["zeros_held"],
         "proof": dict(proof),
         "recipe": recipe.to_json(),
         "environment": environment(),

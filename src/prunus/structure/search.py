@@ -16,7 +16,7 @@ from .levers import Lever
 
 _LEVELS = 3
 """Sizes at which a lever is measured alone."""
-_FINALISTS = 4
+FINALISTS = 4
 _MOST = 24
 """Choices of a lever that are combined with those of others; the finest lever is moved by its own steps."""
 _APART = 0.08
@@ -132,7 +132,7 @@ class Search:
         """The settings foretold to be best of those that meet the target, apart from each other."""
         found: list[Setting] = []
         for setting in sorted(self.fitting(meets), key=self.foretold):
-            if len(found) == _FINALISTS or math.isinf(self.foretold(setting)):
+            if len(found) == FINALISTS or math.isinf(self.foretold(setting)):
                 break
             if all(self._apart(setting, other) for other in found) and self.possible(setting):
                 found.append(setting)

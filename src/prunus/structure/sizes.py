@@ -62,10 +62,15 @@ def step_of(axis: Axis) -> int:
     """The multiple that sizes of an axis are rounded to where a share was asked for."""
     if axis.name in _COUNTED:
         return axis.groups
+    return max(liked_step(axis.size, _LIKED), _least_step(axis))
+
+
+def liked_step(size: int, most: int) -> int:
+    """The largest power of two, at most ``most``, that divides a size and is no more than an eighth of it."""
     step = 1
-    while step < _LIKED and axis.size % (2 * step) == 0 and 16 * step <= axis.size:
+    while 2 * step <= most and size % (2 * step) == 0 and 16 * step <= size:
         step *= 2
-    return max(step, _least_step(axis))
+    return step
 
 
 def fine_step(axis: Axis) -> int:

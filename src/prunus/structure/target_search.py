@@ -14,7 +14,7 @@ from .cost import Costs, Shape
 from .latency import LatencyMeter
 from .levers import Lever
 from .outline import Outline, Outliner
-from .search import Search, Setting
+from .search import FINALISTS, Search, Setting
 from .shape_trials import Candidate, ShapeTrials
 from .targets import Target
 
@@ -132,7 +132,7 @@ class TargetSearch:
             least, dense = min(known.values(), default=self._dense_seconds), self._dense_seconds
             tried = f"{target.told(least)} of the dense model's {target.told(dense)} ({least / dense:.2f}x)"
             raise RecipeError([f"latency {target.text}: the fastest shape tried takes {tried}; ask for more than that"])
-        return fast[:4], known
+        return fast[:FINALISTS], known
 
     @cached_property
     def _timer(self) -> LatencyMeter:

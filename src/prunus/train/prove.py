@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,17 @@ def _lost(reader: CheckpointSource, zeros: Mapping[str, Tensor]) -> Iterator[tup
     """Of every pruned matrix, as it was written, how many zeros are no more."""
     for index in range(len(reader.blocks)):
         inside = [name for name in zeros if name.startswith(f"{reader.prefix(index)}.")]
-        reader.load(index)
-        for name in inside:
-            yield name, int((reader.model.get_parameter(name).data[zeros[name]] != 0).sum())
-        reader.release(index)
-    reader.load_outside(head=True)
-    for name in zeros:
-        if not reader.is_inside(name):
-            yield name, int((reader.model.get_parameter(name).data[zeros[name]] != 0).sum())
-    reader.release_outside()
+        if inside:
+            reader.load(index)
+            yield from _count_lost(reader, inside, zeros)
+            reader.release(index)
+    outside = [name for name in zeros if not reader.is_inside(name)]
+    if outside:
+        reader.load_outside(head=True)
+        yield from _count_lost(reader, outside, zeros)
+        reader.release_outside()
+
+
+def _count_lost(reader: CheckpointSource, names: Sequence[str], zeros: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
+    for name in names:
+        yield name, int((reader.model.get_parameter(name).data[zeros[name]] != 0).sum())

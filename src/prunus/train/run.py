@@ -49,8 +49,12 @@ def lessons_of(losses: Sequence[Loss], source: CheckpointSource, teacher: Checkp
         raise RecipeError([f"loss hidden: {widths}, and no prunus.json says which those are; use the loss relations"])
     model, _ = load_whole(teacher.checkpoint.folder, torch.float32, trust_remote_code)
     model.requires_grad_(False).to(source.device)
-    asked = next((loss.asks for loss in losses if loss.asks is not None), None)
-    return Lessons(losses, model, layer_pairs(source, teacher), channels, asked)
+    return Lessons(losses, model, layer_pairs(source, teacher), channels, asked_of(losses))
+
+
+def asked_of(losses: Sequence[Loss]) -> tuple[int, float] | None:
+    """How many of the teacher's likeliest tokens the losses want, and at which temperature; None: none."""
+    return next((loss.asks for loss in losses if loss.asks is not None), None)
 
 
 def _width(source: CheckpointSource) -> int:

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import FILE as GRID
-from ..checkpoint.replace import check_free, check_replaceable
 from ..core.errors import CalibrationError, CheckpointError, RecipeError, ResourceError
 from ..core.progress import Progress, Silent
 from ..heal_recipe import HealRecipe
 from ..measure.memory import available_memory_bytes
-from ..models.locate import locate
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -37,9 +35,9 @@ from ..train.lessons import Windows, training_windows
 from ..train.low_rank import add_low_rank, merge_low_rank
 from ..train.prove import prove_healed
 from ..train.ranks import is_first, wait
-from ..train.run import Run, lessons_of, train
+from ..train.run import Run, asked_of, lessons_of, train
 from ..train.teacher import TeacherCache
-from .prepare import check_length, evaluation_windows, finished_record, open_model, vocabulary
+from .prepare import check_length, evaluation_windows, finished_record, journal_for, open_model, vocabulary
 
 DEFAULT_TEXT = "factbook"
 _CHARACTERS = 8
@@ -97,10 +95,7 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
           progress: Progress) -> HealResult:  # fmt: skip
     start = perf_counter()
     resume, overwrite = flags
-    check_free(output, resume or overwrite)
-    check_replaceable(output, locate(model), model)
-    journal = Journal(output)
-    journal.check_free(resume)
+    journal = journal_for(model, output, resume, overwrite)
     opened = _open(model, recipe)
     plan = _plan(kind, str(model), opened, recipe)
     digest = hashlib.sha256(json.dumps({**plan, "model": None}, sort_keys=True).encode()).hexdigest()
@@ -195,7 +190,7 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
     proof = prove_healed(source, journal.output, zeros, budget, recipe.trust_remote_code)
     del student
     evaluation = _judged(opened, recipe, journal.output, progress) if opened.judged is not None else None
-    return heal_record(recipe, history, proof, evaluation, sum(int(mask.sum()) for mask in zeros.values()))
+    return heal_record(recipe, history, proof, evaluation)
 
 
 def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: TeacherCache | None,
@@ -220,7 +215,7 @@ def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: Teacher
 def _cache(opened: _Opened, recipe: HealRecipe, journal: Journal) -> TeacherCache | None:
     """Where what the teacher says of all windows is kept; None where it is not asked, or runs beside the student."""
     losses = recipe.losses()
-    asked = next((loss.asks for loss in losses if loss.asks is not None), None)
+    asked = asked_of(losses)
     if asked is None or opened.teacher is None or any(loss.needs_hidden for loss in losses):
         return None
     top, temperature = min(asked[0], vocabulary(opened.teacher)), asked[1]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.journal import Journal
+from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.source import Checkpoint
 from ..core.errors import CalibrationError, OutputError, RecipeError, ResourceError, UnsupportedModelError
 from ..core.method import Method
@@ -240,6 +241,19 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
         if windows is None:  # else planning finds out
             _check_judgeable(source, judged)
     return prepare(source, str(model), recipe, windows, progress, shares, judged, tokenizer if reads_text else None)
+
+
+def journal_for(model: str | Path, output: Path, resume: bool, overwrite: bool) -> Journal:
+    """The journal of a run from ``model`` to ``output``, once it is clear that it may write there.
+
+    Raises:
+        OutputError: if something is there that is not to go, or an unfinished run that is not to be resumed.
+    """
+    check_free(output, resume or overwrite)
+    check_replaceable(output, locate(model), model)
+    journal = Journal(output)
+    journal.check_free(resume)
+    return journal
 
 
 def finished_record(output: Path, digest: str) -> dict[str, Any]:

@@ -14,13 +14,11 @@ from torch import nn
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import gather_levels
-from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
 from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
-from ..models.locate import locate
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
@@ -37,6 +35,7 @@ from .prepare import (
     coverage_of,
     finished_record,
     is_tokenised,
+    journal_for,
     limits_of,
     needs_windows,
     prepare,
@@ -132,10 +131,7 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
                    progress: Progress) -> PruneResult:  # fmt: skip
     start = perf_counter()
     resume, overwrite = flags
-    check_free(output, resume or overwrite)
-    check_replaceable(output, locate(model), model)
-    journal = Journal(output)
-    journal.check_free(resume)
+    journal = journal_for(model, output, resume, overwrite)
     stored = _stored_plan(journal, output, overwrite) if resume else None
     shares = {step["name"]: step["sparsity"] for step in stored["steps"]} if stored else None
     prepared = prepare_checkpoint(model, recipe, progress, shares)

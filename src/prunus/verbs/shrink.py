@@ -14,12 +14,10 @@ from torch import Tensor
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.planned import write_index
-from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..models.layout import planned_checkpoint
-from ..models.locate import locate
 from ..observe.windows import digest_of
 from ..report.record import FILE as RECORD
 from ..report.record import read_record
@@ -35,7 +33,7 @@ from ..structure.plan import ShrinkPlan
 from ..structure.prove import prove_cut
 from ..structure.target_search import Found
 from ..structure.targets import Target
-from .prepare import coverage_of, finished_record, limits_of
+from .prepare import coverage_of, finished_record, journal_for, limits_of
 from .survey import Survey, survey
 
 SHARD_BYTES = 5 * 10**9
@@ -126,9 +124,7 @@ def _shrink(model: str | Path, outputs: Sequence[Path], recipe: ShrinkRecipe, fl
     try:
         resume, overwrite = flags
         for output in outputs:
-            check_free(output, resume or overwrite)
-            check_replaceable(output, locate(model), model)
-            Journal(output).check_free(resume)
+            journal_for(model, output, resume, overwrite)
         found = survey(model, recipe, progress)
         targets: list[Target | None] = [*recipe.targets()] or [None]
         labels = [f"{target.kind} {target.text}" if target is not None else None for target in targets]

@@ -21,6 +21,7 @@ from ..structure.coupling import Coupling
 from ..structure.cut import Cut, Kept
 from ..structure.module_cut import REPAIR_NEEDS, UNSEEN, Known, choose, repair
 from ..structure.module_stats import observe_layers, reader_layers
+from ..structure.sizes import liked_step
 from ..structure.surgery import Shapes, cut_module
 from ..structure.trace import trace
 
@@ -170,9 +171,7 @@ def _wanted(couplings: Sequence[Coupling], share: float | Mapping[str, float], e
             left |= {str(place): "excluded" for place in coupling.members}
             continue
         fitting = [value for glob, value in shares.items() if any(fnmatch.fnmatchcase(name, glob) for name in names)]
-        step = 1
-        while 2 * step <= multiple and coupling.units % (2 * step) == 0 and coupling.units >= 16 * step:
-            step *= 2
+        step = liked_step(coupling.units, multiple)
         count = max(step, round(coupling.units * fitting[-1] / step) * step) if fitting else coupling.units
         if count < coupling.units:
             found.append((coupling, count))
