@@ -147,6 +147,32 @@ class ShuffleNet(nn.Module):
         return self.classifier(x.mean([2, 3]))
 
 
+class Squeezed(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.slopes = conv_norm(inputs, outputs, 3, 2), nn.PReLU(outputs)
+        self.squeeze, self.excite = nn.Conv2d(outputs, outputs // 2, 1), nn.Conv2d(outputs // 2, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slopes(self.conv(x))
+        gate = torch.relu(self.squeeze(nn.functional.adaptive_avg_pool2d(x, 1)))
+        return nn.functional.hardswish(x * nn.functional.hardsigmoid(self.excite(gate)))
+
+
+class MobileNetV3(nn.Module):
+    """Squeeze and excitation, hard activations, slopes by channel, and an image that is rolled and turned."""
+
+    def __init__(self, width: int = 16, classes: int = 10) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Squeezed(3, width), Squeezed(width, 2 * width), Squeezed(2 * width, 2 * width))
+        self.classifier = nn.Sequential(nn.Linear(2 * width, 64), nn.Hardswish(), nn.Linear(64, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)
+        x = x + torch.roll(x, (1, 1), (2, 3)) * x.flip(3)
+        return self.classifier(x.mean([2, 3]))
+
+
 def convnext() -> nn.Module:
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
@@ -174,7 +200,7 @@ def hf_resnet() -> nn.Module:
 NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet18": (lambda: ResNet18(16), 32), "vgg": (VGG, 32), "mobilenetv2": (MobileNetV2, 32),
     "densenet": (DenseNet, 16), "shufflenet": (ShuffleNet, 32), "convnext": (convnext, 64), "vit": (vit, 32),
-    "hf_resnet": (hf_resnet, 64),
+    "hf_resnet": (hf_resnet, 64), "mobilenetv3": (MobileNetV3, 32),
 }  # fmt: skip
 """Small networks and the size of the images that they take."""
 

@@ -11,7 +11,7 @@ from .verbs.distill import distill
 from .verbs.evaluate import Evaluation, evaluate
 from .verbs.export import Exported, export
 from .verbs.healing import HealResult
-from .verbs.inspect import Inspection, inspect
+from .verbs.inspect import Inspection, ModuleInspection, inspect, inspect_module
 from .verbs.methods import methods
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
@@ -27,6 +27,7 @@ __all__ = [
     "HealResult",
     "Inspection",
     "ModuleCut",
+    "ModuleInspection",
     "PruneResult",
     "PrunusError",
     "Recipe",
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "inspect_module",
     "load_module",
     "methods",
     "plan",

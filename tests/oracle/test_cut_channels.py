@@ -52,7 +52,7 @@ def activations_masked(model: nn.Module, cut: Cut):
                             parameter.data = parameter.data * stays.view(shape)
                 continue
             kept = cut.positions[place]
-            first = isinstance(module, (nn.modules.conv._ConvNd, nn.BatchNorm2d))
+            first = isinstance(module, (nn.modules.conv._ConvNd, nn.BatchNorm2d, nn.PReLU))
             first |= getattr(module, "data_format", "") == "channels_first"
 
             def hook(module, args, output, kept=kept, first=first):

@@ -7,9 +7,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import prunus
 from nets import NETS, net_of
+from prunus.cli.app import app
 from prunus.core import registry
 from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
 from prunus.core.stats import Needs
@@ -42,6 +44,32 @@ def test_cut_saved_and_built_anew_gives_the_same(name, tmp_path) -> None:
     prunus.load_module(fresh, tmp_path / "cut")
     torch.testing.assert_close(logits(fresh(images)), found, rtol=0, atol=0)
     assert {path.name for path in (tmp_path / "cut").iterdir()} == {"model.safetensors", "shapes.json"}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_inspection_lists_is_what_is_cut(name) -> None:
+    model, images = net_of(name)
+    model.train()
+    told = prunus.inspect_module(model, images).to_json()
+    assert model.training
+    cut = prunus.shrink_module(model, images, 0.5)
+    assert [next(iter(one["members"])) for one in told["couplings"]] == list(cut.units)
+    assert told["left"] == dict(cut.left)
+
+
+@pytest.mark.parametrize("name", ["vit", "hf_resnet", "convnext"])
+def test_an_image_checkpoint_is_inspected_without_its_weights(name, tmp_path) -> None:
+    model, images = net_of(name)
+    model.save_pretrained(tmp_path / "model")
+    told = prunus.inspect(tmp_path / "model").to_json()
+    assert told["couplings"] == prunus.inspect_module(model, images).to_json()["couplings"]
+    short, whole = (
+        CliRunner().invoke(app, ["inspect", str(tmp_path / "model"), *flags], env={"COLUMNS": "300"}).stdout
+        for flags in ([], ["--couplings"])
+    )
+    assert "prunus.shrink_module" in short
+    assert len(short) < len(whole)
+    assert all(next(iter(one["members"])) in whole for one in told["couplings"])
 
 
 @pytest.mark.parametrize("importance", ["weight", "activation", "fluctuation", "obs", "random", "taylor"])

@@ -18,7 +18,7 @@ def command(
     json: JsonFlag = False,
 ) -> None:
     """Along what MODEL can be cut, in which steps, and what cannot be cut, with the reasons."""
-    from ..verbs.inspect import inspect
+    from ..verbs.inspect import Inspection, inspect
 
     found = inspect(model, trust_remote_code=trust_remote_code)
     if json:
@@ -26,6 +26,7 @@ def command(
         return
     from rich.console import Console
 
-    from ..report.couplings import couplings_table
+    from ..report.couplings import couplings_table, module_table
 
-    Console().print(couplings_table(found, whole=couplings))
+    table = couplings_table if isinstance(found, Inspection) else module_table
+    Console().print(table(found, whole=couplings))

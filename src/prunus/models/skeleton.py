@@ -78,7 +78,8 @@ def build_skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
     except (ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(
             f"model type '{config.model_type}': transformers builds no causal language model from it "
-            f"({str(error).strip().splitlines()[0]}). Any other model can be given in memory: prunus.prune(model, ...)."
+            f"({str(error).strip().splitlines()[0]}). Any other model can be given in memory: prunus.prune(model, ...), "
+            "prunus.shrink_module(model, example, ...)."
         ) from error
     model.tie_weights()
     model.eval().requires_grad_(False)

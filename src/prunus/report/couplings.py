@@ -34,18 +34,43 @@ def couplings_table(found: Any, whole: bool) -> RenderableType:
             lines.append(Text(f"{name}: {_members(coupling, whole)}"))
         if len(couplings) < len(axis["couplings"]):
             lines.append(Text(f"  and so in {len(axis['couplings']) - 1} more", style="dim"))
+    return Group(*lines, *_left(told["left"], whole))
+
+
+def module_table(found: Any, whole: bool) -> RenderableType:
+    """What shrinks together in a module of any kind (those of the same layers of other blocks in short), what stays."""
+    told = found.to_json()
+    lines: list[RenderableType] = [Text(f"what shrinks together in {found.model}", style="italic")]
+    alike: dict[str, list[str]] = defaultdict(list)
+    for coupling in told["couplings"]:
+        text = _members(coupling, whole)
+        alike[text if whole else re.sub(r"\d+\.", "*.", text)].append(text)
+    for texts in alike.values():
+        lines.append(Text(texts[0]))
+        if len(texts) > 1:
+            lines.append(Text(f"  and so in {len(texts) - 1} more", style="dim"))
+    if not told["couplings"]:
+        lines.append(Text("nothing can be cut"))
+    lines += _left(told["left"], whole)
+    lines.append(Text("such models are cut in memory: prunus.shrink_module(model, example, share)", style="dim"))
+    return Group(*lines)
+
+
+def _left(left: dict[str, str], whole: bool) -> list[RenderableType]:
+    """What has to stay, by reason."""
+    lines: list[RenderableType] = []
     reasons: dict[str, list[str]] = defaultdict(list)
-    for place, reason in told["left"].items():
+    for place, reason in left.items():
         reasons[re.sub(r"\.\d+\.", ".*.", reason)].append(place)
     for reason, places in reasons.items():
         shown = places if whole else places[:2]
         more = f" and {len(places) - len(shown)} more" if len(places) > len(shown) else ""
         lines.append(Text(f"stays ({reason}): {', '.join(shown)}{more}", style="dim"))
-    return Group(*lines)
+    return lines
 
 
 def _members(coupling: dict[str, Any], whole: bool) -> str:
-    members = [f"{place} ({each} each)" for place, each in coupling["members"].items()]
+    members = [place + (f" ({each} each)" if each > 1 else "") for place, each in coupling["members"].items()]
     if not whole and len(members) > 8:
         members = [*members[:8], f"and {len(members) - 8} more"]
     return f"{coupling['units']} units: " + ", ".join(members)

@@ -240,6 +240,7 @@ def attention(tracer: Tracer, _func: Any, args: tuple[Any, ...], kwargs: dict[st
 COMPUTE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm", "norm",
                      "logsumexp", "all", "any", "prod"), reduce),
+    **dict.fromkeys(("hardswish", "hardswish_", "_prelu_kernel"), pointwise),
     "mm": mm, "addmm": addmm, "bmm": bmm, "baddbmm": baddbmm, "linear": linear,
     "convolution": convolution, "_convolution": convolution, "conv2d": convolution,
     **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",

@@ -276,6 +276,14 @@ def along_dim(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
             tracer.set(tensor, kept)
 
 
+def turned(tracer: Tracer, func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], output: Tensor) -> None:
+    """Places shifted or turned round along some dimensions (all, if none are named): those have to stay, others' go on."""
+    source, named = args[0], args[-1] if len(args) > (2 if "roll" in func._schema.name else 1) else ()
+    dims = {dim % source.dim() for dim in named} or set(range(source.dim()))
+    tracer.fix([field for field in tracer.of(source) if dims & set(field.dims)], f"goes into {func._schema.name[6:]}")
+    tracer.set(output, [field for field in tracer.of(source) if not dims & set(field.dims)])
+
+
 SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "dropout", "native_dropout",
                      "tril", "triu"), same),
@@ -289,6 +297,6 @@ SHAPE_RULES: dict[str, Rule] = {
     "index_add_": index_add, "index_add": index_add, "constant_pad_nd": pad, "reflection_pad2d": pad,
     "replication_pad2d": pad, "embedding": gather_rows,
     "view_as_complex": as_complex, "view_as_real": as_complex,
-    **dict.fromkeys(("cumsum", "cumprod", "sort", "topk", "_softmax", "_log_softmax", "_safe_softmax", "flip", "roll"),
-                    along_dim),
+    **dict.fromkeys(("cumsum", "cumprod", "sort", "topk", "_softmax", "_log_softmax", "_safe_softmax"), along_dim),
+    "flip": turned, "roll": turned,
 }  # fmt: skip

@@ -59,3 +59,10 @@ def own_all(tracer: Tracer, model: nn.Module, stacks: Mapping[str, Tensor], pref
 def plain(output: Any) -> Any:
     """A model's output as plain containers."""
     return dict(output) if hasattr(output, "keys") else output
+
+
+def called(model: nn.Module, example: Any) -> Any:
+    """A module called with a tensor, a tuple of arguments or a dictionary of keywords."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, (tuple, list)) else model(example)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..checkpoint.source import Checkpoint
+from ..models.images import blank_image, build_image_model, is_image_model
+from ..models.locate import locate
+from ..models.skeleton import load_config
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
 from ..structure.cost import Costs, Shape
+from ..structure.coupling import Coupling, Traced
 from ..structure.outline import anatomy_of
 from ..structure.sizes import Wanted, step_of
+from ..structure.trace import called, trace
 from .prepare import open_model, vocabulary
 
 SEQLEN = 2048
@@ -36,25 +46,66 @@ class Inspection:
                 what: 1 - count(half) / count(whole)
                 for what, count in (("parameters", self.costs.parameters), ("operations", self.costs.operations))
             }
-            members = [
-                {"units": one.units, "members": {str(place): at.shape[1] for place, at in one.members.items()}}
-                for one in axis.couplings
-            ]
             axes[name] = {
                 "size": axis.size, "step": step_of(axis), "groups": axis.groups, "config": list(axis.scaled),
-                "half": {"size": size, "saves": saved}, "couplings": members,
+                "half": {"size": size, "saves": saved}, "couplings": told_of(axis.couplings),
             }  # fmt: skip
         return {"model": self.model, "axes": axes, "left": dict(self.anatomy.left)}
 
 
-def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection:
+@dataclass(frozen=True)
+class ModuleInspection:
+    """What shrinks together in a module of any kind, and what has to stay."""
+
+    model: str
+    traced: Traced
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        left = {str(place): reason for place, reason in self.traced.fixed.items()}
+        return {"model": self.model, "couplings": told_of(self.traced.couplings), "left": left}
+
+
+def told_of(couplings: Sequence[Coupling]) -> list[dict[str, Any]]:
+    """Couplings as plain values: of every member how many positions a unit has."""
+    return [
+        {"units": one.units, "members": {str(place): at.shape[1] for place, at in one.members.items()}} for one in couplings
+    ]
+
+
+def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection | ModuleInspection:
     """Find the couplings of a model: groups of tensors that shrink together, and the number of its config that says so.
 
     A few tokens go through one block of each kind; the config is changed, number by number, to see which shapes follow.
+    An image classifier is followed as a whole on a blank image: a :class:`ModuleInspection`.
 
     Raises:
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
     """
+    folder = Checkpoint.open(locate(model)).folder
+    config = load_config(folder, trust_remote_code)
+    if is_image_model(config):
+        return _inspected(str(model), (network := build_image_model(config)), partial(network, blank_image(config)))
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
     anatomy = anatomy_of(source, vocabulary(source), trust_remote_code)
     return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN))
+
+
+def inspect_module(model: nn.Module, example: Any) -> ModuleInspection:
+    """Find the couplings of any torch module in memory, from one pass of it: what :func:`shrink_module` can cut.
+
+    The ``example`` that it is called with is a tensor, a tuple of arguments, or a dictionary of keywords.
+
+    Raises:
+        UnsupportedModelError: if the module does not run on it.
+    """
+    training = model.training
+    model.eval()
+    try:
+        return _inspected(type(model).__name__, model, partial(called, model, example))
+    finally:
+        model.train(training)
+
+
+def _inspected(name: str, model: nn.Module, run: Callable[[], Any]) -> ModuleInspection:
+    return ModuleInspection(name, trace(model, run))

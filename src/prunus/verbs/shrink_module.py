@@ -23,7 +23,7 @@ from ..structure.module_cut import REPAIR_NEEDS, UNSEEN, Known, choose, repair
 from ..structure.module_stats import observe_layers, reader_layers
 from ..structure.sizes import liked_step
 from ..structure.surgery import Shapes, cut_module
-from ..structure.trace import trace
+from ..structure.trace import called, trace
 
 SHAPES, WEIGHTS = "shapes.json", "model.safetensors"
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -85,7 +85,7 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
     """
     method = _method(importance, data, loss)
     batches = list(data) if data is not None else []
-    run = partial(_call, model, example)
+    run = partial(called, model, example)
     training = model.training
     model.eval()
     try:
@@ -97,7 +97,7 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
         layers = reader_layers(model)
         solving = make(registry.solver, solver)
         needs = method.needs.of_inputs | (REPAIR_NEEDS if batches else Needs.NOTHING)
-        stats = observe_layers(model, layers, needs, [partial(_call, model, one) for one in batches]) if needs else {}
+        stats = observe_layers(model, layers, needs, [partial(called, model, one) for one in batches]) if needs else {}
         known = Known(model, layers, stats, _gradients(model, batches, loss) if Needs.GRAD in method.needs else {})
         kept = []
         couplings, counts = [one for one, _ in chosen], [count for _, count in chosen]
@@ -130,7 +130,7 @@ def _carry_out(model: nn.Module, run: Callable[[], Any], known: Known, kept: Seq
             model.get_parameter(name).data = value
         raise
     if batches:
-        _recalibrate(model, [partial(_call, model, one) for one in batches])
+        _recalibrate(model, [partial(called, model, one) for one in batches])
     after = sum(parameter.numel() for parameter in model.parameters())
     units = {str(one.coupling.first): one.units.tolist() for one in kept}
     return ModuleCut(shapes, units, left, (before, after), errors)
@@ -149,12 +149,6 @@ def _method(importance: str, data: Iterable[Any] | None, loss: Loss | None) -> A
     if faults:
         raise RecipeError(faults)
     return method
-
-
-def _call(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
 def _wanted(couplings: Sequence[Coupling], share: float | Mapping[str, float], exclude: Sequence[str], multiple: int,
