@@ -20,9 +20,9 @@ from stopping import StopAfter, stopped_and_resumed
 COMPARED = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-def command(source: Path, out: Path, quick: dict[str, object]) -> list[str]:
+def command(source: Path, out: Path, quick: dict[str, object], verb: str = "prune") -> list[str]:
     words = [word for key, value in quick.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "prunus", "prune", str(source), "-o", str(out), "--resume", *words]
+    return [sys.executable, "-m", "prunus", verb, str(source), "-o", str(out), "--resume", *words]
 
 
 def same(one: Path, two: Path) -> bool:
@@ -82,6 +82,27 @@ def test_the_real_model_killed_at_ten_random_moments(smollm: Path, tmp_path) -> 
     struck = kill_until_done(command(smollm, tmp_path / "killed", settings), tmp_path / "killed", moments)
     assert struck >= 5
     assert same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "settings", "moments"),
+    [
+        (prunus.shrink, {"neurons": 1024, "heads": 6, "samples": 8, "seqlen": 64}, (5, 9, 14, 20, 14)),
+        (prunus.shrink, {"params": "0.8x", "along": "neurons", "samples": 8, "seqlen": 64}, (9, 18, 27, 18)),
+        (prunus.recover, {"tokens": 2048, "seqlen": 64, "evaluations": 4}, (8, 14, 20, 26)),
+        (prunus.distill, {"tokens": 2048, "seqlen": 64, "evaluations": 4, "teacher": "", "loss": "kl"}, (8, 16, 24, 32)),
+    ],
+    ids=["shrink", "search", "recover", "distill"],
+)
+def test_the_real_model_killed_whatever_is_done(verb, settings, moments, smollm: Path, tmp_path) -> None:
+    settings = {**settings, "eval_windows": 0, **({"teacher": str(smollm)} if "teacher" in settings else {})}
+    listed = {key: [value] if key in {"params", "along", "loss"} else value for key, value in settings.items()}
+    verb(smollm, tmp_path / "whole", **listed)
+    words = command(smollm, tmp_path / "killed", settings, verb.__name__)
+    assert kill_until_done(words, tmp_path / "killed", list(moments)) >= 2
+    assert same(tmp_path / "whole", tmp_path / "killed")
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "killed"}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma4"])

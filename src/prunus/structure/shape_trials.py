@@ -24,6 +24,7 @@ from ..stream.trunk import Limits, Trunk
 from ..targets.sparse import Sparse
 from .block_cutter import BlockCutter, Choice
 from .chooser import Task
+from .masked_block import MaskedModule
 from .outline import Outline
 
 States = tuple[list[Tensor], list[list[Tensor]]]
@@ -147,18 +148,13 @@ class ShapeTrials:
 
     def _judge(self, judge: Trunk, cutters: Sequence[BlockCutter], dense: list[Tensor],
                states: Sequence[list[Tensor]]) -> list[float]:  # fmt: skip
-        found = []
+        found = [math.inf] * len(cutters)
         self.source.load_outside(head=True)
-        for cutter, ends in zip(cutters, states, strict=True):
-            module = cutter.outside() if cutter.known.positions else None
-            divergence = Divergence()
-            for number, batch in enumerate(judge.batches):
-                for k in range(batch.stop - batch.start):
-                    window, place = slice(batch.start + k, batch.start + k + 1), slice(k, k + 1)
-                    logits = judge.dense_head(window, dense[number][place])
-                    with module.masked() if module is not None else nullcontext():
-                        divergence.add(logits, judge.head(window, ends[number][place]))
-            found.append(divergence.kl if math.isfinite(divergence.kl) else math.inf)
+        alike = [k for k, cutter in enumerate(cutters) if not cutter.known.positions]
+        for k, kl in zip(alike, _divergences(judge, dense, [states[k] for k in alike]), strict=True):
+            found[k] = kl
+        for k in sorted(set(range(len(cutters))) - set(alike)):  # each has a head of its own: one in memory at a time
+            (found[k],) = _divergences(judge, dense, [states[k]], cutters[k].outside())
         self.source.release_outside()
         return found
 
@@ -171,3 +167,17 @@ class ShapeTrials:
 
 def _read(trunk: Trunk) -> list[Tensor]:
     return [trunk.state.read(batch, trunk.source.device) for batch in trunk.batches]
+
+
+def _divergences(judge: Trunk, dense: list[Tensor], ends: Sequence[list[Tensor]], masked: MaskedModule | None = None
+                 ) -> list[float]:  # fmt: skip
+    """KL of the logits from each of several ``ends``, states behind the last block, to those of the dense model's."""
+    divergences = [Divergence() for _ in ends]
+    for number, batch in enumerate(judge.batches if ends else ()):
+        for k in range(batch.stop - batch.start):
+            window, place = slice(batch.start + k, batch.start + k + 1), slice(k, k + 1)
+            logits = judge.dense_head(window, dense[number][place])
+            with masked.masked() if masked is not None else nullcontext():
+                for divergence, end in zip(divergences, ends, strict=True):
+                    divergence.add(logits, judge.head(window, end[number][place]))
+    return [one.kl if math.isfinite(one.kl) else math.inf for one in divergences]
