@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .core import registry
 from .core.errors import RecipeError
-from .core.registry import make, suggest
+from .core.registry import make
 from .core.roles import Loss
-from .recipe import DTYPES, either, read_settings
+from .settings import DTYPES, Settings, listed, named
 
 _COUNTS = {
     "tokens": 1, "epochs": 1, "seqlen": 2, "batch": 1, "held_out": 1, "evaluations": 1, "patience": 0, "eval_windows": 0,
@@ -22,7 +21,7 @@ _COUNTS = {
 
 
 @dataclass(frozen=True)
-class HealRecipe:
+class HealRecipe(Settings):
     """Settings of ``distill`` and ``recover``, named as the command line names them.
 
     ``loss`` are ``"name:option=value,…"``, added up (none: the teacher's ``kl``, or ``ce`` without one). ``batch`` and
@@ -55,15 +54,6 @@ class HealRecipe:
     trust_remote_code: bool = False
 
     @classmethod
-    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> HealRecipe:
-        """A recipe from a TOML file; ``overrides`` that are not None win.
-
-        Raises:
-            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
-        """
-        return cls.of(read_settings(path, overrides))
-
-    @classmethod
     def of(cls, settings: Mapping[str, Any]) -> HealRecipe:
         """A checked recipe from plain settings.
 
@@ -72,29 +62,14 @@ class HealRecipe:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         faults: list[str] = []
-        values: dict[str, Any] = {}
-        for key, value in settings.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                faults.append(f"unknown setting '{key}'{suggest(name, known)}")
-            elif name == "loss":
-                values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-            else:
-                values[name] = value
+        values: dict[str, Any] = {
+            name: listed(value) if name == "loss" else value for name, value in named(settings, known, faults)
+        }
         recipe = cls(**values)
         faults += recipe.faults()
         if faults:
             raise RecipeError(faults)
         return recipe
-
-    @classmethod
-    def either(cls, recipe: HealRecipe | None, settings: Mapping[str, Any]) -> HealRecipe:
-        """The recipe that was given, or one of the settings.
-
-        Raises:
-            RecipeError: if both were given, or there are faults.
-        """
-        return either(recipe, settings, cls.of)
 
     def faults(self) -> list[str]:
         """What settings alone show to be wrong."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from .allocate.manual import Pin
@@ -19,19 +17,19 @@ from .core.sparsity import Target, parse_sparsity
 from .core.stats import Needs
 from .patterns.nm import NM
 from .presets import PRESETS
+from .settings import DTYPES, Settings, listed, named
 from .stream.coverage import POLICIES
 from .targets.sparse import Sparse
 
 Role = TypeVar("Role")
 Result = TypeVar("Result")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 _AXES = ("criterion", "pattern", "allocation", "target", "solver", "grid")
 _LEAST = {"samples": 1, "seqlen": 2, "batch_tokens": 1, "eval_windows": 0, "seed": 0, "min_expert_tokens": 0}
 """Whole numbers and the least that each may be."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Settings of a run, named as the command line names them (``prunus prune --help`` says what each means).
 
     Axes are ``"name:option=value,…"``; None is the preset's choice, ``grid = "none"`` and ``stage = ["none"]`` leave it
@@ -72,15 +70,6 @@ class Recipe:
     trust_remote_code: bool = False
 
     @classmethod
-    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-        """A recipe from a TOML file; ``overrides`` that are not None win.
-
-        Raises:
-            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
-        """
-        return cls.of(read_settings(path, overrides))
-
-    @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
         """A checked recipe from plain settings.
 
@@ -90,19 +79,15 @@ class Recipe:
         known = {field.name for field in dataclasses.fields(cls)}
         faults: list[str] = []
         values: dict[str, Any] = {}
-        for key, value in settings.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                faults.append(f"unknown setting '{key}'{suggest(name, known)}")
-            elif name in _AXES and isinstance(value, Mapping):
+        for name, value in named(settings, known, faults):
+            if name in _AXES and isinstance(value, Mapping):
                 values[name] = spec_of(value)
             elif name == "stage" and value is not None:
-                items = value if isinstance(value, (list, tuple)) else (value,)
-                values[name] = tuple(spec_of(item) if isinstance(item, Mapping) else item for item in items)
+                values[name] = tuple(spec_of(item) if isinstance(item, Mapping) else item for item in listed(value))
             elif name == "set" and isinstance(value, Mapping):
                 values[name] = tuple(f"{glob}={wanted}" for glob, wanted in value.items())
             elif name in ("include", "exclude", "set"):
-                values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+                values[name] = listed(value)
             else:
                 values[name] = value
         recipe = cls(**values)
@@ -204,15 +189,6 @@ class Recipe:
         """The ``--set`` entries."""
         return self._or_fail(self._pins)
 
-    @classmethod
-    def either(cls, recipe: Recipe | None, settings: Mapping[str, Any]) -> Recipe:
-        """The recipe that was given, or one of the settings.
-
-        Raises:
-            RecipeError: if both were given, or the settings have faults.
-        """
-        return either(recipe, settings, cls.of)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
@@ -281,30 +257,6 @@ class Recipe:
             except ValueError as error:
                 faults.append(f"--set {error}")
         return pins
-
-
-def either(recipe: Result | None, settings: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Result]) -> Result:
-    """The recipe that was given, or the one that ``build`` makes of the settings.
-
-    Raises:
-        RecipeError: if both were given, or the settings have faults.
-    """
-    if recipe is not None and settings:
-        raise RecipeError([f"give either a recipe or settings, not both ({', '.join(settings)})"])
-    return recipe if recipe is not None else build(settings)
-
-
-def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Settings from a TOML file; ``overrides`` that are not None win.
-
-    Raises:
-        RecipeError: if the file cannot be read.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
-    return {**table, **{k: v for k, v in (overrides or {}).items() if v is not None}}
 
 
 def _is_number(value: object) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .core import registry
 from .core.errors import RecipeError
-from .core.registry import make, suggest
+from .core.registry import make
 from .core.roles import Depth, ExpertImportance, Importance
-from .recipe import Recipe, either, read_settings
+from .recipe import Recipe
+from .settings import Settings, listed, named
 from .structure.levers import LEVERS
 from .structure.sizes import Wanted
 from .structure.targets import KINDS, Target
@@ -28,7 +28,7 @@ _COMPOSED = {"method": "sparsegpt", "sparsity": 0.5, "criterion": "magnitude", "
 
 
 @dataclass(frozen=True)
-class ShrinkRecipe:
+class ShrinkRecipe(Settings):
     """What is to stay of each axis (``prunus shrink --help`` says how that is written), and how it is chosen.
 
     ``cut`` are axes that only some models have, ``NAME=WHAT``. ``params`` to ``latency`` are targets: a model is cut for
@@ -55,15 +55,6 @@ class ShrinkRecipe:
     run: Recipe = field(default_factory=lambda: Recipe.of({**_COMPOSED, "solver": "lstsq"}))
 
     @classmethod
-    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> ShrinkRecipe:
-        """A recipe from a TOML file; ``overrides`` that are not None win.
-
-        Raises:
-            RecipeError: if the file cannot be read or has unknown keys; all faults at once.
-        """
-        return cls.of(read_settings(path, overrides))
-
-    @classmethod
     def of(cls, settings: Mapping[str, Any]) -> ShrinkRecipe:
         """A checked recipe from plain settings.
 
@@ -73,20 +64,17 @@ class ShrinkRecipe:
         own = {one.name for one in dataclasses.fields(cls)} - {"run"}
         values: dict[str, Any] = {}
         shared: dict[str, Any] = {"solver": "lstsq"}
-        faults = []
-        for key, value in settings.items():
-            name = key.replace("-", "_")
+        faults: list[str] = []
+        for name, value in named(settings, {*own, *RUN}, faults):
             if name in AXES:
                 values[name] = None if value is None else str(value)
             elif name in ("cut", "along", *KINDS):
                 items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
-                values[name] = tuple(map(str, items)) if isinstance(items, (list, tuple)) else (str(items),)
+                values[name] = tuple(map(str, listed(items)))
             elif name in own:
                 values[name] = value
-            elif name in RUN:
-                shared[name] = value
             else:
-                faults.append(f"unknown setting '{key}'{suggest(name, {*own, *RUN})}")
+                shared[name] = value
         try:
             values["run"] = Recipe.of({**_COMPOSED, **shared})
         except RecipeError as error:
@@ -96,15 +84,6 @@ class ShrinkRecipe:
         if faults:
             raise RecipeError(faults)
         return recipe
-
-    @classmethod
-    def either(cls, recipe: ShrinkRecipe | None, settings: Mapping[str, Any]) -> ShrinkRecipe:
-        """The recipe that was given, or one of the settings.
-
-        Raises:
-            RecipeError: if both were given, or there are faults.
-        """
-        return either(recipe, settings, cls.of)
 
     def faults(self) -> list[str]:
         """What settings alone show to be wrong."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console, RenderableType
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.core.errors import OutputError, RecipeError
@@ -165,6 +166,18 @@ def test_nan_weights_are_refused_before_anything_is_written(checkpoint, quick, t
     with pytest.raises(prunus.PrunusError, match="1 NaN or Inf"):
         prunus.shrink(source, tmp_path / "out", neurons=0.5, **quick)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_model_has_no_place_for_is_left_out_and_told(checkpoint, quick, text_file, tmp_path) -> None:
+    shutil.copytree(checkpoint("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file({**load_file(file), "mtp.weight": torch.ones(4, 4)}, file, metadata={"format": "pt"})
+    cut = run("shrink", tmp_path / "model", "-o", tmp_path / "cut", "--neurons=0.5", *flags(quick))
+    few = ["--tokens=256", "--seqlen=32", "--held-out=2", "--eval-windows=0", f"--text={text_file}"]
+    healed = run("recover", tmp_path / "model", "-o", tmp_path / "healed", *few)
+    for done, folder in ((cut, "cut"), (healed, "healed")):
+        assert "stays (the model has no place for it: not written): mtp.weight" in " ".join(done.stdout.split())
+        assert "mtp.weight" not in load_file(tmp_path / folder / "model.safetensors")
 
 
 def test_a_family_from_one_parent(checkpoint, quick, tmp_path) -> None:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, UnsupportedModelError
 
+NO_PLACE = "the model has no place for it: not written"
+
 
 class NameMap:
     """Which tensors on disk make up each parameter of ``model``, both ways.
 
     ``sources[parameter]`` lists the disk names it is made of; ``converted`` holds the parameters whose tensors are
-    restacked, not merely renamed; ``strangers`` are disk tensors that the model has no place for (copied as they are).
+    restacked, not merely renamed; ``strangers`` are disk tensors that the model has no place for.
     """
 
     def __init__(self, model: Any, disk_names: Iterable[str]) -> None:

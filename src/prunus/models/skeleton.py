@@ -78,8 +78,8 @@ def build_skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
     except (ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(
             f"model type '{config.model_type}': transformers builds no causal language model from it "
-            f"({str(error).strip().splitlines()[0]}). Any other model can be given in memory: prunus.prune(model, ...), "
-            "prunus.shrink_module(model, example, ...)."
+            f"({str(error).strip().splitlines()[0]}). In memory other models of Transformers can be pruned, "
+            "prunus.prune(model, ...), and any module cut, prunus.shrink_module(model, example, ...)."
         ) from error
     model.tie_weights()
     model.eval().requires_grad_(False)

@@ -34,7 +34,7 @@ def couplings_table(found: Any, whole: bool) -> RenderableType:
             lines.append(Text(f"{name}: {_members(coupling, whole)}"))
         if len(couplings) < len(axis["couplings"]):
             lines.append(Text(f"  and so in {len(axis['couplings']) - 1} more", style="dim"))
-    return Group(*lines, *_left(told["left"], whole))
+    return Group(*lines, *left_lines(told["left"], whole))
 
 
 def module_table(found: Any, whole: bool) -> RenderableType:
@@ -51,12 +51,12 @@ def module_table(found: Any, whole: bool) -> RenderableType:
             lines.append(Text(f"  and so in {len(texts) - 1} more", style="dim"))
     if not told["couplings"]:
         lines.append(Text("nothing can be cut"))
-    lines += _left(told["left"], whole)
+    lines += left_lines(told["left"], whole)
     lines.append(Text("such models are cut in memory: prunus.shrink_module(model, example, share)", style="dim"))
     return Group(*lines)
 
 
-def _left(left: dict[str, str], whole: bool) -> list[RenderableType]:
+def left_lines(left: dict[str, str], whole: bool) -> list[RenderableType]:
     """What has to stay, by reason."""
     lines: list[RenderableType] = []
     reasons: dict[str, list[str]] = defaultdict(list)

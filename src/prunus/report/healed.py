@@ -16,6 +16,7 @@ from ..heal_recipe import HealRecipe
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from .command import command_of
+from .couplings import left_lines
 from .record import FORMAT
 
 _CARD = """---
@@ -44,8 +45,9 @@ Every loss that was logged, all settings and all versions are in `prunus.json`.
 
 
 def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof: Mapping[str, Any],
-                evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
-    """The record of a finished run, from the Trainer's ``history``; who ran it, on what, how long is its verb's to say."""
+                evaluation: Mapping[str, Any] | None, left: Mapping[str, str]) -> dict[str, Any]:  # fmt: skip
+    """The record of a finished run, from the Trainer's ``history``, with what was ``left`` out and why; who ran it, on
+    what, how long is its verb's to say."""
     training = [[entry["step"], entry["loss"], entry["learning_rate"]] for entry in history if "loss" in entry]
     held_out = list(
         {entry["step"]: [entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry}.values()
@@ -60,6 +62,7 @@ def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof:
         "evaluation": dict(evaluation) if evaluation else None,
         "zeros_held": proof["zeros_held"],
         "proof": dict(proof),
+        "left": dict(left),
         "recipe": recipe.to_json(),
         "environment": environment(),
     }
@@ -97,7 +100,8 @@ def healed_table(record: Mapping[str, Any]) -> RenderableType:
         notes.append("the held-out loss did not fall: it is no better than before. Try another --lr, or more --tokens")
     elif held["step"] < held["last_step"]:
         notes.append(f"the weights are those of step {held['step']}, where the held-out loss was lowest")
-    return Group(table, *(Text(f"note: {note}", style="yellow") for note in notes))
+    told = (Text(f"note: {note}", style="yellow") for note in notes)
+    return Group(table, *told, *left_lines(record["left"], whole=False))
 
 
 def curves_svg(record: Mapping[str, Any]) -> str:

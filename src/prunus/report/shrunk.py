@@ -19,6 +19,7 @@ from ..shrink_recipe import ShrinkRecipe
 from ..structure.plan import ShrinkPlan
 from ..structure.targets import Target
 from .command import command_of
+from .couplings import left_lines
 from .record import FORMAT
 
 NAMES = {
@@ -129,7 +130,8 @@ def shrink_table(record: Mapping[str, Any]) -> RenderableType:
     table.add_row("reload check", "", escape(f"not tried ({detail.strip()})" if done == "not tried" else f"{done} ✓"))
     table.add_row("time, peak memory", "", f"{record['seconds']:.0f} s, {record['peak_memory_bytes'] / 2**30:.2f} GiB")
     table.add_row("written to", "", escape(str(record["output"])))
-    return Group(table, *_searched(record["plan"].get("target")), *_errors(record))
+    stays = left_lines(record["plan"]["left"], whole=False)
+    return Group(table, *_searched(record["plan"].get("target")), *_errors(record), *stays)
 
 
 def _errors(record: Mapping[str, Any]) -> list[RenderableType]:

@@ -213,12 +213,7 @@ class PruneLoop:
         tokens = min([self.batch_tokens, *(stage.batch_tokens for stage in method.stages)])
         limits = Limits(tokens, self.state_budget)
         streams = Streams(self.source, self.windows, limits, folder, with_dense=method.follows_dense)
-        first = streams.start(len(done))
-        if first < len(done):
-            self.progress.start("Replaying finished blocks", len(done) - first)
-        for index in range(first, len(done)):
-            self._replay(index, streams)
-            self.progress.step()
+        streams.replay(streams.start(len(done)), len(done), self._replay, self.progress)
         return streams
 
     def _replay(self, index: int, streams: Streams) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from ..core.progress import Progress
 from ..core.roles import BlockRuns
 from ..core.site import Site
 from .sources import Source
@@ -38,6 +40,14 @@ class Streams:
         for name, trunk in self._named.items():
             trunk.state.restore(folder / _file(name, saved[-1]))
         return saved[-1] + 1
+
+    def replay(self, first: int, done: int, take: Callable[[int, Streams], None], progress: Progress) -> None:
+        """``take`` the states through the finished blocks from the ``first`` on, behind which none were saved."""
+        if first < done:
+            progress.start("Replaying finished blocks", done - first)
+        for index in range(first, done):
+            take(index, self)
+            progress.step()
 
     def save(self, index: int) -> None:
         """Keep the states behind a block for a resumed run, once the block is marked."""

@@ -189,11 +189,7 @@ class ShrinkLoop:
         first = streams.start(len(done))
         if not first:
             self.cutter.embed(streams.pruned)
-        if first < len(done):
-            self.progress.start("Replaying finished blocks", len(done) - first)
-        for index in range(first, len(done)):
-            self._replay(index, streams)
-            self.progress.step()
+        streams.replay(first, len(done), self._replay, self.progress)
         return streams
 
     def _replay(self, index: int, streams: Streams) -> None:

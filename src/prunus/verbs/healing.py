@@ -19,6 +19,7 @@ from ..core.errors import CalibrationError, CheckpointError, RecipeError, Resour
 from ..core.progress import Progress, Silent
 from ..heal_recipe import HealRecipe
 from ..measure.memory import available_memory_bytes
+from ..models.names import NO_PLACE
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -190,7 +191,7 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
     proof = prove_healed(source, journal.output, zeros, budget, recipe.trust_remote_code)
     del student
     evaluation = _judged(opened, recipe, journal.output, progress) if opened.judged is not None else None
-    return heal_record(recipe, history, proof, evaluation)
+    return heal_record(recipe, history, proof, evaluation, dict.fromkeys(source.names.strangers, NO_PLACE))
 
 
 def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: TeacherCache | None,

@@ -18,6 +18,7 @@ from ..checkpoint.writer import MirrorWriter
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..models.layout import planned_checkpoint
+from ..models.names import NO_PLACE
 from ..observe.windows import digest_of
 from ..report.record import FILE as RECORD
 from ..report.record import read_record
@@ -251,7 +252,7 @@ def _prepare(model: str, found: Survey, shape: Found, label: str | None) -> _Pre
         config=outline.numbers,
         settings=_settings(recipe, source, found.windows, label),
         parameters=(parameters_of(source.model), parameters_of(outline.model)),
-        left=found.outliner.anatomy.left,
+        left={**found.outliner.anatomy.left, **dict.fromkeys(source.names.strangers, NO_PLACE)},
         units={"width": found.channels(width)} if width is not None else {},
         target=shape.record or None,
     )
