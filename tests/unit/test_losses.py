@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from prunus.core import registry
+from prunus.core.errors import UnsupportedModelError
 from prunus.core.lesson import Lesson, Seen, TopLogits
 from prunus.train.held import HeldMasks, pruned_matrices
 from prunus.train.low_rank import LowRank, add_low_rank, merge_low_rank
@@ -129,6 +130,14 @@ def test_masks_are_those_of_pruned_matrices_and_hold_under_adam_with_momentum() 
     assert not kept["exp_avg"][zero].any()
     assert not kept["exp_avg_sq"][zero].any()
     assert kept["exp_avg"][~zero].any()
+
+
+def test_masks_that_a_wrapper_hides_are_not_passed_over_in_silence() -> None:
+    """As FSDP 1 does, which lays all weights of a block into one vector."""
+    flat = nn.Module()
+    flat.flat_param = nn.Parameter(torch.zeros(64))
+    with pytest.raises(UnsupportedModelError, match=r"1 of 1 pruned matrices are hidden .* version 2"):
+        HeldMasks.of(flat, frozenset({"block.weight"}))
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UnsupportedModelError
+
 LEAST = 0.01
 """Matrices with a smaller share of zeros were not pruned: their zeros are chance, or a beginning."""
 
@@ -21,12 +23,19 @@ class HeldMasks:
     @classmethod
     @torch.no_grad()
     def of(cls, model: nn.Module, pruned: frozenset[str]) -> HeldMasks:
-        """Those of the parameters that were ``pruned``, by name; names may have parts that wrappers add (``module.``)."""
-        return cls({
-            parameter: parameter != 0
-            for name, parameter in model.named_parameters()
-            if any(name == one or name.endswith(f".{one}") for one in pruned)
-        })  # fmt: skip
+        """Those of the parameters that were ``pruned``, by name; names may have parts that wrappers add (``module.``).
+
+        Raises:
+            UnsupportedModelError: if a wrapper hides some of them.
+        """
+        found = {name: parameter for name, parameter in model.named_parameters()
+                 if any(name == one or name.endswith(f".{one}") for one in pruned)}  # fmt: skip
+        if len(found) != len(pruned):
+            raise UnsupportedModelError(
+                f"{len(pruned) - len(found)} of {len(pruned)} pruned matrices are hidden by what shards the model, so that "
+                "their zeros cannot be held. Shard by FSDP version 2 (accelerate launch --fsdp_version 2)."
+            )
+        return cls({parameter: parameter != 0 for parameter in found.values()})
 
     @torch.no_grad()
     def hold_gradients(self) -> None:

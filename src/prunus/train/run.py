@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import RecipeError
 from ..core.progress import Progress
@@ -61,9 +61,18 @@ def _width(source: CheckpointSource) -> int:
     return int(source.config.get_text_config().hidden_size)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What was logged; and where the student's parameters are shards by now, all of them in the first process, to be put
+    into a student of its own (the other processes: none)."""
+
+    history: list[dict[str, Any]]
+    gathered: dict[str, Tensor] | None = None
+
+
 def train(student: nn.Module, run: Run, windows: tuple[Windows, Windows], lessons: Lessons, pruned: frozenset[str],
-          progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
-    """Train the student in place, on the first of ``windows``, watched on the second; what was logged.
+          progress: Progress) -> Trained:  # fmt: skip
+    """Train the student in place, on the first of ``windows``, watched on the second.
 
     It goes on from the last checkpoint, where there is one. The weights are those with the lowest held-out loss.
 
@@ -84,8 +93,19 @@ def train(student: nn.Module, run: Run, windows: tuple[Windows, Windows], lesson
             healer.stop.restore()
         if healer.stop.asked:
             raise KeyboardInterrupt
+    history = list(healer.state.log_history)
+    if healer.is_fsdp_enabled:
+        return Trained(history, _gathered(healer.model_wrapped))
     student.to("cpu")
-    return list(healer.state.log_history)
+    return Trained(history)
+
+
+def _gathered(sharded: nn.Module) -> dict[str, Tensor]:
+    """All parameters of a sharded model, whole, in the first process."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(get_model_state_dict(sharded, options=whole))  # type: ignore[arg-type]
 
 
 def _arguments(run: Run, count: int) -> Any:

@@ -6,12 +6,15 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..core.errors import NumericalError
 from ..core.lesson import Lesson, Seen, TopLogits
@@ -92,6 +95,18 @@ class Healer(Trainer):
         if self.held is not None:
             self.held.hold_gradients()
         return loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Also of a model in shards: the Trainer asks whether its best checkpoint is there before that is written."""
+        super()._save_checkpoint(model, trial)
+        best = self.state.best_global_step
+        if self.is_fsdp_enabled and best:
+            self.accelerator.wait_for_everyone()
+            folder = Path(str(self.args.output_dir))
+            self.state.best_model_checkpoint = str(folder / f"{PREFIX_CHECKPOINT_DIR}-{best}")
+            if self.args.should_save:
+                here = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                self.state.save_to_json(str(here / TRAINER_STATE_NAME))
 
     def hold(self) -> None:
         """Take the masks of the model as it is wrapped now."""

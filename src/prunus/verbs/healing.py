@@ -201,16 +201,26 @@ def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: Teacher
     student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
     pruned = pruned_matrices(student) if recipe.masks == "held" else frozenset()
     zeros = {name: student.get_parameter(name) == 0 for name in pruned}
+    _add_low_rank(student, recipe)
     if recipe.lora is not None:
-        add_low_rank(student, recipe.lora, recipe.lora_alpha or 2 * recipe.lora, recipe.seed)
+        pruned = frozenset()  # they are frozen, and their updates leave out what is zero
     live = opened.teacher if any(loss.needs_hidden for loss in recipe.losses()) else None
     lessons = lessons_of(recipe.losses(), source, live, recipe.trust_remote_code)
     windows = (Windows(opened.windows, cache), Windows(opened.held_out, cache, len(opened.windows)))
     run = Run(journal.folder / "trainer", recipe, source.device, journal.mark)
-    history = train(student, run, windows, lessons, pruned, progress)
-    if recipe.lora is not None:
+    trained = train(student, run, windows, lessons, pruned, progress)
+    if trained.gathered:
+        student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
+        _add_low_rank(student, recipe)
+        student.load_state_dict(trained.gathered)
+    if trained.gathered != {}:
         merge_low_rank(student)
-    return student, zeros, history
+    return student, zeros, trained.history
+
+
+def _add_low_rank(student: Any, recipe: HealRecipe) -> None:
+    if recipe.lora is not None:
+        add_low_rank(student, recipe.lora, recipe.lora_alpha or 2 * recipe.lora, recipe.seed)
 
 
 def _cache(opened: _Opened, recipe: HealRecipe, journal: Journal) -> TeacherCache | None:
