@@ -30,14 +30,17 @@ class Loss(Depth):
             raise ValueError(f"shortlist is {self.shortlist}, it must be at least 1")
 
     def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
-        alone = survey.loss_without([[block] for block in range(survey.count)])
-        order = sorted(range(survey.count), key=lambda block: (alone[block], block))
+        dense, *alone = survey.loss_without([[], *([block] for block in range(survey.count))])
+        raised = {block: loss - dense for block, loss in enumerate(alone)}
         if not self.greedy:
-            return sorted(order[:drop])
-        known, gone = dict(enumerate(alone)), order[:1]
+            return sorted(sorted(raised, key=lambda block: (raised[block], block))[:drop])
+        gone: list[int] = []
+        so_far = dense
         while len(gone) < drop:
-            left = sorted((block for block in known if block not in gone), key=lambda block: (known[block], block))
+            left = sorted((block for block in raised if block not in gone), key=lambda block: (raised[block], block))
             judged = left[: self.shortlist]
-            known |= dict(zip(judged, survey.loss_without([[*gone, block] for block in judged]), strict=True))
-            gone.append(min(judged, key=lambda block: (known[block], block)))
-        return sorted(gone[:drop])
+            losses = dict(zip(judged, survey.loss_without([[*gone, block] for block in judged]), strict=True))
+            raised |= {block: loss - so_far for block, loss in losses.items()}
+            gone.append(min(judged, key=lambda block: (losses[block], block)))
+            so_far = losses[gone[-1]]
+        return sorted(gone)

@@ -64,12 +64,22 @@ def _last(trunk: Trunk) -> Tensor:
 @torch.no_grad()
 def loss_without(source: CheckpointSource, windows: Tensor, limits: Limits, progress: Progress,
                  choices: Sequence[Sequence[int]]) -> list[float]:  # fmt: skip
-    """The mean loss a token with each choice of blocks left out. What begins alike is run once."""
+    """The mean loss a token with each choice of blocks left out. What begins alike is run once, as far as its hidden
+    states are within the limits' budget."""
     trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, None)
     trunk.embed()
     entering = [trunk.state.read(batch, source.device) for batch in trunk.batches]
+    most = max(1, limits.budget // sum(state.nbytes for state in entering))
+    parties = [choices[k : k + most] for k in range(0, len(choices), most)]
+    progress.start("Leaving out blocks", len(source.blocks) * len(parties))
+    losses = [loss for party in parties for loss in _losses(trunk, entering, party, progress)]
+    trunk.close()
+    return losses
+
+
+def _losses(trunk: Trunk, entering: list[Tensor], choices: Sequence[Sequence[int]], progress: Progress) -> list[float]:
+    source = trunk.source
     groups: list[tuple[list[int], list[Tensor]]] = [(list(range(len(choices))), entering)]
-    progress.start("Leaving out blocks", len(source.blocks))
     for index in range(len(source.blocks)):
         block = source.load(index)
         source.expect(index + 1)
@@ -91,9 +101,8 @@ def loss_without(source: CheckpointSource, windows: Tensor, limits: Limits, prog
         for number, batch in enumerate(trunk.batches):
             for k in range(batch.stop - batch.start):
                 window = slice(batch.start + k, batch.start + k + 1)
-                found.add(trunk.head(window, states[number][k : k + 1]), windows[window])
+                found.add(trunk.head(window, states[number][k : k + 1]), trunk.windows[window])
         for member in members:
             losses[member] = found.loss / found.scored
     source.release_outside()
-    trunk.close()
     return losses
