@@ -90,6 +90,8 @@ class HealRecipe(Settings):
             faults.append(f"masks '{self.masks}' is neither held nor free")
         if self.dtype not in DTYPES or self.dtype == "float16":
             faults.append(f"dtype '{self.dtype}' is none of auto, float32, bfloat16")
+        if self.masks == "free" and self.lora is not None:
+            faults.append("masks free: low-rank updates leave zeros as they are; leave out one of masks and lora")
         if self.lora_alpha is not None and self.lora is None:
             faults.append("lora_alpha says nothing without lora, the rank")
         try:

@@ -132,12 +132,34 @@ def test_masks_are_those_of_pruned_matrices_and_hold_under_adam_with_momentum() 
     assert kept["exp_avg"][~zero].any()
 
 
+def test_pruned_are_tables_and_single_experts_too() -> None:
+    model = nn.Module()
+    model.embedding = nn.Embedding(40, 50)
+    model.untouched = nn.Embedding(40, 50)
+    model.experts = nn.Parameter(torch.randn(64, 10, 10))
+    with torch.no_grad():
+        model.untouched.weight[:30] = 0  # tokens that never were seen
+        model.embedding.weight[:, :2] = 0
+        model.experts[3, :5] = 0
+    assert pruned_matrices(model) == {"embedding.weight", "experts"}
+
+
 def test_masks_that_a_wrapper_hides_are_not_passed_over_in_silence() -> None:
     """As FSDP 1 does, which lays all weights of a block into one vector."""
     flat = nn.Module()
     flat.flat_param = nn.Parameter(torch.zeros(64))
     with pytest.raises(UnsupportedModelError, match=r"1 of 1 pruned matrices are hidden .* version 2"):
         HeldMasks.of(flat, frozenset({"block.weight"}))
+
+
+def test_a_layer_whose_weight_is_read_beside_it_may_be_updated() -> None:
+    """As Mamba's projection of time steps is."""
+    model = model_of("llama")
+    add_low_rank(model, 2, 4.0)
+    layer = model.model.layers[0].mlp.up_proj
+    nn.init.normal_(layer.up)
+    x = torch.randn(3, layer.weight.shape[1])
+    torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), layer(x), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -111,11 +111,14 @@ class FastLinears(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not kwargs and func is functional.linear and _by_onednn(args[0], args[1]):
+        kwargs = kwargs or {}
+        if kwargs or torch.is_autocast_enabled("cpu"):  # which computes in a dtype of its own
+            return func(*args, **kwargs)
+        if func is functional.linear and _by_onednn(args[0], args[1]):
             return linear(*args)
-        if not kwargs and func is torch.addmm and args[0].dim() == 1 and _by_onednn(args[1], args[2]):
+        if func is torch.addmm and args[0].dim() == 1 and _by_onednn(args[1], args[2]):
             return linear(args[1], args[2].T, args[0])
-        return func(*args, **(kwargs or {}))
+        return func(*args)
 
 
 def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:

@@ -54,7 +54,7 @@ def read_text(source: str | Path) -> str:
 
 
 def thin(text: str, most: int, seed: int) -> str:
-    """Pieces of a text at random places, ``most`` characters together, where it is much longer than is needed.
+    """Pieces of a text at random places, ``most`` characters together, none twice, where it is longer than is needed.
 
     >>> thin("short", 100, seed=0)
     'short'
@@ -63,8 +63,8 @@ def thin(text: str, most: int, seed: int) -> str:
         return text
     size = most // _PIECES
     chance = random.Random(seed)
-    starts = sorted(chance.randrange(len(text) - size) for _ in range(_PIECES))
-    return JOIN.join(text[start : start + size] for start in starts)
+    pieces = sorted(chance.sample(range(len(text) // size), _PIECES))
+    return JOIN.join(text[piece * size : (piece + 1) * size] for piece in pieces)
 
 
 def _read_file(path: Path) -> str:

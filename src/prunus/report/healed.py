@@ -16,7 +16,6 @@ from ..heal_recipe import HealRecipe
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from .command import command_of
-from .couplings import left_lines
 from .record import FORMAT
 
 _CARD = """---
@@ -45,9 +44,8 @@ Every loss that was logged, all settings and all versions are in `prunus.json`.
 
 
 def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof: Mapping[str, Any],
-                evaluation: Mapping[str, Any] | None, left: Mapping[str, str]) -> dict[str, Any]:  # fmt: skip
-    """The record of a finished run, from the Trainer's ``history``, with what was ``left`` out and why; who ran it, on
-    what, how long is its verb's to say."""
+                evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
+    """The record of a finished run, from the Trainer's ``history``; who ran it, on what, how long is its verb's to say."""
     training = [[entry["step"], entry["loss"], entry["learning_rate"]] for entry in history if "loss" in entry]
     held_out = list(
         {entry["step"]: [entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry}.values()
@@ -62,7 +60,6 @@ def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof:
         "evaluation": dict(evaluation) if evaluation else None,
         "zeros_held": proof["zeros_held"],
         "proof": dict(proof),
-        "left": dict(left),
         "recipe": recipe.to_json(),
         "environment": environment(),
     }
@@ -97,11 +94,10 @@ def healed_table(record: Mapping[str, Any]) -> RenderableType:
     held = record["held_out"]
     notes = []
     if held["after"] >= held["before"]:
-        notes.append("the held-out loss did not fall: it is no better than before. Try another --lr, or more --tokens")
+        notes.append("the held-out loss did not fall: the weights are as they were. Try another --lr, or more --tokens")
     elif held["step"] < held["last_step"]:
         notes.append(f"the weights are those of step {held['step']}, where the held-out loss was lowest")
-    told = (Text(f"note: {note}", style="yellow") for note in notes)
-    return Group(table, *told, *left_lines(record["left"], whole=False))
+    return Group(table, *(Text(f"note: {note}", style="yellow") for note in notes))
 
 
 def curves_svg(record: Mapping[str, Any]) -> str:

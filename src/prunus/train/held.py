@@ -57,10 +57,17 @@ def sparsity_of(tensor: Tensor) -> float:
 
 
 def pruned_matrices(model: nn.Module) -> frozenset[str]:
-    """Names of the matrices of a model that have enough zeros to have been pruned; embeddings are none."""
+    """Names of the matrices of a model that have enough zeros to have been pruned: of stacks of experts one of them is
+    enough, in embeddings the rows of unused tokens, all zero, do not count."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return frozenset(
         name
         for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2 and id(parameter) not in tables and sparsity_of(parameter) >= LEAST
+        if parameter.dim() >= 2 and _most_zeros(parameter.data, id(parameter) in tables) >= LEAST
     )
+
+
+def _most_zeros(weight: Tensor, table: bool) -> float:
+    if table:
+        weight = weight[weight.any(dim=1)]
+    return max(map(sparsity_of, weight)) if weight.dim() == 3 else sparsity_of(weight)

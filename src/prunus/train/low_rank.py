@@ -35,6 +35,17 @@ class LowRank(nn.Module):
         sparse = sparsity_of(weight) >= LEAST
         self.register_buffer("mask", self._matrix(weight != 0).contiguous() if sparse else None, persistent=False)
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight with its update, for models that read it beside calling the layer."""
+        weight: Tensor = self.layer.weight  # type: ignore[assignment]
+        return weight + self._matrix(self._update())
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        return self.layer.bias  # type: ignore[return-value]
+
     def _matrix(self, weight: Tensor) -> Tensor:
         return weight.T if self.transposed else weight
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint.disk import write_atomically
+from ..checkpoint.disk import reserve, write_atomically
 from ..core.errors import ResourceError
 from ..core.lesson import TopLogits
 from ..core.progress import Progress
@@ -54,7 +54,10 @@ class TeacherCache:
                 "for fewer --tokens, or fewer of its likeliest: --loss kl:top=32."
             )
         k = self._shapes["ids"][2]
-        arrays = {name: self._array(name, "w+") for name in _FILES}
+        for name, shape in self._shapes.items():
+            with (self._folder / f"{name}.bin").open("wb") as file:
+                reserve(file, int(np.prod(shape)) * np.dtype(_FILES[name]).itemsize)
+        arrays = {name: self._array(name, "r+") for name in _FILES}
         with forwarded(teacher, self._windows, limits.batch_tokens, progress, "Asking the teacher") as trunk:
             for place, logits in trunk.logits():
                 top = TopLogits.of(logits, k, self._temperature)

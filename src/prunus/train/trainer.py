@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_model
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..core.errors import NumericalError
+from ..core.errors import CheckpointError, NumericalError, OutputError
 from ..core.lesson import Lesson, Seen, TopLogits
 from ..core.matmul import FastLinears
 from ..core.progress import Progress
 from ..core.roles import Loss
 from .held import HeldMasks
 from .lessons import Windows, collate
+from .ranks import world
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Lessons:
     def value(self, student: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch."""
         looks = self.teacher is not None
-        with nullcontext() if torch.is_autocast_enabled("cpu") else FastLinears():
+        with FastLinears():
             seen = _see(student, inputs["input_ids"], looks)
         taught, top = None, None
         if self.teacher is not None:
@@ -71,7 +74,7 @@ class Healer(Trainer):
         self.stop = _Stop()
         callbacks: list[TrainerCallback] = [_Told(progress, mark), _Held(self), self.stop]
         if patience:
-            callbacks.append(EarlyStoppingCallback(early_stopping_patience=patience))
+            callbacks.append(_Patience(patience))
         super().__init__(
             model, args, train_dataset=train, eval_dataset=held_out, data_collator=collate, callbacks=callbacks
         )
@@ -96,17 +99,45 @@ class Healer(Trainer):
             self.held.hold_gradients()
         return loss
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The parameters as the model has them in memory: files of pretrained models may have them otherwise (experts
+        one by one), which the Trainer does not read back."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.accelerator.unwrap_model(self.model), str(folder / SAFE_WEIGHTS_NAME))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Whatever a checkpoint lacks is an error, but for tied parameters of which it has one."""
+        state = self.accelerator.unwrap_model(self.model).state_dict()
+        missing = set(load_result.missing_keys)
+        there = {value.data_ptr() for name, value in state.items() if name not in missing}
+        lost = [name for name in missing if state[name].data_ptr() not in there]
+        if lost or load_result.unexpected_keys:
+            raise CheckpointError(
+                f"{self.args.output_dir}: a checkpoint of this run is not this model's: {len(lost)} tensors are missing, "
+                f"{len(load_result.unexpected_keys)} unknown ({[*lost, *load_result.unexpected_keys][0]} among them)."
+            )
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Also of a model in shards: the Trainer asks whether its best checkpoint is there before that is written."""
-        super()._save_checkpoint(model, trial)
+        """Also of a model in shards: the Trainer asks whether its best checkpoint is there before that is written.
+
+        Raises:
+            OutputError: if the disk refuses.
+        """
+        folder, here = Path(str(self.args.output_dir)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (SafetensorError, RuntimeError) as error:  # what safetensors and torch make of a full disk
+            reason = str(error).strip().splitlines()[0]
+            raise OutputError(
+                f"{folder / here}: the checkpoint cannot be written ({reason}). Free some space, then --resume."
+            ) from error
         best = self.state.best_global_step
         if self.is_fsdp_enabled and best:
             self.accelerator.wait_for_everyone()
-            folder = Path(str(self.args.output_dir))
             self.state.best_model_checkpoint = str(folder / f"{PREFIX_CHECKPOINT_DIR}-{best}")
             if self.args.should_save:
-                here = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-                self.state.save_to_json(str(here / TRAINER_STATE_NAME))
+                self.state.save_to_json(str(folder / here / TRAINER_STATE_NAME))
 
     def hold(self) -> None:
         """Take the masks of the model as it is wrapped now."""
@@ -157,8 +188,21 @@ class _Told(TrainerCallback):
             self._progress.step(self._note)
 
 
+class _Patience(TrainerCallback):
+    """Ends training behind so many looks without a lower held-out loss; what a resumed run saw before counts."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry and entry["step"]]
+        if losses and len(losses) - 1 - losses.index(min(losses)) >= self._looks:
+            control.should_training_stop = True
+
+
 class _Stop(TrainerCallback):
-    """The first Ctrl-C ends training behind the present step, once that is saved; the second at once."""
+    """The first Ctrl-C, of whichever process, ends training behind the present step, once that is saved; the second at
+    once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -168,6 +212,10 @@ class _Stop(TrainerCallback):
         self._before = signal.signal(signal.SIGINT, self._ask)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if world() > 1:  # all save together, or none
+            flag = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(flag)
+            self.asked = bool(flag)
         if self.asked:
             control.should_save = control.should_training_stop = True
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.disk import sync_all
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import FILE as GRID
 from ..core.errors import CalibrationError, CheckpointError, RecipeError, ResourceError
 from ..core.progress import Progress, Silent
 from ..heal_recipe import HealRecipe
 from ..measure.memory import available_memory_bytes
-from ..models.names import NO_PLACE
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -27,7 +28,7 @@ from ..observe.windows import digest_of
 from ..recipe import Recipe
 from ..report.healed import curves_svg, heal_record, healed_card
 from ..report.record import FILE as RECORD
-from ..report.record import read_record
+from ..report.record import ancestry_of, read_record
 from ..stream.evaluate import divergence, open_source, perplexity
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits
@@ -35,14 +36,17 @@ from ..train.held import pruned_matrices
 from ..train.lessons import Windows, training_windows
 from ..train.low_rank import add_low_rank, merge_low_rank
 from ..train.prove import prove_healed
-from ..train.ranks import is_first, wait
+from ..train.ranks import is_first, wait, world
 from ..train.run import Run, asked_of, lessons_of, train
 from ..train.teacher import TeacherCache
+from ..train.write import write_healed
 from .prepare import check_length, evaluation_windows, finished_record, journal_for, open_model, vocabulary
 
 DEFAULT_TEXT = "factbook"
 _CHARACTERS = 8
 """Characters of text read for each token that is trained on, at least."""
+_SAMPLE = 20_000
+"""Characters that both tokenizers have to read alike."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
     with journal.kept_on_error():
         record = _carry_out(opened, recipe, journal, progress)
         record |= {"kind": kind, "plan": plan, "plan_digest": digest, "model": str(model), "output": str(output)}
+        record["ancestry"] = ancestry_of(opened.source.checkpoint.folder)
         record["seconds"] = round(perf_counter() - start, 3)
         (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (journal.output / "training.svg").write_text(curves_svg(record), encoding="utf-8")
@@ -148,16 +153,39 @@ def _open(model: str | Path, recipe: HealRecipe) -> _Opened:
         if vocabulary(teacher) != vocabulary(source):
             counts = f"teacher {recipe.teacher} has {vocabulary(teacher)} tokens, {model} has {vocabulary(source)}"
             raise RecipeError([f"{counts}: they have to be the same"])
+    if source.device.index:
+        raise RecipeError([f"device {source.device}: training takes the first GPU that it sees; choose it by "
+                           "CUDA_VISIBLE_DEVICES"])  # fmt: skip
     check_length(source, recipe.seqlen)
     name = recipe.text or DEFAULT_TEXT
     tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
     wanted = recipe.tokens + recipe.held_out * recipe.seqlen
-    ids = tokenize(tokenizer, thin(read_text(name), max(8 << 20, _CHARACTERS * wanted), recipe.seed), vocabulary(source))
+    text = thin(read_text(name), max(8 << 20, _CHARACTERS * wanted), recipe.seed)
+    if teacher is not None:
+        _check_teacher(teacher, source, text, recipe)
+    ids = tokenize(tokenizer, text, vocabulary(source))
     windows, held_out = training_windows(ids, recipe.seqlen, recipe.tokens, recipe.held_out, recipe.seed, name)
     judged = None
     if recipe.eval_windows:
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
     return _Opened(source, teacher, windows, held_out, judged)
+
+
+def _check_teacher(teacher: CheckpointSource, source: CheckpointSource, text: str, recipe: HealRecipe) -> None:
+    """Raise RecipeError unless a teacher can read the text, in the tokens that the student has for it."""
+    check_length(teacher, recipe.seqlen)
+    if not teacher.continues_text:
+        raise RecipeError([f"teacher {recipe.teacher}: {type(teacher.model).__name__} predicts no next tokens"])
+    if not any(teacher.checkpoint.folder.glob("tokenizer*")):
+        return
+    own, others = (
+        tokenize(load_tokenizer(it.checkpoint.folder, recipe.trust_remote_code), text[:_SAMPLE], vocabulary(it)).tolist()
+        for it in (source, teacher)
+    )
+    if own != others:
+        at = next(k for k, (one, other) in enumerate(zip_longest(own, others)) if one != other)
+        differ = f"from token {at} of the text on, {own[at : at + 3]} to the student and {others[at : at + 3]} to it"
+        raise RecipeError([f"teacher {recipe.teacher}: its tokenizer reads the text otherwise ({differ}): they must agree"])
 
 
 def _plan(kind: str, model: str, opened: _Opened, recipe: HealRecipe) -> dict[str, Any]:
@@ -168,7 +196,7 @@ def _plan(kind: str, model: str, opened: _Opened, recipe: HealRecipe) -> dict[st
         "teacher": opened.teacher.checkpoint.fingerprint if opened.teacher is not None else None,
         "windows": digest_of(torch.cat([opened.windows, opened.held_out])),
         "settings": {name: value for name, value in recipe.to_json().items() if name not in passing},
-        "device": opened.source.device.type,
+        "device": opened.source.device.type, "processes": world(),
     }  # fmt: skip
 
 
@@ -183,15 +211,11 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
         journal.mark({"teacher": opened.teacher.checkpoint.fingerprint})
     wait()
     student, zeros, history = _train(opened, recipe, journal, cache, progress)
-    for name, value in (*student.named_parameters(), *student.named_buffers()):
-        if source.names.sources.get(name):  # what is stored, tied weights once
-            value.data = value.data.to(source.stored_dtype(name))
-    student.save_pretrained(journal.output)
-    source.checkpoint.copy_extras(journal.output)
+    write_healed(source, student, journal.output)
     proof = prove_healed(source, journal.output, zeros, budget, recipe.trust_remote_code)
     del student
     evaluation = _judged(opened, recipe, journal.output, progress) if opened.judged is not None else None
-    return heal_record(recipe, history, proof, evaluation, dict.fromkeys(source.names.strangers, NO_PLACE))
+    return heal_record(recipe, history, proof, evaluation)
 
 
 def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: TeacherCache | None,
@@ -207,8 +231,17 @@ def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: Teacher
     live = opened.teacher if any(loss.needs_hidden for loss in recipe.losses()) else None
     lessons = lessons_of(recipe.losses(), source, live, recipe.trust_remote_code)
     windows = (Windows(opened.windows, cache), Windows(opened.held_out, cache, len(opened.windows)))
-    run = Run(journal.folder / "trainer", recipe, source.device, journal.mark)
-    trained = train(student, run, windows, lessons, pruned, progress)
+    folder = (journal.folder / "trainer").resolve()
+
+    def mark(entry: dict[str, Any]) -> None:
+        sync_all(folder)
+        journal.mark(entry)
+
+    saved = frozenset(entry["checkpoint"] for entry in journal.entries() if "checkpoint" in entry)
+    trained = train(student, Run(folder, recipe, source.device, mark, saved), windows, lessons, pruned, progress)
+    if not trained.better:
+        student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
+        return student, zeros, trained.history
     if trained.gathered:
         student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
         _add_low_rank(student, recipe)
@@ -234,15 +267,20 @@ def _cache(opened: _Opened, recipe: HealRecipe, journal: Journal) -> TeacherCach
 
 
 def _check_memory(opened: _Opened, recipe: HealRecipe) -> None:
-    """Raise ResourceError where weights, gradients and the optimiser's two moments, in fp32, are more than is free."""
+    """Raise ResourceError where weights in fp32, gradients and the optimiser's two moments (of low-rank updates: each
+    layer's update, which the backward pass needs), masks, a teacher beside the student and logits are more than is free."""
     if opened.source.device.type != "cpu":
         return
-    count = sum(parameter.numel() for parameter in opened.source.model.parameters())
-    needed = (16 if recipe.lora is None else 5) * count
+    model = opened.source.model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    needed = (18 if recipe.lora is None else 10) * count
+    if opened.teacher is not None and any(loss.needs_hidden for loss in recipe.losses()):
+        needed += 4 * sum(parameter.numel() for parameter in opened.teacher.model.parameters())
+    needed += 4 * 4 * min(recipe.batch_tokens, recipe.batch * recipe.seqlen) * vocabulary(opened.source)
     if needed > available_memory_bytes():
         raise ResourceError(
             f"training {count:,} parameters takes {needed / 2**30:.1f} GiB of memory at least, "
-            f"{available_memory_bytes() / 2**30:.1f} are free. Try --lora 16, or a machine with more."
+            f"{available_memory_bytes() / 2**30:.1f} are free. Try --lora 16, smaller --batch-tokens, or a machine with more."
         )
 
 

@@ -21,7 +21,7 @@ from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
 from ..recipe import Recipe
 from ..report.card import model_card
-from ..report.record import build_record, read_record
+from ..report.record import ancestry_of, build_record, read_record
 from ..stream.evaluate import open_source, perplexity
 from ..stream.loop import PruneLoop
 from ..stream.prove import prove
@@ -157,6 +157,7 @@ def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple
         before = sum(max((site["block_seconds"] for site in entry["sites"]), default=0.0) for entry in done)
         record |= {
             "output": str(output),
+            "ancestry": ancestry_of(source.checkpoint.folder),
             "seconds": round(before + perf_counter() - start, 3),
             "seconds_to_written": round(before + written - start, 3),
             "peak_memory_bytes_to_written": peak,
