@@ -154,8 +154,8 @@ def _open(model: str | Path, recipe: HealRecipe) -> _Opened:
             counts = f"teacher {recipe.teacher} has {vocabulary(teacher)} tokens, {model} has {vocabulary(source)}"
             raise RecipeError([f"{counts}: they have to be the same"])
     if source.device.index:
-        raise RecipeError([f"device {source.device}: training takes the first GPU that it sees; choose it by "
-                           "CUDA_VISIBLE_DEVICES"])  # fmt: skip
+        taken = f"device {source.device}: training takes the first GPU that it sees; choose it by CUDA_VISIBLE_DEVICES"
+        raise RecipeError([taken])
     check_length(source, recipe.seqlen)
     name = recipe.text or DEFAULT_TEXT
     tokenizer = load_tokenizer(source.checkpoint.folder, recipe.trust_remote_code)
@@ -280,7 +280,7 @@ def _check_memory(opened: _Opened, recipe: HealRecipe) -> None:
     if needed > available_memory_bytes():
         raise ResourceError(
             f"training {count:,} parameters takes {needed / 2**30:.1f} GiB of memory at least, "
-            f"{available_memory_bytes() / 2**30:.1f} are free. Try --lora 16, smaller --batch-tokens, or a machine with more."
+            f"{available_memory_bytes() / 2**30:.1f} are free. Try --lora 16, a smaller --batch-tokens, or more memory."
         )
 
 
