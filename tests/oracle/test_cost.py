@@ -37,6 +37,25 @@ def test_parameters_are_those_of_the_model_that_is_built(family, checkpoint) -> 
         assert costs.parameters(Shape(sizes, costs.count)) == count, name
 
 
+PAIRS = [("llama", ("heads", "kv_groups")), ("llama", ("neurons", "kv_groups")), ("qwen3", ("heads", "kv_groups", "width")),
+         ("phi3", ("heads", "kv_groups")), ("mixtral", ("experts", "heads", "kv_groups")),
+         ("gpt2", ("width", "neurons"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "axes"), PAIRS)
+def test_axes_cut_together_are_counted_together(family, axes, checkpoint) -> None:
+    """Heads go within the groups that stay."""
+    source, costs = costs_of(checkpoint(family))
+    sizes = {name: costs.anatomy.axes[name].size // 2 for name in axes if name in costs.anatomy.axes}
+    assert len(sizes) >= 2
+    built = shapes(source.config, config_of(costs.anatomy, sizes), torch.float32)
+    assert built is not None
+    buffers = {key for key, _ in source.model.named_buffers()}
+    assert costs.parameters(Shape(sizes, costs.count)) == sum(
+        torch.Size(shape).numel() for key, shape in built.items() if key not in buffers
+    )
+
+
 def test_depth_and_what_is_not_counted(checkpoint) -> None:
     source, costs = costs_of(checkpoint("llama"))
     block = sum(parameter.numel() for parameter in source.blocks[0].parameters())
@@ -46,7 +65,8 @@ def test_depth_and_what_is_not_counted(checkpoint) -> None:
     assert costs.memory(whole) == 4 * costs.parameters(whole)
 
 
-COUNTED = [("llama", {}), ("llama", {"neurons": 32}), ("llama", {"heads": 2}), ("gpt2", {}), ("mixtral", {}),
+COUNTED = [("llama", {}), ("llama", {"neurons": 32}), ("llama", {"heads": 2}), ("llama", {"heads": 2, "kv_groups": 1}),
+           ("gpt2", {}), ("mixtral", {}),
            ("mixtral", {"experts": 2})]  # fmt: skip
 
 
@@ -64,7 +84,7 @@ def test_operations_are_those_that_a_profiler_counts(family, sizes, checkpoint, 
     model.set_experts_implementation("eager") if family == "mixtral" else None
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.arange(32).unsqueeze(0), use_cache=False)
-    attended = 2 * 32 * 32 * (2 if "heads" in sizes else 4) * 8 * 3
+    attended = 2 * 32 * 32 * config.num_attention_heads * 8 * 3
     routers = 2 * 32 * 4 * 3 if family == "mixtral" else 0
     routers = routers // 2 if "experts" in sizes else routers
     counted = counter.get_total_flops() / 32

@@ -276,12 +276,24 @@ def test_experts_that_add_most_stay(tokenizer, text_file, checkpoint, tmp_path) 
     assert result.record["experts"]["model.layers.0"]["tokens"] == [int((index == expert).sum()) for expert in range(4)]
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_heads_are_counted_in_the_groups_that_stay(heads, shrunk) -> None:
+    cut, result = shrunk(model_of("llama"), heads=heads, kv_groups=1)
+    assert (cut.config.num_attention_heads, cut.config.num_key_value_heads) == (heads, 1)
+    assert result.record["proof"]["masked"] < 1e-5
+
+
 REFUSED = [
     ("mixtral", {"experts": 1}, "of 4 at least 2 have to stay; the nearest that can is 2"),
     ("deepseek_v3", {"experts": 4}, "does not run .*selected index k out of range"),
     ("llama", {"heads": 3}, "as many have to stay in each of 2 groups; the nearest that can is 2"),
     ("llama", {"neurons": 100}, "there are 64; the nearest that can is 63"),
     ("llama", {"kv_groups": -2}, "at least 1 have to stay; the nearest that can is 1"),
+    (
+        "llama",
+        {"heads": 3, "kv_groups": 1},
+        "3 cannot stay in 1 of 2 key/value groups.*the nearest that can is 2",
+    ),
     ("llama", {"experts": 0.5}, r"experts: this model cannot be cut along it; it can along kv_groups \(2\), heads \(4\)"),
     ("llama", {"layers": -3}, "0 of 3 blocks cannot stay; at least 1 and at most 3 can"),
     ("llama", {"neurons": 1.0}, "nothing would be cut"),

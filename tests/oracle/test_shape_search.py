@@ -123,6 +123,21 @@ def test_a_search_finds_what_trying_everything_finds() -> None:
         assert damage(found) == pytest.approx(min(map(damage, everything)), rel=1e-3)
 
 
+def test_what_is_cut_in_any_case_counts_once() -> None:
+    """The damage of a cut that was given is in all that is measured; the best mixture is found all the same."""
+    choices = tuple({"x": 10 - k} for k in range(11))
+    levers = [Lever(f"lever {k}", choices, tuple(1 - 0.05 * n for n in range(11))) for k in range(3)]
+
+    def damage(setting: tuple[int, ...]) -> float:
+        return 1.0 + sum(0.01 * n**2 for n in setting)
+
+    search = Search(levers, lambda settings, _: [damage(one) for one in settings], lambda _: True, given=True)
+    search.survey(lambda setting: max(setting) >= 10)
+    found = search.finalists(lambda setting: sum(setting) >= 12)
+    assert found[0] == (4, 4, 4)
+    assert search.foretold(found[0]) == pytest.approx(damage(found[0]), rel=0.02)
+
+
 def test_levers_of_many_choices_are_combined_at_some() -> None:
     sizes = (100, 60)
     levers = [Lever(str(k), tuple({str(k): n} for n in range(size, 0, -1)), tuple(n / size for n in range(size, 0, -1)))
@@ -208,10 +223,12 @@ def test_counts_know_which_blocks_stay(checkpoint, text_file) -> None:
 @pytest.mark.parametrize("kind", ["params", "params_nonembedding", "flops", "memory"])
 def test_every_kind_of_target_is_met(kind, checkpoint, quick, tmp_path) -> None:
     result = prunus.shrink(
-        checkpoint("qwen3"), tmp_path / "out", along=["neurons", "layers", "width"], **{kind: "0.75x"}, **quick
+        checkpoint("qwen3"), tmp_path / "out", along=["neurons", "layers", "heads", "kv_groups"], **{kind: "0.75x"}, **quick
     )
     target = result.record["plan"]["target"]
     assert 0.5 < target["reached"] / target["dense"] <= 0.75
+    if kind == "params":
+        assert [target["reached"], target["dense"]] == result.record["plan"]["parameters"][::-1], "as it was really built"
     assert result.record["proof"]["masked"] < 1e-5
     if kind == "params":
         assert target["reached"] == result.parameters[1]

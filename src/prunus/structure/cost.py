@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -24,6 +25,17 @@ class Shape:
     sizes: Mapping[str, int]
     blocks: int
     which: tuple[int, ...] | None = None
+
+
+class _Kind(NamedTuple):
+    """A tensor's shape and, for each dimension that axes narrow, how many positions each set of axes covers."""
+
+    shape: tuple[int, ...]
+    covered: tuple[tuple[int, frozenset[tuple[frozenset[str], int]]], ...]
+
+
+_Weights = dict[_Kind, dict[int | None, float]]
+"""Sums of weights of tensors by their kind and block (None: outside of all)."""
 
 
 class Costs:
@@ -54,58 +66,97 @@ class Costs:
         self._attended = heads * (number(source.config, HEAD_SIZE) or (width // heads if heads else 0))
 
     @cached_property
-    def _places(self) -> dict[str, list[tuple[str, int, int, int]]]:
-        """Of every tensor the axes that narrow it: name, dimension, positions each unit has, units a size of one."""
-        found: dict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
-        seen: set[tuple[str, Place]] = set()
+    def _kinds(self) -> dict[str, _Kind]:
+        """Of every tensor its shape, and of its dimensions how many positions each set of axes narrows together: heads in
+        their groups. Those of other blocks are alike."""
+        found: dict[Place, list[set[str]]] = {}
         for name, axis in self.anatomy.axes.items():
             for coupling in axis.couplings:
                 for place, positions in coupling.members.items():
+                    if place.tensor not in self._shapes:  # a buffer
+                        continue
                     first = place._replace(entry=None)  # all entries of a stack lose as many
-                    if (name, first) not in seen:
-                        seen.add((name, first))
-                        found[place.tensor].append((name, place.dim, positions.shape[1] * coupling.units, axis.size))
-        return dict(found)
+                    along = found.setdefault(first, [set() for _ in range(self._shapes[place.tensor][place.dim])])
+                    for position in positions.flatten().tolist():
+                        along[position].add(name)
+        covered: dict[str, list[tuple[int, frozenset[tuple[frozenset[str], int]]]]] = defaultdict(list)
+        for place, along in found.items():
+            covered[place.tensor].append((place.dim, frozenset(Counter(map(frozenset, along)).items())))
+        return {
+            name: _Kind(shape, tuple(sorted(covered[name], key=lambda one: one[0]))) for name, shape in self._shapes.items()
+        }
 
-    def _size(self, name: str, shape: Shape) -> int:
+    def _share(self, axes: Iterable[str], shape: Shape) -> Fraction:
+        """What stays of positions that all of these axes narrow."""
+        kept = (Fraction(shape.sizes[name], self.anatomy.axes[name].size) for name in axes if name in shape.sizes)
+        return prod(kept, start=Fraction(1))
+
+    def _size(self, kind: _Kind, shape: Shape) -> int:
         """Elements of a tensor."""
-        sizes = list(self._shapes[name])
-        for axis, dim, positions, whole in self._places.get(name, ()):
-            if axis in shape.sizes:
-                sizes[dim] -= positions - positions * shape.sizes[axis] // whole
+        sizes = list(kind.shape)
+        for dim, covered in kind.covered:
+            sizes[dim] = int(sum(count * self._share(axes, shape) for axes, count in covered))
         return prod(sizes)
 
-    def _total(self, shape: Shape, weights: Mapping[str, float]) -> float:
-        """A weighted sum over tensors, those of blocks as far as these stay."""
-        return sum(weight * self._size(name, shape) * self._stays(name, shape) for name, weight in weights.items())
+    def _summed(self, weights: Mapping[str, float]) -> _Weights:
+        """Weights of tensors, by their kind and block."""
+        found: _Weights = defaultdict(lambda: defaultdict(float))
+        for name, weight in weights.items():
+            found[self._kinds[name]][self._inside.get(name)] += weight
+        return found
 
-    def _stays(self, name: str, shape: Shape) -> float:
-        if name not in self._inside:
-            return 1.0
-        return shape.blocks / self.count if shape.which is None else float(self._inside[name] in shape.which)
+    def _total(self, shape: Shape, weights: _Weights) -> float:
+        """A weighted sum over tensors, those of blocks as far as these stay."""
+        total = 0.0
+        for kind, by_block in weights.items():
+            outside = by_block.get(None, 0.0)
+            if shape.which is None:
+                inside = (sum(by_block.values()) - outside) * shape.blocks / self.count
+            else:
+                inside = sum(by_block.get(index, 0.0) for index in shape.which)
+            total += self._size(kind, shape) * (outside + inside)
+        return total
+
+    @cached_property
+    def _all(self) -> _Weights:
+        return self._summed(dict.fromkeys(self._shapes, 1.0))
+
+    @cached_property
+    def _but_tables(self) -> _Weights:
+        return self._summed({name: 1.0 for name in self._shapes if name not in self._tables})
+
+    @cached_property
+    def _stored(self) -> _Weights:
+        return self._summed({name: float(size) for name, size in self._bytes.items()})
+
+    @cached_property
+    def _multiplied(self) -> tuple[_Weights, _Weights]:
+        """Operations for each weight of a matrix: that all tokens go through, and of stacked experts."""
+        stacked = {name: 2.0 for name, site in self._matrices.items() if site.layout.stacked}
+        plain = {name: 2.0 for name in self._matrices if name not in stacked}
+        if self._head is not None:
+            plain[self._head] = 2.0
+        return self._summed(plain), self._summed(stacked)
 
     def parameters(self, shape: Shape) -> float:
         """All parameters, tied ones once."""
-        return self._total(shape, dict.fromkeys(self._shapes, 1.0))
+        return self._total(shape, self._all)
 
     def without_embeddings(self, shape: Shape) -> float:
         """Parameters but for the tables of embeddings and head."""
-        return self._total(shape, {name: 1.0 for name in self._shapes if name not in self._tables})
+        return self._total(shape, self._but_tables)
 
     def memory(self, shape: Shape) -> float:
         """Bytes of the parameters as they are stored."""
-        return self._total(shape, {name: float(size) for name, size in self._bytes.items()})
+        return self._total(shape, self._stored)
 
     def operations(self, shape: Shape) -> float:
         """Operations (twice the multiplications) a token of a causal forward pass: matrices, head, and attention."""
         experts = self.anatomy.axes.get("experts")
         left = shape.sizes.get("experts", experts.size) if experts is not None else 1
-        weights = {
-            name: 2.0 * (self._chosen / left if site.layout.stacked else 1.0) for name, site in self._matrices.items()
-        }
-        if self._head is not None:
-            weights[self._head] = 2.0
-        return self._total(shape, weights) + 2 * self.seqlen * self._attending(shape) * shape.blocks
+        plain, stacked = self._multiplied
+        used = self._total(shape, plain) + self._total(shape, stacked) * self._chosen / left
+        return used + 2 * self.seqlen * self._attending(shape) * shape.blocks
 
     def of(self, kind: str) -> Callable[[Shape], float]:
         """The count that a kind of target sets a limit to; for a latency operations stand in."""
@@ -117,10 +168,8 @@ class Costs:
 
     def _attending(self, shape: Shape) -> float:
         """Heads times their size, in a block: half of the context's tokens are multiplied with, for scores and values."""
-        for name, axis in self.anatomy.axes.items():
-            if HEADS in axis.scaled and name in shape.sizes:
-                return self._attended * shape.sizes[name] / axis.size
-        return self._attended
+        along = [name for name, axis in self.anatomy.axes.items() if HEADS in axis.scaled]
+        return self._attended * float(self._share(along, shape))
 
 
 def parameters_of(model: nn.Module) -> int:

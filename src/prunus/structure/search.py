@@ -70,11 +70,15 @@ class Damage:
 
 @dataclass
 class Search:
-    """Searches the settings of ``levers``. ``measure(settings, told)`` cuts them on trial and gives their divergences."""
+    """Searches the settings of ``levers``. ``measure(settings, told)`` cuts them on trial and gives their divergences.
+
+    ``given``: whether something is cut in any setting, which does its part of all that is measured.
+    """
 
     levers: Sequence[Lever]
     measure: Callable[[Sequence[Setting], str], list[float]]
     possible: Callable[[Setting], bool]
+    given: bool = False
     damages: list[Damage] = field(default_factory=list, init=False)
     measured: dict[Setting, float] = field(default_factory=dict, init=False)
 
@@ -89,7 +93,7 @@ class Search:
 
     def survey(self, reaches: Callable[[Setting], bool]) -> None:
         """Measure each lever alone at a few sizes, down to the first that ``reaches`` the target or its last."""
-        wanted = []
+        wanted = [self.whole] if self.given else []
         for k, lever in enumerate(self.levers):
             last = len(lever.choices) - 1
             furthest = next((n for n in range(1, last + 1) if reaches(self.alone(k, n))), last)
@@ -101,11 +105,16 @@ class Search:
     def _damage(self, lever: int) -> Damage:
         shares = self.levers[lever].shares
         own = {one: kl for one, kl in self.measured.items() if one[lever] and self.alone(lever, one[lever]) == one}
-        return Damage.through({1 - shares[one[lever]]: kl for one, kl in own.items()})
+        return Damage.through({1 - shares[one[lever]]: kl - self._before for one, kl in own.items()})
+
+    @property
+    def _before(self) -> float:
+        """The divergence of what is cut in any case."""
+        return self.measured.get(self.whole, 0.0)
 
     def foretold(self, setting: Setting) -> float:
         """The divergence that a setting is expected to have; infinite where a lever is moved that was never measured."""
-        total = 0.0
+        total = self._before
         for damage, lever, choice in zip(self.damages, self.levers, setting, strict=True):
             if choice and not damage.points:
                 return math.inf

@@ -115,10 +115,16 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
     """
     faults: list[str] = []
     sizes: dict[str, int] = {}
-    for name, asked in wanted.items():
+    for name, asked in sorted(wanted.items(), key=lambda one: one[0] != "kv_groups"):  # heads stay in groups that stay
         axis = anatomy.axes.get(name)
         if axis is None:
             faults.append(f"{name}: {_absent(anatomy, name)}")
+            continue
+        if name == "heads" and "kv_groups" in sizes:
+            try:
+                sizes[name] = _heads_in_groups(anatomy, asked, sizes["kv_groups"])
+            except ValueError as error:
+                faults.append(f"{name} {asked.text}: {error}")
             continue
         size = asked.of(axis.size, step_of(axis))
         lowest = max(1, least.get(name, 1))
@@ -140,7 +146,25 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
             sizes[name] = size
     if faults:
         raise RecipeError(faults)
-    return sizes
+    return {name: size for name, size in sizes.items() if size < anatomy.axes[name].size}
+
+
+def _heads_in_groups(anatomy: Anatomy, asked: Wanted, left: int) -> int:
+    """The size of axis heads, which counts heads as if no group had gone, so that as many stay as were asked for in the
+    ``left`` groups.
+
+    Raises:
+        ValueError: with the nearest number that can.
+    """
+    heads, groups = anatomy.axes["heads"], anatomy.axes["kv_groups"]
+    wanted, most = asked.of(heads.size, left), heads.size // groups.size * left
+    if wanted % left or not left <= wanted <= most:
+        near = min(range(left, most + 1, left), key=lambda n: (abs(n - wanted), n))
+        raise ValueError(
+            f"{wanted} cannot stay in {left} of {groups.size} key/value groups, as many in each; "
+            f"the nearest that can is {near}"
+        )
+    return wanted // left * groups.size
 
 
 def depth_of(asked: Wanted, count: int) -> int:

@@ -69,7 +69,8 @@ class TargetSearch:
     @cached_property
     def search(self) -> Search:
         """The search over the levers' settings."""
-        return Search(self.levers, self._measure, lambda setting: self._outline(setting) is not None)
+        possible = lambda setting: self._outline(setting) is not None  # noqa: E731
+        return Search(self.levers, self._measure, possible, given=bool(self.given))
 
     def _shape(self, setting: Setting) -> Shape:
         sizes = {**self.given, **self.search.sizes(setting)}
