@@ -131,6 +131,25 @@ def test_half_precision_stays(checkpoint, quick, tmp_path) -> None:
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 
 
+HALVES = [("llama", {"neurons": 0.5, "heads": 2}), ("gemma2", {"width": 0.5}), ("gpt2", {"neurons": 0.5}),
+          ("qwen2", {"width": 24, "kv_groups": 1})]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("family", "what"), HALVES)
+def test_half_precision_is_proved_in_full(family, what, dtype, checkpoint, quick, tmp_path) -> None:
+    """As on GPUs, where a half-precision checkpoint is computed with as it is stored."""
+    for compute in ("float32", str(dtype).removeprefix("torch.")):
+        result = prunus.shrink(checkpoint(family, dtype), tmp_path / compute, dtype=compute, **what, **quick)
+        assert result.record["proof"]["masked"] < (0.05 if family == "gemma2" else 1e-4)
+
+
+def test_without_text_the_masked_model_is_run_all_the_same(checkpoint, quick, tmp_path) -> None:
+    what = {"importance": "weight", "solver": "keep", "neurons": 0.5, "heads": 2}
+    result = prunus.shrink(checkpoint("llama"), tmp_path / "out", eval_windows=0, **what)
+    assert result.record["proof"]["masked"] < 1e-5
+
+
 def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
     told = prunus.inspect(checkpoint("qwen3")).to_json()
     assert told["axes"]["heads"]["size"] == 4

@@ -121,7 +121,8 @@ class BlockCutter:
         for solution in solutions.values():
             if "bias_change" in solution.extra:
                 bias = bias_of(solution.site)
-                module.set({bias: module.value(bias).float() + solution.extra["bias_change"][0]})
+                changed = module.value(bias).float() + solution.extra["bias_change"][0]
+                module.set({bias: changed.to(self.source.stored_dtype(bias)).float()})  # as it will be written
         module.lay(cut)
         self._now = None
         return cut

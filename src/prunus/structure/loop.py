@@ -62,6 +62,8 @@ class ShrinkLoop:
     progress: Progress = field(default_factory=Silent)
     logits: Tensor | None = field(default=None, init=False)
     """What the masked model gives for the first window, ``[1 seqlen vocabulary]``, once it has run."""
+    rounded: bool = field(default=False, init=False)
+    """Whether the embedding was written scaled otherwise, and so rounded to half precision once more."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -174,13 +176,36 @@ class ShrinkLoop:
         self.source.load_outside(head=True)
         module, known = self.cutter.outside(), self.cutter.known
         narrowed = self.output.narrowed(module, known)
-        self.output.put(scaled_as_before(self.source, self.output, narrowed, known))
+        scaled = scaled_as_before(self.source, self.output, narrowed, known)
+        stored = self.source.stored_dtype
+        self.rounded = any(scaled[name] is not value and stored(name).itemsize < 4 for name, value in narrowed.items())
+        self.output.put(scaled)
         if streams is not None:
-            with module.masked(), torch.no_grad():
-                first = slice(0, 1)
-                hidden = streams.pruned.state.read(first, self.source.device)
-                self.logits = streams.pruned.head(first, hidden).cpu()
+            self.logits = self._head(module, streams)
         self.source.release_outside()
+
+    @torch.no_grad()
+    def _head(self, module: MaskedModule, streams: Streams) -> Tensor:
+        first = slice(0, 1)
+        with module.masked():
+            return streams.pruned.head(first, streams.pruned.state.read(first, self.source.device)).cpu()
+
+    def replayed(self, done: Sequence[dict[str, Any]]) -> Tensor:
+        """What the masked model gives for the first window, all of its blocks ``done`` and written before."""
+        if self.windows is None:
+            raise TypeError("a replay needs a window")
+        for entry in done:
+            self.cutter.remember(entry["block"], entry["units"])
+        streams = Streams(self.source, self.windows[:1], self.limits, None, False)
+        streams.start(0)
+        self.cutter.embed(streams.pruned)
+        for index in range(len(self.source.blocks)):
+            self._replay(index, streams)
+        self.source.load_outside(head=True)
+        logits = self._head(self.cutter.outside(), streams)
+        self.source.release_outside()
+        streams.close()
+        return logits
 
     def _start(self, done: Sequence[dict[str, Any]]) -> Streams | None:
         if self.windows is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..checkpoint.journal import Journal
 from ..checkpoint.planned import write_index
 from ..checkpoint.writer import MirrorWriter
-from ..core.errors import RecipeError
+from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..models.layout import planned_checkpoint
 from ..models.names import NO_PLACE
@@ -25,13 +26,14 @@ from ..report.record import read_record
 from ..report.shrunk import shrink_record, shrunk_card
 from ..shrink_recipe import ShrinkRecipe
 from ..stream.evaluate import open_source, perplexity
+from ..stream.prove import TOLERANCE, few_ids
 from ..stream.sources import CheckpointSource
 from ..structure.cost import parameters_of
 from ..structure.loop import ShrinkLoop
 from ..structure.outline import Outline
 from ..structure.output import CutOutput
 from ..structure.plan import ShrinkPlan
-from ..structure.prove import prove_cut
+from ..structure.prove import ROUNDED, prove_cut
 from ..structure.target_search import Found
 from ..structure.targets import Target
 from .prepare import coverage_of, finished_record, journal_for, limits_of
@@ -203,19 +205,24 @@ def _carry_out(prepared: _Prepared, journal: Journal, done: list[dict[str, Any]]
     layout = planned_checkpoint(outline.model, dtype_of, journal.output, SHARD_BYTES)
     writer = MirrorWriter(layout, journal.output)
     writer.prepare(begun=bool(done))
-    loop = ShrinkLoop(
-        source, plan, outline.tasks(), outline.fixed(plan.units.get("width")), found.windows,
-        CutOutput(outline.model, writer, outline.prefixes), journal, limits_of(recipe.run), coverage_of(recipe.run),
-        found.gradients, progress,
-    )  # fmt: skip
+    output, limits = CutOutput(outline.model, writer, outline.prefixes), limits_of(recipe.run)
+    fixed = outline.fixed(plan.units.get("width"))
+    loop = ShrinkLoop(source, plan, outline.tasks(), fixed, found.windows, output, journal, limits,
+                      coverage_of(recipe.run), found.gradients, progress)  # fmt: skip
     results = loop.run(done)
     source.checkpoint.copy_extras(journal.output)
     outline.config.save_pretrained(journal.output)
     write_index(layout)
     writer.sync()
-    first = found.windows[:1] if found.windows is not None else None
-    budget = limits_of(recipe.run).budget
-    proof = prove_cut(journal.output, layout, first, loop.logits, budget, recipe.run.trust_remote_code)
+    window, masked = found.windows[:1] if found.windows is not None else few_ids(source), loop.logits
+    if masked is None or source.model.dtype != torch.float32:  # no text was looked at, or the logits are rough
+        trust = recipe.run.trust_remote_code
+        reference = open_source(source.checkpoint.folder, torch.float32, torch.device("cpu"), trust)
+        again = ShrinkLoop(reference, plan, outline.tasks(), fixed, window, output, journal, limits)
+        with suppress(UnsupportedModelError):  # a model that cannot be run block by block
+            masked = again.replayed(journal.entries())
+    tolerance = ROUNDED if loop.rounded else TOLERANCE
+    proof = prove_cut(journal.output, layout, window, masked, limits.budget, recipe.run.trust_remote_code, tolerance)
     sizes = (source.checkpoint.nbytes, layout.nbytes)
     record = shrink_record(plan, recipe, results, proof, _judged(found, journal.output), sizes)
     return {**record, "units": loop.cutter.units, "experts": loop.cutter.seen}
