@@ -217,18 +217,55 @@ def test_a_family_from_one_parent(checkpoint, quick, tmp_path) -> None:
     assert len(alone.record["plan"]["target"]["finalists"]) >= 1
 
 
+class Tasks(StopAfter):
+    """What was begun, and a Ctrl-C when ``stop`` begins."""
+
+    def __init__(self, stop: str = "") -> None:
+        super().__init__(99)
+        self.begun: list[str] = []
+        self.stop_at = stop
+
+    def start(self, task: str, total: int) -> None:
+        super().start(task, total)
+        self.begun.append(task)
+        if task == self.stop_at:
+            raise KeyboardInterrupt
+
+
+def test_what_was_searched_is_kept_from_before_the_first_cut_on(checkpoint, quick, tmp_path) -> None:
+    """Of every member of a family; and what is asked otherwise then is refused before anything is surveyed."""
+    settings = {**quick, "params": ["0.8x", "0.7x"], "along": ["neurons", "heads"], "layers": 2, "depth": "influence"}
+    whole = prunus.shrink_family(checkpoint("llama"), tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.shrink_family(checkpoint("llama"), tmp_path / "parts", progress=Tasks("Cutting"), **settings)
+    other = {"layers": "given.layers: 2 then, 1 now", "min_expert_tokens": "min_expert_tokens: 64 then, 1 now"}
+    for name, message in other.items():
+        with pytest.raises(OutputError, match=message):
+            prunus.shrink_family(checkpoint("llama"), tmp_path / "parts", resume=True, **{**settings, name: 1})
+    with pytest.raises(OutputError, match=r"is for params 0.8x, this one for given sizes"):
+        prunus.shrink(checkpoint("llama"), tmp_path / "parts" / "params-0.8x", resume=True, neurons=0.5, **quick)
+    told = Tasks()
+    parts = prunus.shrink_family(checkpoint("llama"), tmp_path / "parts", resume=True, progress=told, **settings)
+    assert not any(task.startswith("Trying") for task in told.begun)
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.output / "model.safetensors").read_bytes() == (other.output / "model.safetensors").read_bytes()
+
+
+def test_nothing_is_taken_over_from_what_is_to_be_replaced(checkpoint, quick, tmp_path) -> None:
+    settings = {**quick, "params": "0.8x", "along": ["width", "neurons"]}
+    prunus.shrink(checkpoint("llama"), tmp_path / "out", **settings)
+    told = Tasks()
+    prunus.shrink(checkpoint("llama"), tmp_path / "out", resume=True, overwrite=True, progress=told,
+                  **{**settings, "width_importance": "random"})  # fmt: skip
+    assert any(task.startswith("Trying") for task in told.begun)
+
+
 def test_a_search_is_not_done_again_when_resumed(checkpoint, quick, tmp_path) -> None:
     settings = {**quick, "params": "0.7x", "along": ["neurons", "width", "layers"]}
     prunus.shrink(checkpoint("llama"), tmp_path / "whole", **settings)
-    told: list[str] = []
-
-    class Told(StopAfter):
-        def start(self, task: str, total: int) -> None:
-            super().start(task, total)
-            told.append(task)
-
-    stopped_and_resumed(checkpoint("llama"), tmp_path / "parts", 1, Told(99), prunus.shrink, **settings)
-    assert not any(task.startswith("Trying") for task in told)
+    told = Tasks()
+    stopped_and_resumed(checkpoint("llama"), tmp_path / "parts", 1, told, prunus.shrink, **settings)
+    assert not any(task.startswith("Trying") for task in told.begun)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     records = [json.loads((tmp_path / name / "prunus.json").read_text()) for name in ("whole", "parts")]

@@ -19,11 +19,13 @@ class Journal:
     """The folder ``.OUT.prunus-partial`` beside the output: plan, finished blocks, saved state and unfinished output.
 
     Each finished block is one line of ``done.jsonl``, written after its bytes are on the disk. What cannot be read there
-    is done again. Without a plan, or with a plan but no output, the folder is what a finished run left behind.
+    is done again. Without a plan, or with a plan but no output, the folder is what a finished run left behind. A ``costly``
+    plan, one that was searched for, is kept also where no block is done.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, costly: bool = False) -> None:
         self.target = target
+        self._costly = costly
         self._work = WorkFolder(target, "prunus-partial")
         self.folder = self._work.path
 
@@ -110,7 +112,7 @@ class Journal:
 
     def abandon(self) -> None:
         """Let go after an error: what is done stays for a later resume, and where nothing is, nothing is left."""
-        if self.entries():
+        if self.entries() or self._costly:
             self.close()
         else:
             self.discard()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checkpoint.journal import Journal
 from ..checkpoint.planned import write_index
 from ..checkpoint.writer import MirrorWriter
-from ..core.errors import RecipeError, UnsupportedModelError
+from ..core.errors import OutputError, RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..models.layout import planned_checkpoint
 from ..models.names import NO_PLACE
@@ -126,28 +126,41 @@ def _shrink(model: str | Path, outputs: Sequence[Path], recipe: ShrinkRecipe, fl
     start = perf_counter()
     try:
         resume, overwrite = flags
-        for output in outputs:
-            journal_for(model, output, resume, overwrite)
-        found = survey(model, recipe, progress)
         targets: list[Target | None] = [*recipe.targets()] or [None]
         labels = [f"{target.kind} {target.text}" if target is not None else None for target in targets]
-        known = [_known_plan(output, label) if resume else None for output, label in zip(outputs, labels, strict=True)]
-        shapes = _shapes(found, known)
+        known = []
+        for output, label in zip(outputs, labels, strict=True):
+            journal_for(model, output, resume, overwrite)
+            known.append(_known_plan(output, label, overwrite) if resume else None)
+        found = survey(model, recipe, progress)
+        wanted = list(zip(_shapes(found, known), labels, known, strict=True))
         before = perf_counter() - start
-        results = []
-        for output, shape, label, plan in zip(outputs, shapes, labels, known, strict=True):
-            results.append(_one(str(model), output, found, (shape, label, plan), flags, before))
-        return results
+        with ExitStack() as stack:  # all plans are on disk before the first cut: what was searched is not lost
+            members = [_begin(str(model), *pair, found, flags, stack) for pair in zip(outputs, wanted, strict=True)]
+            return [
+                member if isinstance(member, ShrinkResult) else _finish(member, overwrite, before) for member in members
+            ]
     finally:
         progress.close()
 
 
-def _known_plan(output: Path, label: str | None) -> Mapping[str, Any] | None:
-    """The plan of an unfinished or finished run for the same target."""
+def _known_plan(output: Path, label: str | None, overwrite: bool) -> Mapping[str, Any] | None:
+    """The plan of an unfinished run for the same target, or of a finished one that is to stay.
+
+    Raises:
+        OutputError: if the unfinished run is for another target.
+    """
     plan: Mapping[str, Any] | None = Journal(output).stored_plan()
-    if plan is None and (output / RECORD).is_file():
-        plan = read_record(output).get("plan")
-    return plan if plan is not None and plan.get("settings", {}).get("target") == label else None
+    if plan is not None and plan.get("settings", {}).get("target") != label:
+        before = plan.get("settings", {}).get("target") or "given sizes"
+        raise OutputError(
+            f"{output}: the unfinished run there is for {before}, this one for {label or 'given sizes'}. Repeat its "
+            f"settings to resume it, or remove {Journal(output).folder} to start anew."
+        )
+    if plan is None and not overwrite and (output / RECORD).is_file():
+        finished = read_record(output).get("plan") or {}
+        plan = finished if finished.get("settings", {}).get("target") == label else None
+    return plan
 
 
 def _shapes(found: Survey, known: Sequence[Mapping[str, Any] | None]) -> list[Found]:
@@ -169,10 +182,19 @@ def _of_plan(plan: Mapping[str, Any]) -> Found:
     return Found(sizes, tuple(plan["blocks"]), plan["target"] or {})
 
 
-def _one(model: str, output: Path, found: Survey, wanted: tuple[Found, str | None, Mapping[str, Any] | None],
-         flags: tuple[bool, bool], before: float) -> ShrinkResult:  # fmt: skip
-    """Cut one model; ``before`` are the seconds that its survey and search took, which a family shares."""
-    start = perf_counter()
+@dataclass(frozen=True)
+class _Member:
+    """A model that is to be cut: all but its writing is done."""
+
+    output: Path
+    prepared: _Prepared
+    journal: Journal
+    done: list[dict[str, Any]]
+
+
+def _begin(model: str, output: Path, wanted: tuple[Found, str | None, Mapping[str, Any] | None], found: Survey,
+           flags: tuple[bool, bool], stack: ExitStack) -> _Member | ShrinkResult:  # fmt: skip
+    """Write a model's plan down, or give what is there already."""
     resume, overwrite = flags
     shape, label, known = wanted
     if known is not None:
@@ -181,11 +203,19 @@ def _one(model: str, output: Path, found: Survey, wanted: tuple[Found, str | Non
     digest = prepared.plan.digest()
     if output.exists() and resume and not overwrite:
         return ShrinkResult(finished_record(output, digest))
-    journal = Journal(output)
-    done = journal.begin(prepared.plan.to_json(), digest, resume)
+    plan = prepared.plan
+    journal = Journal(output, costly=plan.target is not None or len(plan.blocks) < plan.count)
+    done = journal.begin(plan.to_json(), digest, resume)
+    stack.callback(journal.close)
+    return _Member(output, prepared, journal, done)
+
+
+def _finish(member: _Member, overwrite: bool, before: float) -> ShrinkResult:
+    """Cut one model; ``before`` are the seconds that its survey and search took, which a family shares."""
+    start, journal = perf_counter(), member.journal
     with journal.kept_on_error():
-        record = _carry_out(prepared, journal, done)
-        record |= {"output": str(output), "seconds": round(before + perf_counter() - start, 3)}
+        record = _carry_out(member.prepared, journal, member.done)
+        record |= {"output": str(member.output), "seconds": round(before + perf_counter() - start, 3)}
         (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (journal.output / "README.md").write_text(shrunk_card(record), encoding="utf-8")
         journal.finish(overwrite)
@@ -257,7 +287,7 @@ def _prepare(model: str, found: Survey, shape: Found, label: str | None) -> _Pre
         blocks=shape.blocks,
         count=found.count,
         config=outline.numbers,
-        settings=_settings(recipe, source, found.windows, label),
+        settings=_settings(recipe, source, found.windows, label, found.given),
         parameters=(parameters_of(source.model), parameters_of(outline.model)),
         left={**found.outliner.anatomy.left, **dict.fromkeys(source.names.strangers, NO_PLACE)},
         units={"width": found.channels(width)} if width is not None else {},
@@ -266,14 +296,16 @@ def _prepare(model: str, found: Survey, shape: Found, label: str | None) -> _Pre
     return _Prepared(found, outline, plan)
 
 
-def _settings(recipe: ShrinkRecipe, source: CheckpointSource, windows: Tensor | None, label: str | None) -> dict[str, Any]:
+def _settings(recipe: ShrinkRecipe, source: CheckpointSource, windows: Tensor | None, label: str | None,
+              given: Mapping[str, int]) -> dict[str, Any]:  # fmt: skip
     """What decides the output's bytes beside the method and the sizes."""
     settings: dict[str, Any] = {
         "seed": recipe.run.seed, "device": source.device.type, "dtype": str(source.model.dtype).removeprefix("torch."),
         "batch_tokens": recipe.run.batch_tokens, "width_importance": recipe.width_importance, "depth": recipe.depth,
+        "starved_experts": recipe.run.starved_experts, "min_expert_tokens": recipe.run.min_expert_tokens,
     }  # fmt: skip
     if label is not None:
-        settings |= {"target": label, "along": list(recipe.along)}
+        settings |= {"target": label, "along": list(recipe.along), "given": dict(given)}
     if windows is not None:
         settings["calibration"] = {
             "text": recipe.run.calibration or "factbook", "samples": len(windows), "seqlen": windows.shape[1],
