@@ -58,6 +58,8 @@ def test_a_trial_gives_the_divergence_of_the_model_really_cut(family, checkpoint
     for number, ((sizes, count), kl) in enumerate(zip(shapes, tried, strict=True)):
         out = tmp_path / str(number)
         what = {name: str(size) for name, size in sizes.items()} | ({"layers": str(count)} if count < 3 else {})
+        if {"heads", "kv_groups"} <= sizes.keys():  # asked for are those in the groups that stay
+            what["heads"] = str(sizes["heads"] * sizes["kv_groups"] // axes["kv_groups"].size)
         prunus.shrink(folder, out, calibration=str(text_file), samples=8, seqlen=32, eval_windows=0, **PLAIN, **what)
         cut = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
         divergence = Divergence()

@@ -72,6 +72,35 @@ def test_an_image_checkpoint_is_inspected_without_its_weights(name, tmp_path) ->
     assert all(next(iter(one["members"])) in whole for one in told["couplings"])
 
 
+def test_when_norms_cannot_be_calibrated_the_module_is_as_it_was() -> None:
+    """One value a channel has no variance; frozen norms stay frozen, gradients stay."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    model.train()
+    model[1].eval()
+    image = torch.randn(1, 3, 5, 5)
+    model(torch.randn(2, 3, 9, 9)).sum().backward()
+    single = nn.Sequential(*model[:3], nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 3))
+    single[4].eval()
+    before, gradient = copy.deepcopy(single.state_dict()), model[0].weight.grad
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        prunus.shrink_module(single, image, 0.5, importance="activation", data=[image])
+    assert all(torch.equal(value, before[name]) for name, value in single.state_dict().items())
+    assert single[0].weight.grad is gradient
+    assert [module.training for module in single] == [True, False, True, True, False, True, True]
+    assert single[0].out_channels == 16
+
+
+@pytest.mark.parametrize(("size", "options"), [((9, 11), {"padding": 1}), ((12, 8), {"stride": 2, "dilation": 2}),
+                                               ((40, 40), {"padding": 2, "padding_mode": "reflect"})])  # fmt: skip
+def test_what_a_convolution_reads_is_its_patches(size, options) -> None:
+    conv = nn.Conv2d(5, 7, (3, 2), bias=False, **options)
+    x = torch.randn(2, 5, *size)
+    rows = reader_layers(conv)["weight"].rows_of(x)
+    whole = conv(x).flatten(2).transpose(1, 2)
+    some = whole[:, :: -(-whole.shape[1] // 128)]
+    torch.testing.assert_close(rows @ conv.weight.flatten(1).T, some, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("importance", ["weight", "activation", "fluctuation", "obs", "random", "taylor"])
 @pytest.mark.parametrize("name", ["resnet18", "vgg"])
 def test_every_importance(importance, name) -> None:

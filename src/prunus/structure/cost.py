@@ -91,12 +91,12 @@ class Costs:
         kept = (Fraction(shape.sizes[name], self.anatomy.axes[name].size) for name in axes if name in shape.sizes)
         return prod(kept, start=Fraction(1))
 
-    def _size(self, kind: _Kind, shape: Shape) -> int:
-        """Elements of a tensor."""
+    def _sizes(self, kind: _Kind, shape: Shape) -> list[int]:
+        """The shape of a tensor once it is cut."""
         sizes = list(kind.shape)
         for dim, covered in kind.covered:
             sizes[dim] = int(sum(count * self._share(axes, shape) for axes, count in covered))
-        return prod(sizes)
+        return sizes
 
     def _summed(self, weights: Mapping[str, float]) -> _Weights:
         """Weights of tensors, by their kind and block."""
@@ -114,7 +114,7 @@ class Costs:
                 inside = (sum(by_block.values()) - outside) * shape.blocks / self.count
             else:
                 inside = sum(by_block.get(index, 0.0) for index in shape.which)
-            total += self._size(kind, shape) * (outside + inside)
+            total += prod(self._sizes(kind, shape)) * (outside + inside)
         return total
 
     @cached_property
@@ -152,10 +152,11 @@ class Costs:
 
     def operations(self, shape: Shape) -> float:
         """Operations (twice the multiplications) a token of a causal forward pass: matrices, head, and attention."""
-        experts = self.anatomy.axes.get("experts")
-        left = shape.sizes.get("experts", experts.size) if experts is not None else 1
         plain, stacked = self._multiplied
-        used = self._total(shape, plain) + self._total(shape, stacked) * self._chosen / left
+        used = self._total(shape, plain)
+        for kind, by_block in stacked.items():  # of a stack the experts that are chosen
+            left = self._sizes(kind, shape)[0]
+            used += self._total(shape, {kind: by_block}) * min(self._chosen, left) / left
         return used + 2 * self.seqlen * self._attending(shape) * shape.blocks
 
     def of(self, kind: str) -> Callable[[Shape], float]:

@@ -25,12 +25,12 @@ UNSEEN = "no layer that reads it was seen to run, so that nothing is known of wh
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a model: its ``layers`` that read, the ``stats`` of their inputs and the ``grads`` of parameters,
-    all by the parameters' names."""
+    """What is known of a model: its ``layers`` that read, the ``stats`` of their inputs (None: none were looked at) and the
+    ``grads`` of parameters, all by the parameters' names."""
 
     model: nn.Module
     layers: Mapping[str, ReaderLayer]
-    stats: Mapping[str, Stats]
+    stats: Mapping[str, Stats] | None
     grads: Mapping[str, Tensor]
 
     def units(self, coupling: Coupling) -> Units:
@@ -39,9 +39,9 @@ class Known:
         readers, writers = [], []
         for place, positions in coupling.members.items():
             layer = self.layers.get(place.tensor)
-            if layer is not None and place.dim == 1 and (place.tensor in self.stats or not self.stats):
+            if layer is not None and place.dim == 1 and (self.stats is None or place.tensor in self.stats):
                 own = {"grad": self.grads[place.tensor].flatten(1)} if self.grads else {}
-                stats = self.stats.get(place.tensor, Stats.none())
+                stats = (self.stats or {}).get(place.tensor, Stats.none())
                 readers.append(Reader(layer.matrix, layer.columns(positions), stats, layer.path, own))
             elif place.tensor in parameters:
                 own = {"grad": _by_position(self.grads[place.tensor], place, positions)} if self.grads else {}
@@ -73,9 +73,10 @@ def repair(known: Known, cut: Cut, solver: Solver) -> dict[str, float]:
     errors = {}
     for name, layer in known.layers.items():
         place = Place(name, 1)
-        if place not in cut.positions or name not in known.stats:
+        stats = (known.stats or {}).get(name)
+        if place not in cut.positions or stats is None:
             continue
-        weight, stats = layer.matrix.unsqueeze(0), known.stats[name]
+        weight = layer.matrix.unsqueeze(0)
         columns = layer.columns(cut.positions[place].unsqueeze(1)).flatten()
         keep = torch.zeros(weight.shape[-1], dtype=torch.bool, device=weight.device)
         keep[columns.to(keep.device)] = True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,23 +46,31 @@ class ReaderLayer:
 
     def rows_of(self, inputs: Tensor) -> Tensor:
         """What a batch reads, ``[windows places cols]``, some of the places where there are many."""
-        if isinstance(self.module, nn.Linear):
-            rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        else:
-            rows = _patches(self.module, inputs)
-        step = -(-rows.shape[1] // POSITIONS)
-        return rows[:, ::step]
+        if not isinstance(self.module, nn.Linear):
+            return _patches(self.module, inputs)
+        rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        return rows[:, :: _step(rows.shape[1])]
+
+
+def _step(places: int) -> int:
+    return -(-places // POSITIONS)
 
 
 def _patches(conv: Any, inputs: Tensor) -> Tensor:
-    """The patches that a convolution reads, ``[windows places channels·kernel]``."""
+    """Some of the patches that a convolution reads, ``[windows places channels·kernel]``; no others are copied."""
     kernel, dilation, stride = conv.kernel_size, conv.dilation, conv.stride
     if any(conv._reversed_padding_repeated_twice):
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         inputs = functional.pad(inputs, conv._reversed_padding_repeated_twice, mode=mode)
     if len(kernel) == 1:
         inputs, kernel, dilation, stride = inputs.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
-    return functional.unfold(inputs, kernel, dilation, 0, stride).transpose(1, 2)
+    views = inputs
+    for dim in (0, 1):
+        span = dilation[dim] * (kernel[dim] - 1) + 1
+        views = views.unfold(2 + dim, span, stride[dim])[..., :: dilation[dim]]
+    height, width = views.shape[2:4]
+    places = torch.arange(0, height * width, _step(height * width), device=inputs.device)
+    return views[:, :, places // width, places % width].transpose(1, 2).flatten(2)
 
 
 def reader_layers(model: nn.Module) -> dict[str, ReaderLayer]:
@@ -76,6 +84,18 @@ def reader_layers(model: nn.Module) -> dict[str, ReaderLayer]:
     return found
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context all modules are in evaluation mode; then each is in its own again, frozen norms too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def observe_layers(model: nn.Module, layers: Mapping[str, ReaderLayer], needs: Needs,
                    runs: Iterable[Callable[[], object]]) -> dict[str, Stats]:  # fmt: skip
@@ -84,10 +104,8 @@ def observe_layers(model: nn.Module, layers: Mapping[str, ReaderLayer], needs: N
     Layers that are never called as modules have none.
     """
     tallies: dict[str, Tally] = {}
-    training = model.training
-    model.eval()
     with ExitStack() as stack:
-        stack.callback(model.train, training)
+        stack.enter_context(evaluating(model))
         for name, layer in layers.items():
 
             def seen(module: nn.Module, args: Any, name: str = name, layer: ReaderLayer = layer) -> None:

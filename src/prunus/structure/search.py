@@ -87,6 +87,11 @@ class Search:
         """Nothing cut."""
         return (0,) * len(self.levers)
 
+    @property
+    def finest(self) -> int:
+        """The number of the lever with the most choices."""
+        return max(range(len(self.levers)), key=lambda k: len(self.levers[k].choices))
+
     def alone(self, lever: int, choice: int) -> Setting:
         """One lever moved."""
         return tuple(choice if k == lever else 0 for k in range(len(self.levers)))
@@ -123,7 +128,7 @@ class Search:
 
     def fitting(self, meets: Callable[[Setting], bool]) -> Iterator[Setting]:
         """For all choices of the other levers the least that the finest lever has to give for the target to be met."""
-        finest = max(range(len(self.levers)), key=lambda k: len(self.levers[k].choices))
+        finest = self.finest
         ranges = [_some(len(lever.choices)) if k != finest else (0,) for k, lever in enumerate(self.levers)]
         count = len(self.levers[finest].choices)
         for setting in product(*ranges):

@@ -34,15 +34,16 @@ class Shapes:
         return {"tensors": {k: list(v) for k, v in self.tensors.items()}, "numbers": dict(self.numbers)}
 
 
-def cut_module(
-    model: nn.Module, cut: Cut, run: Callable[[], Any], optimizer: torch.optim.Optimizer | None = None
-) -> Shapes:
+def cut_module(model: nn.Module, cut: Cut, run: Callable[[], Any], optimizer: torch.optim.Optimizer | None = None,
+               then: Callable[[], None] = lambda: None) -> Shapes:  # fmt: skip
     """Cut a model in place and check on ``run()``, one example, that it computes what the masked model does.
 
     Parameters stay the same objects, so that an optimiser and whatever else holds them goes on; its state is cut with them.
+    ``then`` is done with the cut model.
 
     Raises:
-        UnsupportedModelError: if the cut model does not run, or computes something else; it is then as it was.
+        UnsupportedModelError: if the cut model does not run, or computes something else. Whatever fails, it is then as it
+            was.
     """
     with torch.no_grad(), masked(model, cut):
         wanted = _numbers_in(run())
@@ -57,6 +58,7 @@ def cut_module(
             shapes.tensors[name] = tuple(tensor.shape)
         shapes.numbers |= before.change(_of_known_modules(model, cut))
         shapes.numbers |= _find_numbers(model, before, cut, run, wanted)
+        then()
     except BaseException:
         before.restore()
         raise
@@ -73,6 +75,7 @@ class _Before:
         self.model = model
         self.tensors = {name: everything[name] for name in cut.tensors if name in everything}
         self.data = {name: tensor.data for name, tensor in self.tensors.items()}
+        self.grads = {name: tensor.grad for name, tensor in self.tensors.items()}
         self.numbers: dict[str, Any] = {}
 
     def change(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class _Before:
         """Undo everything."""
         for name, tensor in self.tensors.items():
             tensor.data = self.data[name]
+            tensor.grad = self.grads[name]
         self.change(dict(self.numbers))
 
 

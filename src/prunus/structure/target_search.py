@@ -103,11 +103,21 @@ class TargetSearch:
         if target.kind != "latency":
             count = self.costs.of(target.kind)
             found = self.search.finalists(lambda setting: self._cost(target, setting) <= limit)
-            exact = [setting for setting in found if count(self._exact(setting)) <= limit * (1 + 1e-9)]
+            exact = [one for one in dict.fromkeys(self._exactly(setting, count, limit) for setting in found) if one]
             if not exact:
                 raise RecipeError([f"{target.kind} {target.text}: no shape of this model meets it; ask for a little less"])
             return exact, {}
         return self._fast_enough(target, limit)
+
+    def _exactly(self, setting: Setting, count: Callable[[Shape], float], limit: float) -> Setting | None:
+        """A setting that meets a limit with the blocks that stay, where it did with average ones: the finest lever moved
+        on as far as it has to be."""
+        finest = self.search.finest
+        for choice in range(setting[finest], len(self.levers[finest].choices)):
+            moved = (*setting[:finest], choice, *setting[finest + 1 :])
+            if self._outline(moved) is not None and count(self._exact(moved)) <= limit * (1 + 1e-9):
+                return moved
+        return None
 
     def _exact(self, setting: Setting) -> Shape:
         shape, outline = self._shape(setting), self._outline(setting)

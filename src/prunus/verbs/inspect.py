@@ -18,6 +18,7 @@ from ..recipe import Recipe
 from ..structure.axes import Anatomy
 from ..structure.cost import Costs, Shape
 from ..structure.coupling import Coupling, Traced
+from ..structure.module_stats import evaluating
 from ..structure.outline import anatomy_of
 from ..structure.sizes import Wanted, step_of
 from ..structure.trace import called, trace
@@ -99,12 +100,8 @@ def inspect_module(model: nn.Module, example: Any) -> ModuleInspection:
     Raises:
         UnsupportedModelError: if the module does not run on it.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return _inspected(type(model).__name__, model, partial(called, model, example))
-    finally:
-        model.train(training)
 
 
 def _inspected(name: str, model: nn.Module, run: Callable[[], Any]) -> ModuleInspection:

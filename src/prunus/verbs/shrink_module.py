@@ -20,7 +20,7 @@ from ..core.stats import Needs
 from ..structure.coupling import Coupling
 from ..structure.cut import Cut, Kept
 from ..structure.module_cut import REPAIR_NEEDS, UNSEEN, Known, choose, repair
-from ..structure.module_stats import observe_layers, reader_layers
+from ..structure.module_stats import evaluating, observe_layers, reader_layers
 from ..structure.sizes import liked_step
 from ..structure.surgery import Shapes, cut_module
 from ..structure.trace import called, trace
@@ -86,18 +86,17 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
     method = _method(importance, data, loss)
     batches = list(data) if data is not None else []
     run = partial(called, model, example)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         traced = trace(model, run)
         left = {str(place): reason for place, reason in traced.fixed.items()}
         chosen = _wanted(traced.couplings, share, exclude, multiple, left)
         if not chosen:
             raise UnsupportedModelError(f"{type(model).__name__}: nothing can be cut; {'; '.join(list(left.values())[:3])}")
-        layers = reader_layers(model)
+        read = {place.tensor for one, _ in chosen for place in one.members if place.dim == 1}
+        layers = {name: layer for name, layer in reader_layers(model).items() if name in read}
         solving = make(registry.solver, solver)
         needs = method.needs.of_inputs | (REPAIR_NEEDS if batches else Needs.NOTHING)
-        stats = observe_layers(model, layers, needs, [partial(called, model, one) for one in batches]) if needs else {}
+        stats = observe_layers(model, layers, needs, [partial(called, model, one) for one in batches]) if needs else None
         known = Known(model, layers, stats, _gradients(model, batches, loss) if Needs.GRAD in method.needs else {})
         kept = []
         couplings, counts = [one for one, _ in chosen], [count for _, count in chosen]
@@ -109,8 +108,6 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
         if not kept:
             raise UnsupportedModelError(f"{type(model).__name__}: nothing can be cut by '{importance}'; {UNSEEN}")
         return _carry_out(model, run, known, kept, left, (solving, optimizer, batches))
-    finally:
-        model.train(training)
 
 
 def _carry_out(model: nn.Module, run: Callable[[], Any], known: Known, kept: Sequence[Kept], left: Mapping[str, str],
@@ -122,15 +119,18 @@ def _carry_out(model: nn.Module, run: Callable[[], Any], known: Known, kept: Seq
     saved = {name: known.model.get_parameter(name).data.clone() for name in known.layers} if known.stats else {}
     saved |= {f"{layer.path}.bias": layer.module.bias.data.clone() for layer in known.layers.values()
               if known.stats and layer.module.bias is not None}  # fmt: skip
+    norms = {name: value.clone() for name, value in model.named_buffers()}
     try:
         errors = repair(known, cut, solving) if known.stats else {}
-        shapes = cut_module(model, cut, run, optimizer)
+        shapes = cut_module(
+            model, cut, run, optimizer, lambda: _recalibrate(model, [partial(called, model, one) for one in batches])
+        )
     except BaseException:
         for name, value in saved.items():
             model.get_parameter(name).data = value
+        for name, value in norms.items():
+            model.get_buffer(name).data = value
         raise
-    if batches:
-        _recalibrate(model, [partial(called, model, one) for one in batches])
     after = sum(parameter.numel() for parameter in model.parameters())
     units = {str(one.coupling.first): one.units.tolist() for one in kept}
     return ModuleCut(shapes, units, left, (before, after), errors)
