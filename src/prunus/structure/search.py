@@ -19,6 +19,8 @@ _LEVELS = 3
 FINALISTS = 4
 _MOST = 24
 """Choices of a lever that are combined with those of others; the finest lever is moved by its own steps."""
+_MIXTURES = 20_000
+"""Combinations that are looked at, at most."""
 _APART = 0.08
 """Finalists differ by this share of what stays along at least one lever."""
 
@@ -26,11 +28,9 @@ Setting = tuple[int, ...]
 """Of every lever the number of its choice."""
 
 
-def _some(count: int) -> Sequence[int]:
-    """All of so many choices, or some that are evenly spaced, the first and the last among them."""
-    if count <= _MOST:
-        return range(count)
-    return [round(k * (count - 1) / (_MOST - 1)) for k in range(_MOST)]
+def _some(count: int, most: int) -> Sequence[int]:
+    """All of so many choices, or the ``most`` that are evenly spaced, the first and the last among them."""
+    return range(count) if count <= most else [round(k * (count - 1) / (most - 1)) for k in range(most)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Search:
     def fitting(self, meets: Callable[[Setting], bool]) -> Iterator[Setting]:
         """For all choices of the other levers the least that the finest lever has to give for the target to be met."""
         finest = self.finest
-        ranges = [_some(len(lever.choices)) if k != finest else (0,) for k, lever in enumerate(self.levers)]
+        counts = [len(lever.choices) if k != finest else 1 for k, lever in enumerate(self.levers)]
+        most = next((n for n in range(_MOST, 2, -1) if math.prod(min(n, count) for count in counts) <= _MIXTURES), 2)
+        ranges = [_some(count, most) for count in counts]
         count = len(self.levers[finest].choices)
         for setting in product(*ranges):
             low, high = 0, count

@@ -61,6 +61,8 @@ class ShapeTrials:
     def evaluate(self, candidates: Sequence[Candidate], told: str) -> list[float]:
         """Mean KL(dense ‖ candidate) a token in nats; one that overflows is infinitely far. ``told`` names the pass.
 
+        As many run side by side as have room for their hidden states in the limits' budget.
+
         Raises:
             UnsupportedModelError: if blocks hand each other more than hidden states, or there is no language-model head.
             NumericalError: if the dense model's own logits are NaN or Inf.
@@ -71,7 +73,14 @@ class ShapeTrials:
                 f"{type(source.model).__name__}: shapes are judged by the tokens that a model predicts, and it has no "
                 "language-model head. Say what stays by --neurons, --heads … in place of a target."
             )
-        self.progress.start(told, len(source.blocks) + 1)
+        state = 4 * self.judged.numel() * source.model.get_input_embeddings().weight.shape[1]
+        most = max(1, self.limits.budget // state - 1)
+        parties = [candidates[k : k + most] for k in range(0, len(candidates), most)]
+        self.progress.start(told, (len(source.blocks) + 1) * len(parties))
+        return [kl for party in parties for kl in self._evaluate(party)]
+
+    def _evaluate(self, candidates: Sequence[Candidate]) -> list[float]:
+        source = self.source
         with passing_folder() as folder:
             fit = Trunk(source, self.fitted, *self.limits, folder, "fitted")
             judge = Trunk(source, self.judged, *self.limits, folder, "judged")
