@@ -232,8 +232,6 @@ def test_every_kind_of_target_is_met(kind, checkpoint, quick, tmp_path) -> None:
     if kind == "params":
         assert [target["reached"], target["dense"]] == result.record["plan"]["parameters"][::-1], "as it was really built"
     assert result.record["proof"]["masked"] < 1e-5
-    if kind == "params":
-        assert target["reached"] == result.parameters[1]
 
 
 def test_a_latency_is_met_when_timed(checkpoint, quick, tmp_path, monkeypatch) -> None:
