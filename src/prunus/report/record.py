@@ -16,7 +16,6 @@ from ..recipe import Recipe
 
 FILE = "prunus.json"
 FORMAT = 1
-_ANCESTRY = ("count", "blocks", "sizes", "units")
 
 
 def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proof: Mapping[str, Any],
@@ -51,19 +50,6 @@ def _packed(plan: Plan, results: list[dict[str, Any]]) -> dict[str, Any]:
     after = sum(result["packed_bytes"] for result in results)
     weights = sum(step.site.numel for step in plan.steps)
     return {"dense_bytes": before, "packed_bytes": after, "bits_per_weight": 8 * after / weights}
-
-
-def ancestry_of(folder: Path) -> dict[str, Any] | None:
-    """What of its parent a checkpoint is, if it was cut out of one: ``count`` blocks that there were, the ``blocks`` that
-    stay, ``sizes`` and ``units``. What is made of a cut checkpoint carries it on."""
-    try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    plan = record.get("plan") if record.get("kind") == "shrink" else record.get("ancestry")
-    return {key: plan[key] for key in _ANCESTRY if key in plan} if isinstance(plan, dict) else None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..report.record import ancestry_of
 from ..stream.sources import CheckpointSource
+
+_RECORD = "prunus.json"
+_ANCESTRY = ("count", "blocks", "sizes", "units")
 
 
 def layer_pairs(student: CheckpointSource, teacher: CheckpointSource) -> list[tuple[int, int]]:
@@ -30,3 +36,16 @@ def kept_channels(student: CheckpointSource, teacher: CheckpointSource) -> Tenso
     sizes = (plan or {}).get("sizes", {}).get("width", [0, 0])
     known = width is not None and sizes[0] == teacher.config.get_text_config().hidden_size
     return torch.tensor(width) if known and len(width) == student.config.get_text_config().hidden_size else None
+
+
+def ancestry_of(folder: Path) -> dict[str, Any] | None:
+    """What of its parent a checkpoint is, if it was cut out of one: ``count`` blocks that there were, the ``blocks`` that
+    stay, ``sizes`` and ``units``. What is made of a cut checkpoint carries it on."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    plan = record.get("plan") if record.get("kind") == "shrink" else record.get("ancestry")
+    return {key: plan[key] for key in _ANCESTRY if key in plan} if isinstance(plan, dict) else None

@@ -28,10 +28,11 @@ from ..observe.windows import digest_of
 from ..recipe import Recipe
 from ..report.healed import curves_svg, heal_record, healed_card
 from ..report.record import FILE as RECORD
-from ..report.record import ancestry_of, read_record
+from ..report.record import read_record
 from ..stream.evaluate import divergence, open_source, perplexity
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits
+from ..train.ancestry import ancestry_of
 from ..train.held import pruned_matrices
 from ..train.lessons import Windows, training_windows
 from ..train.low_rank import add_low_rank, merge_low_rank

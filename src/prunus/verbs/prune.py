@@ -21,12 +21,13 @@ from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
 from ..recipe import Recipe
 from ..report.card import model_card
-from ..report.record import ancestry_of, build_record, read_record
+from ..report.record import build_record, read_record
 from ..stream.evaluate import open_source, perplexity
 from ..stream.loop import PruneLoop
 from ..stream.prove import prove
 from ..stream.sources import CheckpointSource, MemorySource
 from ..stream.state import hidden_bytes
+from ..train.ancestry import ancestry_of
 from .prepare import (
     Prepared,
     calibration_windows,
