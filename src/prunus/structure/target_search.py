@@ -69,8 +69,10 @@ class TargetSearch:
     @cached_property
     def search(self) -> Search:
         """The search over the levers' settings."""
-        possible = lambda setting: self._outline(setting) is not None  # noqa: E731
-        return Search(self.levers, self._measure, possible, given=bool(self.given))
+        return Search(self.levers, self._measure, self._possible, given=bool(self.given))
+
+    def _possible(self, setting: Setting) -> bool:
+        return self._outline(setting) is not None
 
     def _shape(self, setting: Setting) -> Shape:
         sizes = {**self.given, **self.search.sizes(setting)}
