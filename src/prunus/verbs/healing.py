@@ -163,7 +163,7 @@ def _open(model: str | Path, recipe: HealRecipe) -> _Opened:
     wanted = recipe.tokens + recipe.held_out * recipe.seqlen
     text = thin(read_text(name), max(8 << 20, _CHARACTERS * wanted), recipe.seed)
     if teacher is not None:
-        _check_teacher(teacher, source, text, recipe)
+        _check_teacher(teacher, text, tokenize(tokenizer, text[:_SAMPLE], vocabulary(source)).tolist(), recipe)
     ids = tokenize(tokenizer, text, vocabulary(source))
     windows, held_out = training_windows(ids, recipe.seqlen, recipe.tokens, recipe.held_out, recipe.seed, name)
     judged = None
@@ -172,17 +172,15 @@ def _open(model: str | Path, recipe: HealRecipe) -> _Opened:
     return _Opened(source, teacher, windows, held_out, judged)
 
 
-def _check_teacher(teacher: CheckpointSource, source: CheckpointSource, text: str, recipe: HealRecipe) -> None:
-    """Raise RecipeError unless a teacher can read the text, in the tokens that the student has for it."""
+def _check_teacher(teacher: CheckpointSource, text: str, own: list[int], recipe: HealRecipe) -> None:
+    """Raise RecipeError unless a teacher reads the text in the student's tokens, of which ``own`` are its beginning."""
     check_length(teacher, recipe.seqlen)
     if not teacher.continues_text:
         raise RecipeError([f"teacher {recipe.teacher}: {type(teacher.model).__name__} predicts no next tokens"])
     if not any(teacher.checkpoint.folder.glob("tokenizer*")):
         return
-    own, others = (
-        tokenize(load_tokenizer(it.checkpoint.folder, recipe.trust_remote_code), text[:_SAMPLE], vocabulary(it)).tolist()
-        for it in (source, teacher)
-    )
+    tokenizer = load_tokenizer(teacher.checkpoint.folder, recipe.trust_remote_code)
+    others = tokenize(tokenizer, text[:_SAMPLE], vocabulary(teacher)).tolist()
     if own != others:
         at = next(k for k, (one, other) in enumerate(zip_longest(own, others)) if one != other)
         differ = f"from token {at} of the text on, {own[at : at + 3]} to the student and {others[at : at + 3]} to it"

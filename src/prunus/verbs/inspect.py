@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,7 +86,8 @@ def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection
     folder = Checkpoint.open(locate(model)).folder
     config = load_config(folder, trust_remote_code)
     if is_image_model(config):
-        return _inspected(str(model), (network := build_image_model(config)), partial(network, blank_image(config)))
+        network = build_image_model(config)
+        return ModuleInspection(str(model), trace(network, partial(network, blank_image(config))))
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
     anatomy = anatomy_of(source, vocabulary(source), trust_remote_code)
     return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN))
@@ -101,8 +102,4 @@ def inspect_module(model: nn.Module, example: Any) -> ModuleInspection:
         UnsupportedModelError: if the module does not run on it.
     """
     with evaluating(model):
-        return _inspected(type(model).__name__, model, partial(called, model, example))
-
-
-def _inspected(name: str, model: nn.Module, run: Callable[[], Any]) -> ModuleInspection:
-    return ModuleInspection(name, trace(model, run))
+        return ModuleInspection(type(model).__name__, trace(model, partial(called, model, example)))
