@@ -28,8 +28,8 @@ check: setup  ## style, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup  ## every test that takes no more than minutes together
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: setup  ## every test that takes no more than minutes together, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n logical --maxprocesses 4
 
 test-slow: setup  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

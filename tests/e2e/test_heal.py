@@ -153,6 +153,37 @@ def test_stopped_and_resumed_writes_the_same_bytes(what, pruned, brief, checkpoi
     assert prunus.recover(pruned, tmp_path / "parts", resume=True, **settings).output == tmp_path / "parts"
 
 
+class StopAsking(StopAfter):
+    """Presses Ctrl-C while the teacher is asked about a later part of the windows."""
+
+    def __init__(self, part: int) -> None:
+        super().__init__(1)
+        self.parts: list[str] = []
+        self._part = part
+
+    def start(self, task: str, total: int) -> None:
+        super().start(task, total)
+        if task.startswith("Asking"):
+            self.parts.append(task)
+            if len(self.parts) == self._part:
+                raise KeyboardInterrupt
+
+    def step(self, note: str = "") -> None:
+        """Not counted."""
+
+
+def test_what_the_teacher_said_before_a_stop_is_not_asked_again(pruned, brief, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.train.teacher._PART_TOKENS", 10 * brief["seqlen"])
+    settings = {**brief, "teacher": str(checkpoint("llama"))}
+    prunus.distill(pruned, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        prunus.distill(pruned, tmp_path / "parts", progress=StopAsking(3), **settings)
+    told = StopAsking(99)
+    prunus.distill(pruned, tmp_path / "parts", resume=True, progress=told, **settings)
+    assert [part.split()[-3] for part in told.parts] == ["21", "31"]
+    assert (tmp_path / "whole" / MODEL).read_bytes() == (tmp_path / "parts" / MODEL).read_bytes()
+
+
 def held_out_loss(folder: Path, tokenizer, text_file: Path, brief: dict[str, object]) -> float:
     from transformers import AutoModelForCausalLM
 

@@ -62,3 +62,38 @@ def test_a_model_writes_on_a_gpu(checkpoint, quick, tmp_path) -> None:
     assert results[0].record["plan"]["settings"]["calibration"]["own"] == 4
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+CUTS = [
+    {"neurons": 0.5, "heads": 0.5, "layers": -1, "width": 24},
+    {"neurons": 0.5, "importance": "taylor"},
+    {"kv_groups": 1, "importance": "fluctuation"},
+    {"layers": -1, "depth": "loss"},
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", CUTS, ids=lambda what: " ".join(what))
+def test_the_same_units_go_on_a_gpu(what, checkpoint, quick, tmp_path) -> None:
+    settings = {"dtype": "float32", **quick, **what}
+    one, two = (prunus.shrink(checkpoint("llama"), tmp_path / name, device=name, **settings) for name in ("cpu", "cuda"))
+    assert one.record["plan"]["sizes"] == two.record["plan"]["sizes"]
+    assert one.perplexity["pruned"] == pytest.approx(two.perplexity["pruned"], rel=0.02)
+
+
+@pytest.mark.gpu
+def test_a_latency_is_met_on_a_gpu(checkpoint, quick, tmp_path) -> None:
+    settings = {"latency": ["0.9x"], "along": ["layers"], "device": "cuda", **quick}
+    assert prunus.shrink(checkpoint("llama"), tmp_path / "out", **settings).record["plan"]["parameters"][1] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("what", [{}, {"lora": 4, "lr": 1e-2}, {"loss": ["kl:top=9", "hidden"]}], ids=str)
+def test_healing_on_a_gpu_holds_zeros_and_gives_the_same(what, checkpoint, quick, text_file, tmp_path) -> None:
+    half = prunus.prune(checkpoint("llama"), tmp_path / "half", sparsity=0.5, method="magnitude", **quick).output
+    settings = {"text": str(text_file), "tokens": 1024, "seqlen": 32, "held_out": 4, "lr": 2e-3, "evaluations": 2,
+                "eval_text": str(text_file), "eval_windows": 2, "dtype": "float32", **what}  # fmt: skip
+    settings["teacher"] = str(checkpoint("llama"))
+    one, two = (prunus.distill(half, tmp_path / name, device=name, **settings) for name in ("cpu", "cuda"))
+    assert one.record["zeros_held"] == two.record["zeros_held"] > 0
+    assert one.held_out == pytest.approx(two.held_out, rel=0.02)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint.disk import reserve, write_atomically
+from ..checkpoint.disk import reserve
 from ..core.errors import ResourceError
 from ..core.lesson import TopLogits
 from ..core.progress import Progress
@@ -17,7 +18,8 @@ from ..stream.evaluate import forwarded
 from ..stream.sources import Source
 from ..stream.trunk import Limits
 
-_DONE = "done"
+_PART_TOKENS = 131_072
+"""After so many tokens what was said is kept: a pass over the blocks costs their reading."""
 _FILES = {"ids": np.int32, "logs": np.float16, "rest": np.float16}
 
 
@@ -37,15 +39,34 @@ class TeacherCache:
         """Bytes on disk."""
         return sum(int(np.prod(shape)) * np.dtype(_FILES[name]).itemsize for name, shape in self._shapes.items())
 
-    def fill(self, teacher: Source, limits: Limits, progress: Progress) -> None:
-        """Run the teacher over the windows, block by block, unless that was done before.
+    def fill(self, teacher: Source, limits: Limits, progress: Progress, first: int, told: Callable[[int], None]) -> None:
+        """Run the teacher over the windows from number ``first`` on, block by block; ``told`` is called with how many are
+        kept, once they are on the disk.
 
         Raises:
             ResourceError: if the disk has no room for what it says.
         """
-        done = self._folder / _DONE
-        if done.is_file():
+        count, seqlen, k = self._shapes["ids"]
+        if first == count:
             return
+        if not first:
+            self._reserve()
+        arrays = {name: self._array(name, "r+") for name in _FILES}
+        part = max(1, _PART_TOKENS // seqlen)
+        for start in range(first, count, part):
+            windows = self._windows[start : start + part]
+            task = "Asking the teacher" + (f", from window {start + 1:,} of {count:,}" if count > part else "")
+            with forwarded(teacher, windows, limits.batch_tokens, progress, task) as trunk:
+                for place, logits in trunk.logits():
+                    top = TopLogits.of(logits, k, self._temperature)
+                    there = slice(start + place.start, start + place.stop)
+                    for name, value in (("ids", top.ids), ("logs", top.logs), ("rest", top.rest)):
+                        arrays[name][there] = value.cpu().numpy().astype(_FILES[name])
+            for array in arrays.values():
+                array.flush()
+            told(start + len(windows))
+
+    def _reserve(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
         if self.nbytes > free:
@@ -53,19 +74,9 @@ class TeacherCache:
                 f"{self._folder}: what the teacher says takes {self.nbytes / 1e9:.1f} GB, {free / 1e9:.1f} are free. Ask "
                 "for fewer --tokens, or fewer of its likeliest: --loss kl:top=32."
             )
-        k = self._shapes["ids"][2]
         for name, shape in self._shapes.items():
             with (self._folder / f"{name}.bin").open("wb") as file:
                 reserve(file, int(np.prod(shape)) * np.dtype(_FILES[name]).itemsize)
-        arrays = {name: self._array(name, "r+") for name in _FILES}
-        with forwarded(teacher, self._windows, limits.batch_tokens, progress, "Asking the teacher") as trunk:
-            for place, logits in trunk.logits():
-                top = TopLogits.of(logits, k, self._temperature)
-                for name, value in (("ids", top.ids), ("logs", top.logs), ("rest", top.rest)):
-                    arrays[name][place] = value.cpu().numpy().astype(_FILES[name])
-        for array in arrays.values():
-            array.flush()
-        write_atomically(done, "")
 
     def read(self, window: int) -> dict[str, Tensor]:
         """One window's ``ids``, ``logs`` and ``rest``."""

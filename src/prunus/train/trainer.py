@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -71,6 +72,7 @@ class Healer(Trainer):
         self.lessons = lessons
         self.held: HeldMasks | None = None
         self._pruned = pruned
+        self._count = len(train)
         self.stop = _Stop()
         callbacks: list[TrainerCallback] = [_Told(progress, mark), _Held(self), self.stop]
         if patience:
@@ -98,6 +100,11 @@ class Healer(Trainer):
         if self.held is not None:
             self.held.hold_gradients()
         return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """An order for each pass that hangs on the seed and the pass alone, so that a resumed run goes on in it, of however
+        many processes (accelerate's own begins again with that of the first pass)."""
+        return _Order(self, self._count)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The parameters as the model has them in memory: files of pretrained models may have them otherwise (experts
@@ -143,6 +150,22 @@ class Healer(Trainer):
         """Take the masks of the model as it is wrapped now."""
         if self._pruned:
             self.held = HeldMasks.of(self.model_wrapped, self._pruned)
+
+
+class _Order(Sampler[int]):
+    """The windows of a pass, shuffled."""
+
+    def __init__(self, trainer: Trainer, count: int) -> None:
+        self._trainer = trainer
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        passes = int(self._trainer.state.epoch or 0)
+        chance = torch.Generator().manual_seed(self._trainer.args.seed + passes)
+        yield from torch.randperm(self._count, generator=chance).tolist()
 
 
 class _Held(TrainerCallback):

@@ -206,8 +206,9 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
     _check_memory(opened, recipe)
     cache = _cache(opened, recipe, journal)
     if cache is not None and opened.teacher is not None:
-        cache.fill(opened.teacher, Limits(recipe.batch_tokens, budget), progress)
-        journal.mark({"teacher": opened.teacher.checkpoint.fingerprint})
+        first = max((entry.get("taught", 0) for entry in journal.entries()), default=0)
+        limits = Limits(recipe.batch_tokens, budget)
+        cache.fill(opened.teacher, limits, progress, first, lambda count: journal.mark({"taught": count}))
     wait()
     student, zeros, history = _train(opened, recipe, journal, cache, progress)
     write_healed(source, student, journal.output)
