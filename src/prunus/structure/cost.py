@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +10,8 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..models.numbers import HEAD_SIZE, HEADS, WIDTH, least_experts, number
 from ..stream.sources import CheckpointSource
@@ -69,19 +70,24 @@ class Costs:
     def _kinds(self) -> dict[str, _Kind]:
         """Of every tensor its shape, and of its dimensions how many positions each set of axes narrows together: heads in
         their groups. Those of other blocks are alike."""
-        found: dict[Place, list[set[str]]] = {}
-        for name, axis in self.anatomy.axes.items():
-            for coupling in axis.couplings:
+        names = list(self.anatomy.axes)
+        found: dict[Place, Tensor] = {}  # of every position, a bit for each axis
+        for bit, name in enumerate(names):
+            for coupling in self.anatomy.axes[name].couplings:
                 for place, positions in coupling.members.items():
                     if place.tensor not in self._shapes:  # a buffer
                         continue
                     first = place._replace(entry=None)  # all entries of a stack lose as many
-                    along = found.setdefault(first, [set() for _ in range(self._shapes[place.tensor][place.dim])])
-                    for position in positions.flatten().tolist():
-                        along[position].add(name)
+                    size = self._shapes[place.tensor][place.dim]
+                    found.setdefault(first, torch.zeros(size, dtype=torch.long))[positions.flatten()] |= 1 << bit
         covered: dict[str, list[tuple[int, frozenset[tuple[frozenset[str], int]]]]] = defaultdict(list)
         for place, along in found.items():
-            covered[place.tensor].append((place.dim, frozenset(Counter(map(frozenset, along)).items())))
+            sets, counts = along.unique(return_counts=True)
+            counted = frozenset(
+                (frozenset(name for bit, name in enumerate(names) if bits >> bit & 1), count)
+                for bits, count in zip(sets.tolist(), counts.tolist(), strict=True)
+            )
+            covered[place.tensor].append((place.dim, counted))
         return {
             name: _Kind(shape, tuple(sorted(covered[name], key=lambda one: one[0]))) for name, shape in self._shapes.items()
         }
