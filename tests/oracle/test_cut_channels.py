@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import NETS, net_of
+from nets import NETS, Stubborn, net_of
 from prunus.core.errors import UnsupportedModelError
 from prunus.structure.coupling import Coupling, Place
 from prunus.structure.cut import Cut, Kept
@@ -108,14 +108,6 @@ def test_every_layer_can_be_cut_but_the_image_and_the_classes() -> None:
 
 
 def test_a_shape_written_into_the_code_is_refused_and_the_model_left_as_it_was() -> None:
-    class Stubborn(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).view(len(x), 8).relu())
-
     model, x = Stubborn(), torch.randn(2, 6)
     (coupling,) = trace(model, lambda: model(x)).couplings
     before = copy.deepcopy(model.state_dict())

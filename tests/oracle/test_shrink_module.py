@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import prunus
-from nets import NETS, net_of
+from nets import NETS, Stubborn, net_of
 from prunus.cli.app import app
 from prunus.core import registry
 from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
@@ -215,14 +215,6 @@ def test_what_is_excluded_or_has_no_share_stays_and_is_said() -> None:
 
 
 def test_a_failure_leaves_everything_as_it_was() -> None:
-    class Stubborn(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).view(len(x), 8).relu())
-
     model, x = Stubborn(), torch.randn(4, 6)
     before = copy.deepcopy(model.state_dict())
     model.train()
