@@ -130,11 +130,11 @@ def _arguments(run: Run, count: int, fresh: bool) -> Any:
     settings = run.settings
     share = math.ceil(settings.batch / world())
     most = max(1, settings.batch_tokens // settings.seqlen)
-    turns = math.ceil(share / most)
+    turns = next(parts for parts in range(math.ceil(share / most), share + 1) if share % parts == 0)
     total = math.ceil(count / settings.batch) * settings.epochs
     every = max(1, total // settings.evaluations)
     arguments = TrainingArguments(
-        output_dir=str(run.folder), num_train_epochs=settings.epochs, per_device_train_batch_size=math.ceil(share / turns),
+        output_dir=str(run.folder), num_train_epochs=settings.epochs, per_device_train_batch_size=share // turns,
         per_device_eval_batch_size=most, gradient_accumulation_steps=turns, learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine", warmup_steps=round(settings.warmup * total), weight_decay=settings.weight_decay,
         eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every, save_total_limit=2,
