@@ -160,13 +160,13 @@ def judge(folder: Path, text: str, seqlen: int, some: slice) -> dict[str, float]
 
     from prunus.core.progress import Silent
     from prunus.models.tokens import load_tokenizer
-    from prunus.stream.evaluate import divergence, open_source
+    from prunus.stream.evaluate import divergences, open_source
     from prunus.verbs.prepare import evaluation_windows
 
     dense, other = (open_source(place, torch.float32, torch.device("cpu")) for place in (locate_model(), folder))
     tokenizer = load_tokenizer(dense.checkpoint.folder, False)
     ids = evaluation_windows(dense, tokenizer, TEXTS[text], seqlen, some.stop)[some]
-    before, after, far = divergence(dense, other, ids, 4096, Silent())
+    before, ((after, far),) = divergences(dense, [other], ids, 4096, Silent(), ("", ""))
     gap = math.log(after.value) - math.log(before.value)
     return {"dense": before.value, "perplexity": after.value, "gap": gap, "kl": far.kl, "agreement": far.agreement}
 

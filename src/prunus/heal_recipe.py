@@ -78,14 +78,16 @@ class HealRecipe(Settings):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 faults.append(f"{name} {value!r} must be a whole number of at least {least}")
-        for name, value, right in (
-            ("lr", self.lr, lambda v: v > 0), ("warmup", self.warmup, lambda v: 0 <= v < 1),
-            ("weight_decay", self.weight_decay, lambda v: v >= 0), ("memory_budget", self.memory_budget, lambda v: v > 0),
-            ("lora_alpha", self.lora_alpha, lambda v: v > 0), ("lora", self.lora, lambda v: isinstance(v, int) and v > 0),
+        for name, value, right, range_ in (
+            ("lr", self.lr, lambda v: v > 0, "above 0"), ("warmup", self.warmup, lambda v: 0 <= v < 1, "from 0 to below 1"),
+            ("weight_decay", self.weight_decay, lambda v: v >= 0, "at least 0"),
+            ("memory_budget", self.memory_budget, lambda v: v > 0, "above 0"),
+            ("lora_alpha", self.lora_alpha, lambda v: v > 0, "above 0"),
+            ("lora", self.lora, lambda v: isinstance(v, int) and v > 0, "a whole number of at least 1"),
         ):  # fmt: skip
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and right(value)):
-                faults.append(f"{name} {value!r} is out of its range")
+                faults.append(f"{name} {value!r} must be {range_}")
         if self.masks not in ("held", "free"):
             faults.append(f"masks '{self.masks}' is neither held nor free")
         if self.dtype not in DTYPES or self.dtype == "float16":
@@ -98,6 +100,10 @@ class HealRecipe(Settings):
             losses = self.losses()
         except ValueError as error:
             return [*faults, str(error)]
+        names = [spec.partition(":")[0] for spec in self.loss]
+        faults += [f"loss {name} is given twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        faults += [f"loss {spec}: its weight must be at least 0" for spec, loss in zip(self.loss, losses, strict=False)
+                   if not getattr(loss, "weight", 1.0) >= 0]  # fmt: skip
         taught = [spec for spec, loss in zip(self.loss, losses, strict=False) if loss.needs_teacher]
         if len({loss.asks for loss in losses if loss.asks is not None}) > 1:
             faults.append("two losses ask the teacher for other numbers of tokens, or at other temperatures: give one")

@@ -34,7 +34,9 @@ class Settings:
         """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise RecipeError([f"{path}: {(error.strerror or str(error)).lower()}"]) from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError([f"{path}: cannot be read as TOML ({error})"]) from error
         return cls.of({**table, **{k: v for k, v in (overrides or {}).items() if v is not None}})
 

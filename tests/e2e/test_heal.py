@@ -14,7 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prunus
-from prunus.core.errors import CalibrationError, CheckpointError, NumericalError, OutputError, RecipeError
+from prunus.core.errors import (
+    CalibrationError,
+    CheckpointError,
+    NumericalError,
+    OutputError,
+    RecipeError,
+    ResourceError,
+    UnsupportedModelError,
+)
 from prunus.train.lessons import training_windows
 from stopping import StopAfter
 from tiny import model_of
@@ -321,6 +329,9 @@ def test_other_families(family, checkpoint, brief, tmp_path) -> None:
     ({"lr": -1.0}, RecipeError, "lr"), ({"batch": 1.5}, RecipeError, "batch"),
     ({"lr": 1e30, "warmup": 0.0}, NumericalError, "smaller --lr"),
     ({"loss": ["kl", "kl:temperature=2"], "teacher": "x"}, RecipeError, "give one"),
+    ({"loss": ["ce", "ce:weight=2"]}, RecipeError, "loss ce is given twice"),
+    ({"loss": ["ce:weight=-1"]}, RecipeError, "weight must be at least 0"),
+    ({"warmup": 2.0}, RecipeError, "warmup 2.0 must be from 0 to below 1"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said(settings, error, message, pruned, brief, tmp_path) -> None:
     with pytest.raises(error, match=message):
@@ -350,6 +361,67 @@ def test_hidden_states_of_other_widths_are_compared_only_where_it_is_known_which
         prunus.distill(checkpoint("llama"), tmp_path / "out", loss=["hidden"], **settings)
     result = prunus.distill(checkpoint("llama"), tmp_path / "out", loss=["relations"], **settings)
     assert result.held_out[1] < result.held_out[0]
+
+
+def test_what_a_run_reads_is_never_written_to(pruned, brief, checkpoint, tmp_path) -> None:
+    teacher = Path(shutil.copytree(checkpoint("llama"), tmp_path / "teacher"))
+    before = (teacher / MODEL).read_bytes()
+    with pytest.raises(OutputError, match="is the teacher itself"):
+        prunus.distill(pruned, teacher, teacher=str(teacher), overwrite=True, **brief)
+    with pytest.raises(OutputError, match="lies in a checkpoint"):
+        prunus.distill(pruned, teacher / "healed", teacher=str(teacher), **brief)
+    with pytest.raises(RecipeError, match="it is the student itself"):
+        prunus.distill(pruned, tmp_path / "out", teacher=str(pruned), **brief)
+    assert (teacher / MODEL).read_bytes() == before
+
+
+def test_weights_that_are_no_numbers_are_found_before_anything_is_done(checkpoint, brief, tmp_path) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "nan"))
+    tensors = load_file(folder / MODEL)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, folder / MODEL, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.1\.mlp\.up_proj\.weight' holds NaN or Inf"):
+        prunus.recover(folder, tmp_path / "out", **brief)
+    assert [path.name for path in tmp_path.iterdir()] == ["nan"]
+
+
+def test_after_a_loss_that_became_nan_it_is_said_how_to_start_anew(pruned, brief, checkpoint, tmp_path) -> None:
+    settings = {**brief, "warmup": 0.0, "teacher": str(checkpoint("llama"))}
+    with pytest.raises(NumericalError, match=r"smaller --lr.*is kept in .*\.out\.prunus-partial: remove that"):
+        prunus.distill(pruned, tmp_path / "out", **{**settings, "lr": 1e30})
+    shutil.rmtree(tmp_path / ".out.prunus-partial")
+    prunus.distill(pruned, tmp_path / "out", **settings)
+
+
+def test_hidden_states_of_another_kind_of_model_are_not_compared(pruned, brief, checkpoint, tmp_path) -> None:
+    with pytest.raises(
+        RecipeError, match="is a gpt2, the student a llama, whose channels have nothing in common"
+    ):
+        prunus.distill(pruned, tmp_path / "out", teacher=str(checkpoint("gpt2")), loss=["hidden"], **brief)
+
+
+def test_room_for_checkpoints_is_asked_for_before_the_teacher(pruned, brief, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("prunus.verbs.heal_checks.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
+    told = StopAsking(99)
+    with pytest.raises(ResourceError, match=r"training's checkpoints of .* parameters take"):
+        prunus.distill(pruned, tmp_path / "out", teacher=str(checkpoint("llama")), progress=told, **brief)
+    assert not told.parts
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_is_no_language_model(pruned, brief, tokenizer, tmp_path) -> None:
+    """Its tokens see those that are to be foretold."""
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertLMHeadModel(BertConfig(vocab_size=512, **sizes)).save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    with pytest.raises(UnsupportedModelError, match="its tokens see those behind them"):
+        prunus.evaluate(tmp_path / "bert", str(brief["text"]), seqlen=32, windows=1)
+    with pytest.raises(RecipeError, match="no decoder"):
+        prunus.recover(tmp_path / "bert", tmp_path / "out", **brief)
+    with pytest.raises(RecipeError, match="predicts no next tokens"):
+        prunus.distill(pruned, tmp_path / "out", teacher=str(tmp_path / "bert"), **brief)
 
 
 def test_what_is_on_a_grid_is_left_alone(checkpoint, quick, brief, tmp_path) -> None:

@@ -157,7 +157,7 @@ def test_an_unfinished_run_is_neither_overrun_nor_mixed(checkpoint, quick, tmp_p
     with pytest.raises(KeyboardInterrupt):
         prunus.prune(checkpoint("llama"), out, progress=StopAfter(1), **quick)
     assert not out.exists()
-    with pytest.raises(prunus.PrunusError, match=r"unfinished run is there \(0 blocks done\)|\(1 blocks done\)"):
+    with pytest.raises(prunus.PrunusError, match=r"unfinished run is there \(0 parts done\)|\(1 parts done\)"):
         prunus.prune(checkpoint("llama"), out, **quick)
     with pytest.raises(prunus.PrunusError, match=r"planned otherwise \(.*sparsity: 0.5 then, 0.6 now"):
         prunus.prune(checkpoint("llama"), out, resume=True, sparsity=0.6, **quick)

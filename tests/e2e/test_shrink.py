@@ -166,6 +166,23 @@ def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
     assert "model.layers.2.mlp" not in short
 
 
+def test_inspect_tells_numbers_that_can_be(tmp_path) -> None:
+    """Of 6 heads 3 can stay, not 4: the config wants a width that they divide. Half of every axis is such a number."""
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 5}
+    model_of("llama", **sizes).save_pretrained(tmp_path / "six")
+    told = prunus.inspect(tmp_path / "six").to_json()
+    assert told["axes"]["heads"]["sizes"] == [4, 3, 2, 1]
+    assert told["layers"]["size"] == 5
+    for axis in told["axes"].values():
+        config = AutoConfig.from_pretrained(tmp_path / "six").to_dict()
+        for number in axis["config"]:
+            config[number] = config[number] * axis["half"]["size"] // axis["size"]
+        type(AutoConfig.from_pretrained(tmp_path / "six")).from_dict(config)  # raises where it cannot be
+    assert all(axis["half"]["size"] < axis["size"] for axis in told["axes"].values())
+
+
 def test_faults_are_told_together(checkpoint, tmp_path, quick) -> None:
     with pytest.raises(RecipeError) as caught:
         prunus.shrink(checkpoint("llama"), tmp_path / "out", neurons="half", importance="best", colour="red", **quick)
@@ -173,6 +190,17 @@ def test_faults_are_told_together(checkpoint, tmp_path, quick) -> None:
     with pytest.raises(RecipeError, match="nothing is to be cut"):
         prunus.shrink(checkpoint("llama"), tmp_path / "out", **quick)
     assert not list(tmp_path.iterdir())
+
+
+def test_that_the_repair_fills_zeros_of_a_pruned_model_is_said(checkpoint, quick, tmp_path) -> None:
+    half = prunus.prune(checkpoint("llama"), tmp_path / "half", sparsity=0.5, method="magnitude", **quick).output
+    repaired = prunus.shrink(half, tmp_path / "repaired", neurons=0.5, **quick)
+    kept = prunus.shrink(half, tmp_path / "kept", neurons=0.5, solver="keep", **quick)
+    assert "the repair fills zeros" in rendered(shrink_table(repaired.record))
+    assert "the repair fills zeros" not in rendered(shrink_table(kept.record))
+    filled, held = (load_file(folder / "model.safetensors")["model.layers.0.mlp.down_proj.weight"] for folder in
+                    (tmp_path / "repaired", tmp_path / "kept"))  # fmt: skip
+    assert float((filled == 0).float().mean()) < 0.05 < float((held == 0).float().mean())
 
 
 def test_nan_weights_are_refused_before_anything_is_written(checkpoint, quick, tmp_path) -> None:
@@ -198,6 +226,11 @@ def test_what_the_model_has_no_place_for_is_told_or_copied(checkpoint, quick, te
     assert "mtp.weight" not in load_file(tmp_path / "cut" / "model.safetensors")
     assert torch.equal(load_file(tmp_path / "healed" / "model.safetensors")["mtp.weight"], torch.ones(4, 4)), "as it was"
     assert healed.stdout
+
+
+def test_a_family_is_not_written_into_its_parent(checkpoint, quick) -> None:
+    with pytest.raises(OutputError, match="lies in a checkpoint"):
+        prunus.shrink_family(checkpoint("llama"), checkpoint("llama"), params=["0.9x", "0.8x"], **quick)
 
 
 def test_a_family_from_one_parent(checkpoint, quick, tmp_path) -> None:

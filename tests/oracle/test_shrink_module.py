@@ -210,8 +210,12 @@ def test_what_is_excluded_or_has_no_share_stays_and_is_said() -> None:
     assert model[0].out_channels == 16
     assert cut.left["0.weight dim 0"] == "excluded"
     assert cut.left["5.weight dim 0"] == "the model's output"
-    with pytest.raises(UnsupportedModelError, match="nothing can be cut"):
+    with pytest.raises(RecipeError, match=r"share of '9\.\*': no parameter"):
         prunus.shrink_module(model, example, {"9.*": 0.5})
+    with pytest.raises(RecipeError, match="no unit would go"):
+        prunus.shrink_module(model, example, 1)
+    with pytest.raises(RecipeError, match="neither a number nor a mapping"):
+        prunus.shrink_module(model, example, "half")
 
 
 def test_a_failure_leaves_everything_as_it_was() -> None:

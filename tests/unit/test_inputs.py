@@ -43,7 +43,7 @@ def test_a_recipe_file_must_be_toml(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("method = ")
     with pytest.raises(RecipeError, match=r"x.toml: cannot be read as TOML"):
         prunus.Recipe.read(tmp_path / "x.toml")
-    with pytest.raises(RecipeError, match=r"y.toml: cannot be read"):
+    with pytest.raises(RecipeError, match=r"y.toml: no such file"):
         prunus.Recipe.read(tmp_path / "y.toml")
 
 
@@ -174,6 +174,12 @@ def test_places_that_cannot_be_written(checkpoint, quick, tmp_path, monkeypatch)
         prunus.prune(checkpoint("llama"), checkpoint("llama"), overwrite=True, **quick)
     with pytest.raises(OutputError, match="has the model in it"):
         prunus.prune(checkpoint("llama"), checkpoint("llama").parent, overwrite=True, **quick)
+    with pytest.raises(OutputError, match="lies in a checkpoint"):
+        prunus.prune(checkpoint("llama"), checkpoint("llama") / "small", **quick)
+    shutil.copytree(checkpoint("llama"), tmp_path / "old")
+    shutil.copytree(checkpoint("llama"), tmp_path / "old" / "best" / "one")
+    with pytest.raises(OutputError, match="has another checkpoint in it"):
+        prunus.prune(checkpoint("llama"), tmp_path / "old", overwrite=True, **quick)
     with pytest.raises(OutputError, match="neither a checkpoint nor an empty folder"):
         prunus.prune(checkpoint("llama"), tmp_path, overwrite=True, **quick)
     monkeypatch.chdir(tmp_path)

@@ -135,11 +135,12 @@ def test_masks_are_those_of_pruned_matrices_and_hold_under_adam_with_momentum() 
 def test_pruned_are_tables_and_single_experts_too() -> None:
     model = nn.Module()
     model.embedding = nn.Embedding(40, 50)
-    model.untouched = nn.Embedding(40, 50)
+    model.untouched, model.rounded = nn.Embedding(40, 50), nn.Embedding(40, 50)
     model.experts = nn.Parameter(torch.randn(64, 10, 10))
     with torch.no_grad():
         model.untouched.weight[:30] = 0  # tokens that never were seen
-        model.embedding.weight[:, :2] = 0
+        model.embedding.weight[:, :4] = 0
+        model.rounded.weight[:, :1] = 0  # as 4-bit grids leave some
         model.experts[3, :5] = 0
     assert pruned_matrices(model) == {"embedding.weight", "experts"}
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import OutputError, ProofError
+from ..core.errors import NumericalError, OutputError, ProofError
 from .disk import write_atomically
 from .work_folder import WorkFolder
 
@@ -45,7 +45,7 @@ class Journal:
             aside = self._work.set_aside
             before = f", once {aside}, which was to be replaced, has its name back" if aside else ""
             raise OutputError(
-                f"{self.target}: an unfinished run is there ({len(self.entries())} blocks done). "
+                f"{self.target}: an unfinished run is there ({len(self.entries())} parts done). "
                 f"Go on with --resume, or start anew after removing {self.folder}{before}."
             )
 
@@ -123,20 +123,20 @@ class Journal:
 
         Raises:
             OutputError: in place of what the system says of files.
-            ProofError: with where the output is kept, if it failed its proof.
+            ProofError, NumericalError: with where what was done is kept.
         """
         try:
             yield
         except OSError as error:
             self.abandon()
-            where = error.filename or self.folder
+            where = error.filename2 or error.filename or self.folder
             raise OutputError(
                 f"{where}: {error.strerror or error}. Free some space or mend the disk, then --resume."
             ) from error
-        except ProofError as error:
+        except (ProofError, NumericalError) as error:
             self.abandon()
-            kept = f" What was written is kept in {self.folder}: remove that to start anew." if self.unfinished else ""
-            raise ProofError(f"{error}{kept}") from error
+            kept = f" What was done is kept in {self.folder}: remove that to start anew." if self.unfinished else ""
+            raise type(error)(f"{error}{kept}") from error
         except BaseException:
             self.abandon()
             raise

@@ -13,16 +13,21 @@ def check_free(target: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it once the run is done.")
 
 
-def check_replaceable(target: Path, model: Path, typed: str | Path) -> None:
-    """Whether what has the name ``target`` may go, for an output made from the folder ``model``, asked for as ``typed``.
+def check_replaceable(target: Path, model: Path, typed: str | Path, what: str = "the model") -> None:
+    """Whether what has the name ``target`` may go, for an output made from the folder ``model``, asked for as ``typed``;
+    ``what`` that is to the run.
 
     Raises:
-        OutputError: if it is the model itself, has the model in it, is no checkpoint, or is a folder in use.
+        OutputError: if it is the model itself, has the model in it, is no checkpoint, has another checkpoint in it, lies in
+            one, or is a folder in use.
     """
     place, source = target.resolve(), model.resolve()
     asked = Path(typed).expanduser().resolve()  # of a GGUF file the folder is one in the cache
     if place == source:
-        raise OutputError(f"{target} is the model itself. Give another -o: the source is never written to.")
+        raise OutputError(f"{target} is {what} itself. Give another -o: what a run reads is never written to.")
+    above = next((parent for parent in place.parents if _is_checkpoint(parent)), None)
+    if above is not None:
+        raise OutputError(f"{target} lies in a checkpoint, {above}, which would be mixed up with it. Give another -o.")
     if place.is_mount() or Path.cwd().is_relative_to(place):
         reason = "a disk is mounted there" if place.is_mount() else "it is, or holds, the folder that you are in"
         raise OutputError(f"{target} cannot be given to a finished output: {reason}. Give a new folder in it.")
@@ -30,7 +35,13 @@ def check_replaceable(target: Path, model: Path, typed: str | Path) -> None:
         return
     for inside in (source, asked):
         if inside.is_relative_to(place) and inside.exists():
-            raise OutputError(f"{target} has the model in it, {inside}, which would go with it. Give another -o.")
-    checkpoint = (target / "config.json").is_file() and any(target.glob("*.safetensors"))
-    if not checkpoint and not (target.is_dir() and not any(target.iterdir())):
+            raise OutputError(f"{target} has {what} in it, {inside}, which would go with it. Give another -o.")
+    if not _is_checkpoint(target) and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} is neither a checkpoint nor an empty folder, so it is not replaced. Give another -o.")
+    within = next((found.parent for found in target.glob("*/**/config.json") if _is_checkpoint(found.parent)), None)
+    if within is not None:
+        raise OutputError(f"{target} has another checkpoint in it, {within}, which would go with it. Give another -o.")
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

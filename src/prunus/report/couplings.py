@@ -16,25 +16,28 @@ def couplings_table(found: Any, whole: bool) -> RenderableType:
     """The axes that a model can be cut along, what shrinks together (in one block, or the ``whole`` model), what stays."""
     told = found.to_json()
     table = Table(title=escape(f"along what {found.model} can be cut"), title_justify="left")
-    for name in ("axis", "now", "in steps of"):
+    for name in ("axis", "now", "steps"):
         table.add_column(name, justify="left" if name == "axis" else "right", no_wrap=True)
     for name in ("with", "parameters", "operations"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("the config's", overflow="fold")
     lines: list[RenderableType] = [table]
     for name, axis in told["axes"].items():
         groups = f" ({axis['groups']} groups)" if axis["groups"] > 1 else ""
-        size, saved = axis["half"]["size"], axis["half"]["saves"]
-        table.add_row(
-            escape(name), str(axis["size"]), f"{axis['step']}{groups}", str(size), f"−{saved['parameters']:.1%}",
-            f"−{saved['operations']:.1%}", escape(", ".join(axis["config"])),
-        )  # fmt: skip
+        steps = f"of {axis['step']}" if "sizes" not in axis else f"to {', '.join(map(str, axis['sizes'][:6])) or 'nothing'}"
+        table.add_row(escape(name), str(axis["size"]), steps + groups, *_saved(axis["half"]))
+        lines.append(Text(f"{name}: the config's {', '.join(axis['config'])}"))
         couplings = axis["couplings"] if whole else axis["couplings"][:1]
         for coupling in couplings:
             lines.append(Text(f"{name}: {_members(coupling, whole)}"))
         if len(couplings) < len(axis["couplings"]):
             lines.append(Text(f"  and so in {len(axis['couplings']) - 1} more", style="dim"))
+    table.add_row("layers", str(told["layers"]["size"]), "of 1", *_saved(told["layers"]["half"]))
     return Group(*lines, *left_lines(told["left"], whole))
+
+
+def _saved(half: dict[str, Any]) -> tuple[str, str, str]:
+    """About half of an axis: how much that is, and what it saves."""
+    return str(half["size"]), f"−{half['saves']['parameters']:.1%}", f"−{half['saves']['operations']:.1%}"
 
 
 def module_table(found: Any, whole: bool) -> RenderableType:

@@ -84,7 +84,7 @@ def healed_table(record: Mapping[str, Any]) -> RenderableType:
     """What a healing run did."""
     table = Table(title=escape(f"{record['model']}, healed"), title_justify="left")
     for column in ("", "before", "after"):
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row in _rows(record):
         table.add_row(*map(escape, row))
     done, _, detail = record["proof"]["reload"].partition(":")

@@ -120,7 +120,7 @@ def shrink_table(record: Mapping[str, Any]) -> RenderableType:
     table = Table(title=escape(f"{record['model']}, cut"), title_justify="left")
     table.add_column("")
     table.add_column("dense", justify="right")
-    table.add_column("cut", justify="right")
+    table.add_column("cut", justify="right", overflow="fold")
     for what, before, after in _rows(record):
         table.add_row(escape(what), before, after)
     proof = record["proof"]

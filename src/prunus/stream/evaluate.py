@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -55,17 +55,17 @@ def open_source(
     return CheckpointSource(Checkpoint.open(folder), dtype, device, trust_remote_code=trust_remote_code)
 
 
-def divergence(dense: Source, pruned: Source, windows: Tensor, batch_tokens: int, progress: Progress) -> tuple[
-    Perplexity, Perplexity, Divergence
-]:  # fmt: skip
-    """Perplexities of two models and their divergence, over the same windows, both streamed."""
-    result = (Perplexity(), Perplexity(), Divergence())
-    with (
-        forwarded(dense, windows, batch_tokens, progress, "Dense model") as one,
-        forwarded(pruned, windows, batch_tokens, progress, "Pruned model") as two,
-    ):
-        for (place, p), (_, q) in zip(one.logits(), two.logits(), strict=True):
-            result[0].add(p, windows[place])
-            result[1].add(q, windows[place])
-            result[2].add(p, q)
-    return result
+def divergences(dense: Source, others: Sequence[Source], windows: Tensor, batch_tokens: int, progress: Progress,
+                tasks: Sequence[str]) -> tuple[Perplexity, list[tuple[Perplexity, Divergence]]]:  # fmt: skip
+    """A model's perplexity, and of each of the ``others`` its own and how far it is from the first, over the same windows,
+    all streamed; ``tasks`` are what a person is told of each model."""
+    first, rest = Perplexity(), [(Perplexity(), Divergence()) for _ in others]
+    with ExitStack() as stack:
+        trunks = [stack.enter_context(forwarded(source, windows, batch_tokens, progress, task))
+                  for source, task in zip((dense, *others), tasks, strict=True)]  # fmt: skip
+        for (place, p), *found in zip(*(trunk.logits() for trunk in trunks), strict=True):
+            first.add(p, windows[place])
+            for (own, far), (_, q) in zip(rest, found, strict=True):
+                own.add(q, windows[place])
+                far.add(p, q)
+    return first, rest

@@ -59,7 +59,14 @@ class Source(ABC):
     @cached_property
     def continues_text(self) -> bool:
         """Whether the model predicts next tokens: a decoder with its language-model head."""
-        return bool(self.model.can_generate()) and not self.model.config.is_encoder_decoder
+        return bool(self.model.can_generate()) and not self.model.config.is_encoder_decoder and not self.sees_ahead
+
+    @cached_property
+    def sees_ahead(self) -> bool:
+        """Whether tokens see those behind them: an encoder, whatever head it has."""
+        modules = [module for block in self.blocks for module in block.modules()]
+        both = bool(self.model.config.is_encoder_decoder)
+        return not both and any(getattr(module, "is_causal", None) is False for module in modules)
 
     @cached_property
     def stacks(self) -> list[Stack]:

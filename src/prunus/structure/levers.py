@@ -10,7 +10,7 @@ from .axes import Anatomy, Axis
 from .sizes import Wanted, fine_step, fits_axis, spread
 
 LEVERS = ("neurons", "heads", "kv_groups", "width", "experts", "layers")
-_LEAST = 0.25
+LEAST = 0.25
 """No search takes a lever below this share."""
 _FEW = 6
 
@@ -37,15 +37,15 @@ def levers_of(anatomy: Anatomy, blocks: int, along: Sequence[str], given: Sequen
         if name in given:
             raise RecipeError([f"along {name}: its size is given, so it cannot be searched; leave one of the two out"])
         if name == "layers":
-            sizes = range(blocks, max(1, round(blocks * _LEAST)) - 1, -1)
+            sizes = range(blocks, max(1, round(blocks * LEAST)) - 1, -1)
             lever = Lever(name, ({}, *({"layers": n} for n in sizes if n < blocks)), tuple(n / blocks for n in sizes))
         else:
             lever = _lever(name, anatomy, given, least, buildable)
         if lever is not None and len(lever.choices) > 1:
             found.append(lever)
         elif along:
-            known = ", ".join(anatomy.axes) or "nothing"
-            raise RecipeError([f"along {name}: this model cannot be cut along it in steps; it can along {known}, layers"])
+            known = ", ".join([*anatomy.axes, "layers"])
+            raise RecipeError([f"along {name}: this model cannot be cut along it in steps; it can along {known}"])
     return found
 
 
@@ -79,7 +79,7 @@ def _at_step(name: str, anatomy: Anatomy, axes: tuple[Axis, Sequence[Axis]], ste
     for size in range(first.size - step, 0, -step):
         share = size / first.size
         sizes = {axis.name: Wanted("", share=share).of(axis.size, min(step, fine_step(axis))) for axis in together}
-        if share < _LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
+        if share < LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
             break
         if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
             choices.append({axis: n for axis, n in sizes.items() if n < anatomy.axes[axis].size})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
@@ -40,6 +40,9 @@ from .plan import ShrinkPlan
 
 STATE_SECONDS = 60.0
 """The carried state is saved when this long has passed since it was last."""
+_PRUNED = 0.05
+"""Layers with a smaller share of zeros were not pruned."""
+_FILLED = "the model had been pruned, and the repair fills zeros: cut first and prune then, or leave them by --solver keep"
 
 
 @dataclass
@@ -120,7 +123,7 @@ class ShrinkLoop:
             if streams is None:
                 raise CalibrationError("experts are chosen by what they give on calibration text: give some.")
             self.cutter.choose_experts(index, module, partial(masked_runs, module, streams.pruned, index))
-        solutions = self._solve(index, module, streams)
+        solutions = {name: _telling_of_zeros(one, module) for name, one in self._solve(index, module, streams).items()}
         cut = self.cutter.finish(index, module, solutions)
         records = [site_record(solution, None, perf_counter() - lap) for solution in solutions.values()]
         units = [self.cutter.chooser.kept(task).tolist() for task in self.tasks.get(index, ())]
@@ -231,3 +234,11 @@ class ShrinkLoop:
             with module.masked():
                 streams.pruned.advance(block, index)
         self.source.release(index)
+
+
+def _telling_of_zeros(solution: Solution, module: MaskedModule) -> Solution:
+    """The Solution with a note, where its layer was pruned and the repair fills zeros."""
+    site, keep = solution.site, solution.mask.keep
+    zeros = (site.layout.to_matrix(module.value(site.parameter)) == 0) & keep
+    filled = int((zeros & (solution.weight != 0)).sum())
+    return replace(solution, notes=(*solution.notes, _FILLED)) if filled > _PRUNED * int(keep.sum()) else solution

@@ -83,6 +83,17 @@ def _least_step(axis: Axis) -> int:
     return next(step for step in range(1, axis.size + 1) if axis.size % step == 0 and fits_axis(axis, axis.size - step))
 
 
+def half_of(axis: Axis, buildable: Callable[[dict[str, int]], bool]) -> int:
+    """What can stay of an axis that is nearest to half of it; all of it where nothing can go."""
+    half = Wanted.parse(0.5).of(axis.size, step_of(axis))
+    return _nearest(axis.size, half, lambda n: fits_axis(axis, n) and buildable(axis.config(n))) or axis.size
+
+
+def sizes_of(axis: Axis, buildable: Callable[[dict[str, int]], bool]) -> list[int]:
+    """What can stay of an axis whose units are counted, largest first."""
+    return [n for n in range(axis.size - axis.groups, 0, -axis.groups) if fits_axis(axis, n) and buildable(axis.config(n))]
+
+
 def fits_axis(axis: Axis, size: int) -> bool:
     """Whether every coupling and number of an axis is whole with ``size`` of it left, and as many stay in every group."""
     whole = all(coupling.units * size % axis.size == 0 for coupling in axis.couplings)
@@ -139,9 +150,11 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
         elif not fits(size):
             near = _nearest(axis.size, size, fits)
             reason = f"of {axis.size} at least {lowest} have to stay" if size < lowest else (
-                f"there are {axis.size}" if size > axis.size else f"{size} of {axis.size} cannot stay: {_why(axis, size)}"
+                f"there are only {axis.size}" if size > axis.size else
+                f"{size} of {axis.size} cannot stay: {_why(axis, size)}"
             )  # fmt: skip
-            faults.append(f"{name} {asked.text}: {reason}" + (f"; the nearest that can is {near}" if near else ""))
+            told = f"; the nearest that can is {near}" if near and size <= axis.size else ""
+            faults.append(f"{name} {asked.text}: {reason}{told}")
         elif size < axis.size:
             sizes[name] = size
     if faults:
@@ -175,9 +188,7 @@ def depth_of(asked: Wanted, count: int) -> int:
     """
     size = asked.of(count)
     if not 1 <= size <= count:
-        raise RecipeError(
-            [f"layers {asked.text}: {size} of {count} blocks cannot stay; at least 1 and at most {count} can"]
-        )
+        raise RecipeError([f"layers {asked.text}: there are {count} blocks, of which at least 1 has to stay"])
     return size
 
 
@@ -195,7 +206,7 @@ def _why(axis: Axis, size: int) -> str:
 
 
 def _absent(anatomy: Anatomy, name: str) -> str:
-    known = ", ".join(f"{axis.name} ({axis.size})" for axis in anatomy.axes.values()) or "nothing"
+    known = ", ".join([*(f"{axis.name} ({axis.size})" for axis in anatomy.axes.values()), "layers"])
     return f"this model cannot be cut along it; it can along {known}. `prunus inspect MODEL --couplings` says why"
 
 

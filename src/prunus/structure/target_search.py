@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import RecipeError
 from .cost import Costs, Shape
 from .latency import LatencyMeter
-from .levers import Lever
+from .levers import LEAST, Lever
 from .outline import Outline, Outliner
 from .search import FINALISTS, Search, Setting
 from .shape_trials import Candidate, ShapeTrials
@@ -95,9 +95,10 @@ class TargetSearch:
             raise RecipeError([f"{label}: the dense model takes {whole_told}, so nothing has to go"])
         least = count(self._shape(tuple(len(lever.choices) - 1 for lever in self.levers)))
         if least > limit:
-            names, lowest = ", ".join(lever.name for lever in self.levers), f"{least / whole:.3g}x"
-            fault = f"it cannot be met: along {names} at least {lowest} of the model stays; search along more or ask for"
-            raise RecipeError([f"{label}: {fault} that"])
+            names = ", ".join(lever.name for lever in self.levers)
+            what = "operations" if target.kind == "latency" else target.kind.replace("_", " ")
+            reason = f"a search leaves {LEAST:.0%} of every axis; along {names} that is {least / whole:.3g}x of the {what}"
+            raise RecipeError([f"{label}: {reason}. Ask for more than that, search along more axes, or give sizes"])
         return limit
 
     def _finalists(self, target: Target, limit: float) -> tuple[list[Setting], dict[Setting, float]]:

@@ -22,16 +22,21 @@ def layer_pairs(student: CheckpointSource, teacher: CheckpointSource) -> list[tu
     a model's last block is told behind its final norm, so that it is compared only with its like.
     """
     few, many = len(student.blocks), len(teacher.blocks)
-    plan = ancestry_of(student.checkpoint.folder)
+    plan = ancestry_of(student.checkpoint.folder) if same_kind(student, teacher) else None
     if plan is not None and plan.get("count") == many and len(plan.get("blocks", ())) == few:
         pairs = [(k + 1, int(block) + 1) for k, block in enumerate(plan["blocks"])]
         return pairs if pairs[-1] == (few, many) else pairs[:-1] or pairs
     return [(k + 1, round((k + 1) * many / few)) for k in range(few)]
 
 
+def same_kind(student: CheckpointSource, teacher: CheckpointSource) -> bool:
+    """Whether one may descend from the other: their configs are of one kind of model."""
+    return bool(student.config.get_text_config().model_type == teacher.config.get_text_config().model_type)
+
+
 def kept_channels(student: CheckpointSource, teacher: CheckpointSource) -> Tensor | None:
     """The teacher's channels that the student still has; None where it has all, or they are not known."""
-    plan = ancestry_of(student.checkpoint.folder)
+    plan = ancestry_of(student.checkpoint.folder) if same_kind(student, teacher) else None
     width = (plan or {}).get("units", {}).get("width")
     sizes = (plan or {}).get("sizes", {}).get("width", [0, 0])
     known = width is not None and sizes[0] == teacher.config.get_text_config().hidden_size

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModelError
 
-LEAST = 0.01
-"""Matrices with a smaller share of zeros were not pruned: their zeros are chance, or a beginning."""
+LEAST = 0.05
+"""Matrices with a smaller share of zeros were not pruned: their zeros are chance, a beginning, or what a coarse grid
+rounded away."""
 
 
 @dataclass(frozen=True)

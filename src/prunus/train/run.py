@@ -19,7 +19,7 @@ from ..core.roles import Loss
 from ..models.reload import load_whole
 from ..models.skeleton import quiet_transformers
 from ..stream.sources import CheckpointSource
-from .ancestry import kept_channels, layer_pairs
+from .ancestry import kept_channels, layer_pairs, same_kind
 from .lessons import Windows
 from .ranks import is_first, wait, world
 from .settings import TrainSettings
@@ -59,7 +59,11 @@ def lessons_of(losses: Sequence[Loss], source: CheckpointSource, teacher: Checkp
     if teacher is None:
         return Lessons(losses)
     channels = kept_channels(source, teacher)
-    if channels is None and any(loss.same_channels for loss in losses) and _width(source) != _width(teacher):
+    compared = any(loss.same_channels for loss in losses)
+    if compared and not same_kind(source, teacher):
+        kinds = f"the teacher is a {teacher.config.model_type}, the student a {source.config.model_type}"
+        raise RecipeError([f"loss hidden: {kinds}, whose channels have nothing in common; use the loss relations"])
+    if channels is None and compared and _width(source) != _width(teacher):
         widths = f"the student has {_width(source)} channels, the teacher {_width(teacher)}"
         raise RecipeError([f"loss hidden: {widths}, and no prunus.json says which those are; use the loss relations"])
     model, _ = load_whole(teacher.checkpoint.folder, torch.float32, trust_remote_code)

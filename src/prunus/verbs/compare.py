@@ -17,7 +17,7 @@ from ..measure.speed import decode_speeds, generate
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer
 from ..recipe import Recipe
-from ..stream.evaluate import divergence
+from ..stream.evaluate import divergences
 from ..stream.sources import CheckpointSource
 from .prepare import evaluation_windows, open_model, vocabulary
 
@@ -82,7 +82,8 @@ def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-
         tokenizer = load_tokenizer(one.checkpoint.folder, trust_remote_code)
         starts = _starts(tokenizer, prompts)
         ids = evaluation_windows(one, tokenizer, str(text), seqlen, windows)
-        ppl_one, ppl_two, kl = divergence(one, two, ids, recipe.batch_tokens, reporter)
+        tasks = ("Dense model", "Pruned model")
+        ppl_one, ((ppl_two, kl),) = divergences(one, [two], ids, recipe.batch_tokens, reporter, tasks)
         reporter.start("Generating", 1)
         speeds, said, reason = _run_whole((one, two), tokenizer, starts, new_tokens, trust_remote_code)
         reporter.step()

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,10 +16,9 @@ from torch import Tensor
 from ..checkpoint.disk import sync_all
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import FILE as GRID
-from ..core.errors import CalibrationError, CheckpointError, RecipeError, ResourceError
+from ..core.errors import CalibrationError, CheckpointError, RecipeError
 from ..core.progress import Progress, Silent
 from ..heal_recipe import HealRecipe
-from ..measure.memory import available_memory_bytes
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer, tokenize
 from ..observe.text import read_text, thin
@@ -29,7 +27,7 @@ from ..recipe import Recipe
 from ..report.healed import curves_svg, heal_record, healed_card
 from ..report.record import FILE as RECORD
 from ..report.record import read_record
-from ..stream.evaluate import divergence, open_source, perplexity
+from ..stream.evaluate import divergences, open_source, perplexity
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits
 from ..train.ancestry import ancestry_of
@@ -41,13 +39,12 @@ from ..train.ranks import is_first, wait, world
 from ..train.run import Run, asked_of, lessons_of, train
 from ..train.teacher import TeacherCache
 from ..train.write import write_healed
+from .heal_checks import check_disk, check_finite, check_memory, check_teacher
 from .prepare import check_length, evaluation_windows, finished_record, journal_for, open_model, vocabulary
 
 DEFAULT_TEXT = "factbook"
 _CHARACTERS = 8
 """Characters of text read for each token that is trained on, at least."""
-_SAMPLE = 20_000
-"""Characters that both tokenizers have to read alike."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,9 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
           progress: Progress) -> HealResult:  # fmt: skip
     start = perf_counter()
     resume, overwrite = flags
-    journal = journal_for(model, output, resume, overwrite)
+    journal = journal_for(model, output, resume, overwrite, recipe.teacher)
     opened = _open(model, recipe)
+    check_finite(str(model), opened.source)
     plan = _plan(kind, str(model), opened, recipe)
     digest = hashlib.sha256(json.dumps({**plan, "model": None}, sort_keys=True).encode()).hexdigest()
     if output.exists() and resume and not overwrite:
@@ -163,28 +161,13 @@ def _open(model: str | Path, recipe: HealRecipe) -> _Opened:
     wanted = recipe.tokens + recipe.held_out * recipe.seqlen
     text = thin(read_text(name), max(8 << 20, _CHARACTERS * wanted), recipe.seed)
     if teacher is not None:
-        _check_teacher(teacher, text, tokenize(tokenizer, text[:_SAMPLE], vocabulary(source)).tolist(), recipe)
+        check_teacher(teacher, (source, tokenizer), text, recipe)
     ids = tokenize(tokenizer, text, vocabulary(source))
     windows, held_out = training_windows(ids, recipe.seqlen, recipe.tokens, recipe.held_out, recipe.seed, name)
     judged = None
     if recipe.eval_windows:
         judged = evaluation_windows(source, tokenizer, recipe.eval_text, recipe.seqlen, recipe.eval_windows)
     return _Opened(source, teacher, windows, held_out, judged)
-
-
-def _check_teacher(teacher: CheckpointSource, text: str, own: list[int], recipe: HealRecipe) -> None:
-    """Raise RecipeError unless a teacher reads the text in the student's tokens, of which ``own`` are its beginning."""
-    check_length(teacher, recipe.seqlen)
-    if not teacher.continues_text:
-        raise RecipeError([f"teacher {recipe.teacher}: {type(teacher.model).__name__} predicts no next tokens"])
-    if not any(teacher.checkpoint.folder.glob("tokenizer*")):
-        return
-    tokenizer = load_tokenizer(teacher.checkpoint.folder, recipe.trust_remote_code)
-    others = tokenize(tokenizer, text[:_SAMPLE], vocabulary(teacher)).tolist()
-    if own != others:
-        at = next(k for k, (one, other) in enumerate(zip_longest(own, others)) if one != other)
-        differ = f"from token {at} of the text on, {own[at : at + 3]} to the student and {others[at : at + 3]} to it"
-        raise RecipeError([f"teacher {recipe.teacher}: its tokenizer reads the text otherwise ({differ}): they must agree"])
 
 
 def _plan(kind: str, model: str, opened: _Opened, recipe: HealRecipe) -> dict[str, Any]:
@@ -203,7 +186,8 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
     """Ask the teacher, train, write, prove, judge; the record."""
     source = opened.source
     budget = int(recipe.memory_budget * 2**30)
-    _check_memory(opened, recipe)
+    check_memory(source, opened.teacher, recipe)
+    check_disk(source, recipe, journal.folder)
     cache = _cache(opened, recipe, journal)
     if cache is not None and opened.teacher is not None:
         first = max((entry.get("taught", 0) for entry in journal.entries()), default=0)
@@ -266,24 +250,6 @@ def _cache(opened: _Opened, recipe: HealRecipe, journal: Journal) -> TeacherCach
     return TeacherCache(journal.folder / "teacher", torch.cat([opened.windows, opened.held_out]), top, temperature)
 
 
-def _check_memory(opened: _Opened, recipe: HealRecipe) -> None:
-    """Raise ResourceError where weights in fp32, gradients and the optimiser's two moments (of low-rank updates: each
-    layer's update, which the backward pass needs), masks, a teacher beside the student and logits are more than is free."""
-    if opened.source.device.type != "cpu":
-        return
-    model = opened.source.model
-    count = sum(parameter.numel() for parameter in model.parameters())
-    needed = (18 if recipe.lora is None else 10) * count
-    if opened.teacher is not None and any(loss.needs_hidden for loss in recipe.losses()):
-        needed += 4 * sum(parameter.numel() for parameter in opened.teacher.model.parameters())
-    needed += 4 * 4 * min(recipe.batch_tokens, recipe.batch * recipe.seqlen) * vocabulary(opened.source)
-    if needed > available_memory_bytes():
-        raise ResourceError(
-            f"training {count:,} parameters takes {needed / 2**30:.1f} GiB of memory at least, "
-            f"{available_memory_bytes() / 2**30:.1f} are free. Try --lora 16, a smaller --batch-tokens, or more memory."
-        )
-
-
 def _judged(opened: _Opened, recipe: HealRecipe, output: Path, progress: Progress) -> dict[str, Any]:
     """Perplexities before and after, and of the teacher, and how far both are from it."""
     source, teacher, judged, tokens = opened.source, opened.teacher, opened.judged, recipe.batch_tokens
@@ -295,7 +261,7 @@ def _judged(opened: _Opened, recipe: HealRecipe, output: Path, progress: Progres
         one = perplexity(source, judged, tokens, progress, "Judging the model as it was")
         two = perplexity(after, judged, tokens, progress, "Judging the healed model")
         return {**found, "tokens": one.tokens, "before": one.value, "after": two.value}
-    dense, before, far = divergence(teacher, source, judged, tokens, progress)
-    _, healed, near = divergence(teacher, after, judged, tokens, progress)
+    tasks = ("Judging the teacher", "Judging the model as it was", "Judging the healed model")
+    dense, ((before, far), (healed, near)) = divergences(teacher, [source, after], judged, tokens, progress, tasks)
     return {**found, "tokens": before.tokens, "teacher": dense.value, "before": before.value, "after": healed.value,
             "kl_before": far.kl, "kl_after": near.kl}  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 from ..checkpoint.source import Checkpoint
 from ..models.images import blank_image, build_image_model, is_image_model
 from ..models.locate import locate
+from ..models.numbers import shapes
 from ..models.skeleton import load_config
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
@@ -20,7 +21,7 @@ from ..structure.cost import Costs, Shape
 from ..structure.coupling import Coupling, Traced
 from ..structure.module_stats import evaluating
 from ..structure.outline import anatomy_of
-from ..structure.sizes import Wanted, step_of
+from ..structure.sizes import half_of, sizes_of, step_of
 from ..structure.trace import called, trace
 from .prepare import open_model, vocabulary
 
@@ -30,28 +31,33 @@ SEQLEN = 2048
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's anatomy: its axes, what shrinks together along each, and what has to stay."""
+    """A model's anatomy: its axes, what shrinks together along each, and what has to stay; ``halves`` is about half of
+    every axis, ``heads`` the numbers of query and of key/value heads that the config lets stay."""
 
     model: str
     anatomy: Anatomy
     costs: Costs
+    halves: Mapping[str, int]
+    heads: Mapping[str, list[int]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        axes = {}
-        whole = Shape({}, self.costs.count)
+        axes, count = {}, self.costs.count
         for name, axis in self.anatomy.axes.items():
-            size = Wanted.parse(0.5).of(axis.size, step_of(axis))
-            half = Shape({name: size}, self.costs.count)
-            saved = {
-                what: 1 - count(half) / count(whole)
-                for what, count in (("parameters", self.costs.parameters), ("operations", self.costs.operations))
-            }
+            size = self.halves[name]
             axes[name] = {
                 "size": axis.size, "step": step_of(axis), "groups": axis.groups, "config": list(axis.scaled),
-                "half": {"size": size, "saves": saved}, "couplings": told_of(axis.couplings),
+                "half": {"size": size, "saves": self._saved(Shape({name: size}, count))},
+                "couplings": told_of(axis.couplings), **({"sizes": self.heads[name]} if name in self.heads else {}),
             }  # fmt: skip
-        return {"model": self.model, "axes": axes, "left": dict(self.anatomy.left)}
+        half = max(1, count // 2)
+        layers = {"size": count, "half": {"size": half, "saves": self._saved(Shape({}, half))}}
+        return {"model": self.model, "axes": axes, "layers": layers, "left": dict(self.anatomy.left)}
+
+    def _saved(self, shape: Shape) -> dict[str, float]:
+        whole = Shape({}, self.costs.count)
+        counts = (("parameters", self.costs.parameters), ("operations", self.costs.operations))
+        return {what: 1 - count(shape) / count(whole) for what, count in counts}
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,13 @@ def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection
         return ModuleInspection(str(model), trace(network, partial(network, blank_image(config))))
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
     anatomy = anatomy_of(source, vocabulary(source), trust_remote_code)
-    return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN))
+
+    def buildable(changes: dict[str, int]) -> bool:
+        return shapes(source.config, changes, source.model.dtype, trust_remote_code) is not None
+
+    heads = {name: sizes_of(anatomy.axes[name], buildable) for name in ("heads", "kv_groups") if name in anatomy.axes}
+    halves = {name: half_of(axis, buildable) for name, axis in anatomy.axes.items()}
+    return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN), halves, heads)
 
 
 def inspect_module(model: nn.Module, example: Any) -> ModuleInspection:

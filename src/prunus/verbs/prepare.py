@@ -163,7 +163,17 @@ def own_windows(source: Source, recipe: Recipe, windows: Tensor | None) -> int:
 
 
 def evaluation_windows(source: Source, tokenizer: object | None, text: str, seqlen: int, most: int | None) -> Tensor:
-    """Consecutive windows ``[windows seqlen]`` of a text."""
+    """Consecutive windows ``[windows seqlen]`` of a text.
+
+    Raises:
+        UnsupportedModelError: if perplexity says nothing of the model.
+        CalibrationError: if the text cannot be used.
+    """
+    if source.sees_ahead:
+        raise UnsupportedModelError(
+            f"{type(source.model).__name__}: it is no decoder, its tokens see those behind them, so that perplexity says "
+            "nothing of it. It can be pruned or cut with --eval-windows 0."
+        )
     check_length(source, seqlen)
     return consecutive_windows(tokenize(tokenizer, read_text(text), vocabulary(source)), seqlen, text, most)
 
@@ -243,14 +253,16 @@ def prepare_checkpoint(model: str | Path, recipe: Recipe, progress: Progress,
     return prepare(source, str(model), recipe, windows, progress, shares, judged, tokenizer if reads_text else None)
 
 
-def journal_for(model: str | Path, output: Path, resume: bool, overwrite: bool) -> Journal:
-    """The journal of a run from ``model`` to ``output``, once it is clear that it may write there.
+def journal_for(model: str | Path, output: Path, resume: bool, overwrite: bool, teacher: str | None = None) -> Journal:
+    """The journal of a run from ``model`` (and a ``teacher``) to ``output``, once it is clear that it may write there.
 
     Raises:
         OutputError: if something is there that is not to go, or an unfinished run that is not to be resumed.
     """
     check_free(output, resume or overwrite)
     check_replaceable(output, locate(model), model)
+    if teacher is not None:
+        check_replaceable(output, locate(teacher), teacher, "the teacher")
     journal = Journal(output)
     journal.check_free(resume)
     return journal

@@ -154,10 +154,15 @@ def _method(importance: str, data: Iterable[Any] | None, loss: Loss | None) -> A
 def _wanted(couplings: Sequence[Coupling], share: float | Mapping[str, float], exclude: Sequence[str], multiple: int,
             left: dict[str, str]) -> list[tuple[Coupling, int]]:  # fmt: skip
     """The couplings that are to be cut, with how many units stay."""
+    if not isinstance(share, (int, float, Mapping)):
+        raise RecipeError([f"share {share!r} is neither a number nor a mapping of globs to numbers"])
     shares = {"*": share} if isinstance(share, (int, float)) else dict(share)
+    every = [place.tensor for coupling in couplings for place in coupling.members]
     for glob, value in shares.items():
-        if not 0 < value <= 1:
+        if not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise RecipeError([f"share {value!r} of '{glob}' must be above 0 and at most 1"])
+        if couplings and not any(fnmatch.fnmatchcase(name, glob) for name in every):
+            raise RecipeError([f"share of '{glob}': no parameter that can be cut has such a name; '{every[0]}' is one"])
     found = []
     for coupling in couplings:
         names = [place.tensor for place in coupling.members]
@@ -171,6 +176,9 @@ def _wanted(couplings: Sequence[Coupling], share: float | Mapping[str, float], e
             found.append((coupling, count))
         else:
             left |= {str(place): "its share leaves all of it" for place in coupling.members}
+    if couplings and not found:
+        most = max(coupling.units for coupling in couplings)
+        raise RecipeError([f"share {share!r}: no unit would go, the largest coupling has {most}; ask for less to stay"])
     return found
 
 
