@@ -330,6 +330,7 @@ def test_other_families(family, checkpoint, brief, tmp_path) -> None:
     ({"lr": 1e30, "warmup": 0.0}, NumericalError, "smaller --lr"),
     ({"loss": ["kl", "kl:temperature=2"], "teacher": "x"}, RecipeError, "give one"),
     ({"loss": ["ce", "ce:weight=2"]}, RecipeError, "loss ce is given twice"),
+    ({"lora": 100_000}, RecipeError, "no layer of the model has a rank above"),
     ({"loss": ["ce:weight=-1"]}, RecipeError, "weight must be at least 0"),
     ({"warmup": 2.0}, RecipeError, "warmup 2.0 must be from 0 to below 1"),
 ])  # fmt: skip
@@ -394,9 +395,7 @@ def test_after_a_loss_that_became_nan_it_is_said_how_to_start_anew(pruned, brief
 
 
 def test_hidden_states_of_another_kind_of_model_are_not_compared(pruned, brief, checkpoint, tmp_path) -> None:
-    with pytest.raises(
-        RecipeError, match="is a gpt2, the student a llama, whose channels have nothing in common"
-    ):
+    with pytest.raises(RecipeError, match="is a gpt2, the student a llama, whose channels have nothing in common"):
         prunus.distill(pruned, tmp_path / "out", teacher=str(checkpoint("gpt2")), loss=["hidden"], **brief)
 
 

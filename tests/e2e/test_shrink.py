@@ -228,7 +228,9 @@ def test_what_the_model_has_no_place_for_is_told_or_copied(checkpoint, quick, te
     assert healed.stdout
 
 
-def test_a_family_is_not_written_into_its_parent(checkpoint, quick) -> None:
+def test_a_family_is_not_written_into_its_parent(checkpoint, quick, tmp_path) -> None:
+    with pytest.raises(RecipeError, match="two of the targets are the same"):
+        prunus.shrink_family(checkpoint("llama"), tmp_path / "out", params=["0.8x", "80%"], **quick)
     with pytest.raises(OutputError, match="lies in a checkpoint"):
         prunus.shrink_family(checkpoint("llama"), checkpoint("llama"), params=["0.9x", "0.8x"], **quick)
 

@@ -111,7 +111,11 @@ def curves_svg(record: Mapping[str, Any]) -> str:
         if points:
             axes.plot([point[0] for point in points], [point[1] for point in points], style, label=label, markersize=4)
     axes.axvline(record["held_out"]["step"], linestyle=":", color="grey", label="kept")
+    recipe = record["recipe"]
+    learnt = recipe["loss"] or ["kl" if recipe["teacher"] is not None else "ce"]
+    axes.set_title(f"loss: {' + '.join(learnt)}", parse_math=False, fontsize="medium", wrap=True)
     axes.set_xlabel("step")
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
     axes.legend()

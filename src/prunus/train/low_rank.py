@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ..core.errors import UnsupportedModelError
+from ..core.errors import RecipeError, UnsupportedModelError
 from .held import LEAST, sparsity_of
 
 
@@ -72,6 +72,7 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, seed: int = 0) -> No
 
     Raises:
         UnsupportedModelError: if it has none.
+        RecipeError: if the rank is higher than that of any of them.
     """
     model.requires_grad_(False)
     found = list(_layers(model))
@@ -79,6 +80,9 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, seed: int = 0) -> No
         raise UnsupportedModelError(
             f"{type(model).__name__}: it has no linear layers that a low-rank update could be put on."
         )
+    most = max(min(layer.weight.shape) for _, layer, _ in found)  # type: ignore[arg-type]
+    if rank > most:
+        raise RecipeError([f"lora {rank}: no layer of the model has a rank above {most}; --lora 16 is usual"])
     generator = torch.Generator(model.device).manual_seed(seed)  # type: ignore[arg-type]
     for path, layer, transposed in found:
         parent, _, name = path.rpartition(".")

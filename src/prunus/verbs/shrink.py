@@ -115,7 +115,7 @@ def shrink_family(model: str | Path, output: str | Path, recipe: ShrinkRecipe | 
     if not targets:
         raise RecipeError(["a family needs targets: params, params_nonembedding, flops, memory or latency"])
     outputs = [Path(output).expanduser() / target.name for target in targets]
-    if len(set(outputs)) < len(outputs):
+    if len({(target.kind, target.share, target.amount) for target in targets}) < len(targets):
         raise RecipeError(["two of the targets are the same"])
     return _shrink(model, outputs, wanted, (resume, overwrite), progress or Silent())
 
