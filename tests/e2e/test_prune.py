@@ -139,7 +139,7 @@ def test_eval_and_compare_speak_json(checkpoint, quick, text_file, tmp_path) -> 
 
 @pytest.mark.parametrize(("prompts", "fault"), [((), "no prompt is given"), (("Once", ""), "the prompt '' has no tokens")])
 def test_prompts_that_cannot_be_continued(prompts, fault, checkpoint, monkeypatch) -> None:
-    monkeypatch.setattr("prunus.verbs.compare.divergence", lambda *_: pytest.fail("judged"))
+    monkeypatch.setattr("prunus.verbs.compare.divergences", lambda *_: pytest.fail("judged"))
     with pytest.raises(prunus.PrunusError, match=fault):
         prunus.compare(checkpoint("llama"), checkpoint("llama"), prompts=prompts)
 

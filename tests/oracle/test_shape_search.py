@@ -264,7 +264,7 @@ def test_what_is_timed_is_every_block_and_the_head(checkpoint, text_file) -> Non
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"params": "0.01x"}, "search along more or ask for that"), ({"params": "100M"}, "so nothing has to go"),
+    ({"params": "0.01x"}, "a search leaves 25% of every axis"), ({"params": "100M"}, "so nothing has to go"),
     ({"params": "0.8x", "neurons": "0.5", "along": ["neurons"]}, "leave one of the two out"),
     ({"params": "0.8x", "along": ["experts"]}, "cannot be cut along it"),
     ({"params": "0.8x", "along": ["colour"]}, "along 'colour' is none of"),

@@ -65,8 +65,8 @@ class Source(ABC):
     def sees_ahead(self) -> bool:
         """Whether tokens see those behind them: an encoder, whatever head it has."""
         modules = [module for block in self.blocks for module in block.modules()]
-        both = bool(self.model.config.is_encoder_decoder)
-        return not both and any(getattr(module, "is_causal", None) is False for module in modules)
+        causal = {module.is_causal for module in modules if isinstance(getattr(module, "is_causal", None), bool)}
+        return causal == {False} and not self.model.config.is_encoder_decoder  # cross-attention alone is not causal either
 
     @cached_property
     def stacks(self) -> list[Stack]:
