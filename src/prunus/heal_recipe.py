@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ class HealRecipe(Settings):
         Raises:
             ValueError: if one is unknown.
         """
-        return [make(registry.loss, spec) for spec in self.loss or (("kl",) if self.teacher is not None else ("ce",))]
+        return [make(registry.loss, spec) for spec in learnt(self.loss, self.teacher)]
 
     @property
     def learning_rate(self) -> float:
@@ -127,3 +127,8 @@ class HealRecipe(Settings):
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def learnt(loss: Sequence[str], teacher: str | None) -> Sequence[str]:
+    """The losses that are added up: those that were asked for, else the teacher's ``kl``, or ``ce`` without one."""
+    return loss or (("kl",) if teacher is not None else ("ce",))

@@ -167,7 +167,7 @@ def test_inspect_lists_what_shrinks_together_and_what_stays(checkpoint) -> None:
 
 
 def test_inspect_tells_numbers_that_can_be(tmp_path) -> None:
-    """Of 6 heads 3 can stay, not 4: the config wants a width that they divide. Half of every axis is such a number."""
+    """Of 6 heads 4 can stay, not 5: the config wants a width that they divide. Half of every axis is such a number."""
     from transformers import AutoConfig
 
     sizes = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 5}

@@ -12,6 +12,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .roles import Pattern
 
+PRUNED = 0.05
+"""Matrices with a smaller share of zeros were not pruned: their zeros are chance, a beginning, or what a coarse grid
+rounded away."""
+
 
 @dataclass(frozen=True)
 class Mask:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..heal_recipe import HealRecipe
+from ..heal_recipe import HealRecipe, learnt
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from .command import command_of
@@ -111,9 +111,8 @@ def curves_svg(record: Mapping[str, Any]) -> str:
         if points:
             axes.plot([point[0] for point in points], [point[1] for point in points], style, label=label, markersize=4)
     axes.axvline(record["held_out"]["step"], linestyle=":", color="grey", label="kept")
-    recipe = record["recipe"]
-    learnt = recipe["loss"] or ["kl" if recipe["teacher"] is not None else "ce"]
-    axes.set_title(f"loss: {' + '.join(learnt)}", parse_math=False, fontsize="medium", wrap=True)
+    losses = learnt(record["recipe"]["loss"], record["recipe"]["teacher"])
+    axes.set_title(f"loss: {' + '.join(losses)}", parse_math=False, fontsize="medium", wrap=True)
     axes.set_xlabel("step")
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("loss")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.errors import RecipeError
 from .axes import Anatomy, Axis
-from .sizes import Wanted, fine_step, fits_axis, spread
+from .sizes import Wanted, can_stay, fine_step, spread
 
 LEVERS = ("neurons", "heads", "kv_groups", "width", "experts", "layers")
 LEAST = 0.25
@@ -81,11 +81,7 @@ def _at_step(name: str, anatomy: Anatomy, axes: tuple[Axis, Sequence[Axis]], ste
         sizes = {axis.name: Wanted("", share=share).of(axis.size, min(step, fine_step(axis))) for axis in together}
         if share < LEAST or any(n < least.get(axis, 1) for axis, n in sizes.items()):
             break
-        if sizes != choices[-1] and all(_fits(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
+        if sizes != choices[-1] and all(can_stay(anatomy.axes[axis], n, buildable) for axis, n in sizes.items()):
             choices.append({axis: n for axis, n in sizes.items() if n < anatomy.axes[axis].size})
             shares.append(share)
     return Lever(name, tuple(choices), tuple(shares))
-
-
-def _fits(axis: Axis, size: int, buildable: Callable[[dict[str, int]], bool]) -> bool:
-    return size == axis.size or (fits_axis(axis, size) and buildable(axis.config(size)))

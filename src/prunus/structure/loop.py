@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..checkpoint.journal import Journal
 from ..core.errors import CalibrationError
+from ..core.mask import PRUNED
 from ..core.problem import Solution
 from ..core.progress import Progress, Silent
 from ..core.stats import Needs
@@ -40,8 +41,6 @@ from .plan import ShrinkPlan
 
 STATE_SECONDS = 60.0
 """The carried state is saved when this long has passed since it was last."""
-_PRUNED = 0.05
-"""Layers with a smaller share of zeros were not pruned."""
 _FILLED = "the model had been pruned, and the repair fills zeros: cut first and prune then, or leave them by --solver keep"
 
 
@@ -241,4 +240,4 @@ def _telling_of_zeros(solution: Solution, module: MaskedModule) -> Solution:
     site, keep = solution.site, solution.mask.keep
     zeros = (site.layout.to_matrix(module.value(site.parameter)) == 0) & keep
     filled = int((zeros & (solution.weight != 0)).sum())
-    return replace(solution, notes=(*solution.notes, _FILLED)) if filled > _PRUNED * int(keep.sum()) else solution
+    return replace(solution, notes=(*solution.notes, _FILLED)) if filled > PRUNED * int(keep.sum()) else solution

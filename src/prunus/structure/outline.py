@@ -102,6 +102,11 @@ class Outline:
         return {index: found for index, found in tasks_by_block(self.of.source, tasks).items() if index in self.blocks}
 
 
+def is_buildable(source: CheckpointSource, trust_remote_code: bool, changes: Mapping[str, int]) -> bool:
+    """Whether there is a model with these ``changes`` to the numbers of a source's config."""
+    return shapes(source.config, changes, source.model.dtype, trust_remote_code) is not None
+
+
 def anatomy_of(source: CheckpointSource, vocabulary: int, trust_remote_code: bool = False) -> Anatomy:
     """Along what a model can be cut, and along what not, with the reasons."""
     return Finder(source.config, source.model.dtype, follow(source, vocabulary), trust_remote_code).anatomy()

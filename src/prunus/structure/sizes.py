@@ -86,12 +86,17 @@ def _least_step(axis: Axis) -> int:
 def half_of(axis: Axis, buildable: Callable[[dict[str, int]], bool]) -> int:
     """What can stay of an axis that is nearest to half of it; all of it where nothing can go."""
     half = Wanted.parse(0.5).of(axis.size, step_of(axis))
-    return _nearest(axis.size, half, lambda n: fits_axis(axis, n) and buildable(axis.config(n))) or axis.size
+    return _nearest(axis.size, half, lambda n: can_stay(axis, n, buildable)) or axis.size
 
 
 def sizes_of(axis: Axis, buildable: Callable[[dict[str, int]], bool]) -> list[int]:
     """What can stay of an axis whose units are counted, largest first."""
-    return [n for n in range(axis.size - axis.groups, 0, -axis.groups) if fits_axis(axis, n) and buildable(axis.config(n))]
+    return [n for n in range(axis.size - axis.groups, 0, -axis.groups) if can_stay(axis, n, buildable)]
+
+
+def can_stay(axis: Axis, size: int, buildable: Callable[[dict[str, int]], bool]) -> bool:
+    """Whether a size of an axis is whole everywhere and there is a model with it."""
+    return size == axis.size or (fits_axis(axis, size) and buildable(axis.config(size)))
 
 
 def fits_axis(axis: Axis, size: int) -> bool:
@@ -141,20 +146,19 @@ def choose_sizes(anatomy: Anatomy, wanted: Mapping[str, Wanted], buildable: Call
         lowest = max(1, least.get(name, 1))
 
         def fits(n: int, axis: Axis = axis, lowest: int = lowest) -> bool:
-            return lowest <= n <= axis.size and fits_axis(axis, n) and (n == axis.size or buildable(axis.config(n)))
+            return lowest <= n <= axis.size and can_stay(axis, n, buildable)
 
         if size == axis.size and asked.share is not None and asked.share < 1:
             near = _nearest(axis.size, axis.size - 1, fits)
             faults.append(f"{name} {asked.text}: nothing would go, it shrinks in steps of {step_of(axis)} of {axis.size}"
                           + (f"; the nearest that can stay is {near}" if near else ""))  # fmt: skip
         elif not fits(size):
-            near = _nearest(axis.size, size, fits)
+            near = _nearest(axis.size, size, fits) if size <= axis.size else None
             reason = f"of {axis.size} at least {lowest} have to stay" if size < lowest else (
                 f"there are only {axis.size}" if size > axis.size else
                 f"{size} of {axis.size} cannot stay: {_why(axis, size)}"
             )  # fmt: skip
-            told = f"; the nearest that can is {near}" if near and size <= axis.size else ""
-            faults.append(f"{name} {asked.text}: {reason}{told}")
+            faults.append(f"{name} {asked.text}: {reason}" + (f"; the nearest that can is {near}" if near else ""))
         elif size < axis.size:
             sizes[name] = size
     if faults:

@@ -22,7 +22,7 @@ def layer_pairs(student: CheckpointSource, teacher: CheckpointSource) -> list[tu
     a model's last block is told behind its final norm, so that it is compared only with its like.
     """
     few, many = len(student.blocks), len(teacher.blocks)
-    plan = ancestry_of(student.checkpoint.folder) if same_kind(student, teacher) else None
+    plan = _descent(student, teacher)
     if plan is not None and plan.get("count") == many and len(plan.get("blocks", ())) == few:
         pairs = [(k + 1, int(block) + 1) for k, block in enumerate(plan["blocks"])]
         return pairs if pairs[-1] == (few, many) else pairs[:-1] or pairs
@@ -36,11 +36,16 @@ def same_kind(student: CheckpointSource, teacher: CheckpointSource) -> bool:
 
 def kept_channels(student: CheckpointSource, teacher: CheckpointSource) -> Tensor | None:
     """The teacher's channels that the student still has; None where it has all, or they are not known."""
-    plan = ancestry_of(student.checkpoint.folder) if same_kind(student, teacher) else None
+    plan = _descent(student, teacher)
     width = (plan or {}).get("units", {}).get("width")
     sizes = (plan or {}).get("sizes", {}).get("width", [0, 0])
     known = width is not None and sizes[0] == teacher.config.get_text_config().hidden_size
     return torch.tensor(width) if known and len(width) == student.config.get_text_config().hidden_size else None
+
+
+def _descent(student: CheckpointSource, teacher: CheckpointSource) -> dict[str, Any] | None:
+    """The student's ancestry, where the teacher may be the parent that it tells of."""
+    return ancestry_of(student.checkpoint.folder) if same_kind(student, teacher) else None
 
 
 def ancestry_of(folder: Path) -> dict[str, Any] | None:

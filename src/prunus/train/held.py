@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UnsupportedModelError
-
-LEAST = 0.05
-"""Matrices with a smaller share of zeros were not pruned: their zeros are chance, a beginning, or what a coarse grid
-rounded away."""
+from ..core.mask import PRUNED
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def pruned_matrices(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2 and _most_zeros(parameter.data, id(parameter) in tables) >= LEAST
+        if parameter.dim() >= 2 and _most_zeros(parameter.data, id(parameter) in tables) >= PRUNED
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..core.errors import RecipeError, UnsupportedModelError
-from .held import LEAST, sparsity_of
+from ..core.mask import PRUNED
+from .held import sparsity_of
 
 
 class LowRank(nn.Module):
@@ -32,7 +33,7 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
         bound = 1 / math.sqrt(cols)
         nn.init.uniform_(self.down, -bound, bound, generator=generator)
-        sparse = sparsity_of(weight) >= LEAST
+        sparse = sparsity_of(weight) >= PRUNED
         self.register_buffer("mask", self._matrix(weight != 0).contiguous() if sparse else None, persistent=False)
 
     @property
@@ -80,7 +81,7 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, seed: int = 0) -> No
         raise UnsupportedModelError(
             f"{type(model).__name__}: it has no linear layers that a low-rank update could be put on."
         )
-    most = max(min(layer.weight.shape) for _, layer, _ in found)  # type: ignore[arg-type]
+    most = max(min(layer.get_parameter("weight").shape) for _, layer, _ in found)
     if rank > most:
         raise RecipeError([f"lora {rank}: no layer of the model has a rank above {most}; --lora 16 is usual"])
     generator = torch.Generator(model.device).manual_seed(seed)  # type: ignore[arg-type]

@@ -72,7 +72,6 @@ class Healer(Trainer):
         self.lessons = lessons
         self.held: HeldMasks | None = None
         self._pruned = pruned
-        self._count = len(train)
         self.stop = _Stop()
         callbacks: list[TrainerCallback] = [_Told(progress, mark), _Held(self), self.stop]
         if patience:
@@ -104,7 +103,7 @@ class Healer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """An order for each pass that hangs on the seed and the pass alone, so that a resumed run goes on in it, of however
         many processes (accelerate's own begins again with that of the first pass)."""
-        return _Order(self, self._count)
+        return _Order(self, len(train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The parameters as the model has them in memory: files of pretrained models may have them otherwise (experts

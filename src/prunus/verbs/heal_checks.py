@@ -13,6 +13,7 @@ from ..heal_recipe import HealRecipe
 from ..measure.memory import available_memory_bytes
 from ..models.tokens import load_tokenizer, tokenize
 from ..stream.sources import CheckpointSource
+from ..structure.cost import parameters_of
 from .prepare import check_length, vocabulary
 
 _SAMPLE = 20_000
@@ -32,11 +33,14 @@ def check_teacher(teacher: CheckpointSource, student: tuple[CheckpointSource, An
     check_length(teacher, recipe.seqlen)
     if not teacher.continues_text:
         raise RecipeError([f"teacher {recipe.teacher}: {type(teacher.model).__name__} predicts no next tokens"])
-    alike = teacher.checkpoint.fingerprint == student[0].checkpoint.fingerprint
-    itself = [f"teacher {recipe.teacher}: it is the student itself, which has nothing to teach"]
+    _check_tokens(teacher, student, text, recipe)
+    if teacher.checkpoint.fingerprint == student[0].checkpoint.fingerprint:
+        raise RecipeError([f"teacher {recipe.teacher}: it is the student itself, which has nothing to teach"])
+
+
+def _check_tokens(teacher: CheckpointSource, student: tuple[CheckpointSource, Any], text: str, recipe: HealRecipe) -> None:
+    """Raise RecipeError if a teacher that has a tokenizer of its own reads the text in other tokens."""
     if not any(teacher.checkpoint.folder.glob("tokenizer*")):
-        if alike:
-            raise RecipeError(itself)
         return
     tokenizer = load_tokenizer(teacher.checkpoint.folder, recipe.trust_remote_code)
     others = tokenize(tokenizer, text[:_SAMPLE], vocabulary(teacher)).tolist()
@@ -45,8 +49,6 @@ def check_teacher(teacher: CheckpointSource, student: tuple[CheckpointSource, An
         at = next(k for k, (one, other) in enumerate(zip_longest(own, others)) if one != other)
         differ = f"from token {at} of the text on, {own[at : at + 3]} to the student and {others[at : at + 3]} to it"
         raise RecipeError([f"teacher {recipe.teacher}: its tokenizer reads the text otherwise ({differ}): they must agree"])
-    if alike:
-        raise RecipeError(itself)
 
 
 def check_memory(source: CheckpointSource, teacher: CheckpointSource | None, recipe: HealRecipe) -> None:
@@ -54,11 +56,10 @@ def check_memory(source: CheckpointSource, teacher: CheckpointSource | None, rec
     layer's update, which the backward pass needs), masks, a teacher beside the student and logits are more than is free."""
     if source.device.type != "cpu":
         return
-    model = source.model
-    count = sum(parameter.numel() for parameter in model.parameters())
+    count = parameters_of(source.model)
     needed = (18 if recipe.lora is None else 10) * count
     if teacher is not None and any(loss.needs_hidden for loss in recipe.losses()):
-        needed += 4 * sum(parameter.numel() for parameter in teacher.model.parameters())
+        needed += 4 * parameters_of(teacher.model)
     needed += 4 * 4 * min(recipe.batch_tokens, recipe.batch * recipe.seqlen) * vocabulary(source)
     if needed > available_memory_bytes():
         raise ResourceError(
@@ -70,7 +71,7 @@ def check_memory(source: CheckpointSource, teacher: CheckpointSource | None, rec
 def check_disk(source: CheckpointSource, recipe: HealRecipe, folder: Path) -> None:
     """Raise ResourceError where three of training's checkpoints (weights in fp32, two moments) and the output are more than
     is free with what is there already."""
-    count = sum(parameter.numel() for parameter in source.model.parameters())
+    count = parameters_of(source.model)
     moments = 0 if recipe.lora is not None else 8 * count
     needed = 3 * (4 * count + moments) + source.checkpoint.nbytes
     here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

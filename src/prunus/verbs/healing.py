@@ -100,11 +100,11 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
     resume, overwrite = flags
     journal = journal_for(model, output, resume, overwrite, recipe.teacher)
     opened = _open(model, recipe)
-    check_finite(str(model), opened.source)
     plan = _plan(kind, str(model), opened, recipe)
     digest = hashlib.sha256(json.dumps({**plan, "model": None}, sort_keys=True).encode()).hexdigest()
     if output.exists() and resume and not overwrite:
         return HealResult(finished_record(output, digest))
+    check_finite(str(model), opened.source)
     journal.begin(plan, digest, resume)
     journal.output.mkdir(exist_ok=True)
     with journal.kept_on_error():

@@ -13,14 +13,13 @@ from torch import nn
 from ..checkpoint.source import Checkpoint
 from ..models.images import blank_image, build_image_model, is_image_model
 from ..models.locate import locate
-from ..models.numbers import shapes
 from ..models.skeleton import load_config
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
 from ..structure.cost import Costs, Shape
 from ..structure.coupling import Coupling, Traced
 from ..structure.module_stats import evaluating
-from ..structure.outline import anatomy_of
+from ..structure.outline import anatomy_of, is_buildable
 from ..structure.sizes import half_of, sizes_of, step_of
 from ..structure.trace import called, trace
 from .prepare import open_model, vocabulary
@@ -96,10 +95,7 @@ def inspect(model: str | Path, *, trust_remote_code: bool = False) -> Inspection
         return ModuleInspection(str(model), trace(network, partial(network, blank_image(config))))
     source = open_model(model, Recipe(trust_remote_code=trust_remote_code))
     anatomy = anatomy_of(source, vocabulary(source), trust_remote_code)
-
-    def buildable(changes: dict[str, int]) -> bool:
-        return shapes(source.config, changes, source.model.dtype, trust_remote_code) is not None
-
+    buildable = partial(is_buildable, source, trust_remote_code)
     heads = {name: sizes_of(anatomy.axes[name], buildable) for name in ("heads", "kv_groups") if name in anatomy.axes}
     halves = {name: half_of(axis, buildable) for name, axis in anatomy.axes.items()}
     return Inspection(str(model), anatomy, Costs(source, anatomy, SEQLEN), halves, heads)

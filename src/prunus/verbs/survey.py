@@ -15,7 +15,7 @@ from ..core.depth import DepthSurvey
 from ..core.errors import CalibrationError, RecipeError
 from ..core.progress import Progress
 from ..core.stats import Needs
-from ..models.numbers import least_experts, shapes
+from ..models.numbers import least_experts
 from ..models.tokens import load_tokenizer
 from ..shrink_recipe import ShrinkRecipe
 from ..stream.gradients import Gradients
@@ -25,7 +25,7 @@ from ..structure.cost import Costs
 from ..structure.depth_survey import survey_depth
 from ..structure.latency import LatencyMeter
 from ..structure.levers import levers_of, searched
-from ..structure.outline import Outliner, anatomy_of
+from ..structure.outline import Outliner, anatomy_of, is_buildable
 from ..structure.shape_trials import ShapeTrials
 from ..structure.sizes import choose_sizes, depth_of, spread
 from ..structure.survey import stream_scores
@@ -132,7 +132,7 @@ class Survey:
         return search.find(targets)
 
     def _buildable(self, changes: dict[str, int]) -> bool:
-        return shapes(self.source.config, changes, self.source.model.dtype, self.recipe.run.trust_remote_code) is not None
+        return is_buildable(self.source, self.recipe.run.trust_remote_code, changes)
 
 
 def _least(source: CheckpointSource) -> dict[str, int]:
