@@ -51,7 +51,9 @@ def main() -> None:
         learnt = ["--teacher", MODEL, "--loss=kl", "--loss=ce", f"--lr={options.lr}"]
         for name in options.students:
             made = options.folder / name
-            run(["prune" if name == "sparse" else "shrink", MODEL, *STUDENTS[name][1:], "--samples=64"], made)
+            if all(rows.has(model=name, lr=lr, **shared) for lr in (0.0, options.lr)):
+                continue
+            run([STUDENTS[name][0], MODEL, *STUDENTS[name][1:], "--samples=64"], made)
             if not rows.has(model=name, lr=0.0, **shared):
                 rows.add(model=name, lr=0.0, **shared, **judged(made, options.windows))
             heal(rows, name, options.lr, shared, ["distill", str(made), *learnt], options)
