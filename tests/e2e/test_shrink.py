@@ -267,6 +267,27 @@ class Tasks(StopAfter):
             raise KeyboardInterrupt
 
 
+def test_the_room_of_a_whole_family_is_asked_for_before_the_first_is_cut(checkpoint, quick, tmp_path, monkeypatch) -> None:
+    settings = {**quick, "params": ["0.9x", "0.8x"], "along": ["neurons"]}
+    told, whole = Tasks(), sum(path.stat().st_size for path in Path(checkpoint("llama")).glob("*.safetensors"))
+    with monkeypatch.context() as patched:
+        patched.setattr("prunus.checkpoint.writer.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, whole))
+        with pytest.raises(OutputError, match=r"GB are free"):
+            prunus.shrink_family(checkpoint("llama"), tmp_path / "out", progress=told, **settings)
+    assert "Trying the best shapes" in told.begun
+    assert "Cutting" not in told.begun
+    prunus.shrink_family(checkpoint("llama"), tmp_path / "out", progress=told, resume=True, **settings)
+    assert told.begun.count("Trying the best shapes") == 1, "what was searched is kept"
+
+
+def test_every_part_that_takes_long_is_told(checkpoint, quick, tmp_path) -> None:
+    told = Tasks()
+    what = {"importance": "weight", "solver": "keep", "eval_windows": 0, "neurons": 0.5}  # no text is read
+    prunus.shrink(checkpoint("llama"), tmp_path / "out", progress=told, **what)
+    proving = ["Running the masked model", "Reading it back", "Running what was written", "Loading it whole"]
+    assert told.begun[told.begun.index("Cutting") + 1 :][: len(proving)] == proving
+
+
 def test_what_was_searched_is_kept_from_before_the_first_cut_on(checkpoint, quick, tmp_path) -> None:
     """Of every member of a family; and what is asked otherwise then is refused before anything is surveyed."""
     settings = {**quick, "params": ["0.8x", "0.7x"], "along": ["neurons", "heads"], "layers": 2, "depth": "influence"}

@@ -15,7 +15,7 @@ from ..core.finite import all_finite
 from ..core.mask import covered
 from ..core.matmul import FastLinears
 from ..core.plan import Plan
-from ..core.progress import Progress, Silent
+from ..core.progress import Progress
 from ..measure.memory import available_memory_bytes
 from ..models.reload import check_loading, load_whole, reload_bytes
 from .evaluate import forwarded, open_source
@@ -80,7 +80,7 @@ def prove(source: Checkpoint, output: Path, plan: Plan, results: list[dict[str, 
     zeros = sum(sparsity[step.site.name] * step.site.numel for step in plan.steps)
     return Proof(
         sparsity, zeros / weights if weights else 0.0, 1 - nonzeros / parameters, nonzeros, parameters,
-        reloaded(output, written, reader, few_ids(reader), budget, trust_remote_code),
+        reloaded(output, written, reader, few_ids(reader), budget, progress, trust_remote_code),
     )  # fmt: skip
 
 
@@ -115,8 +115,21 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
+def require_finite(output: Path, written: Checkpoint, progress: Progress) -> None:
+    """Read everything back.
+
+    Raises:
+        ProofError: naming the first tensor that holds NaN or Inf.
+    """
+    progress.start("Reading it back", len(written.names))
+    for name in written.names:
+        if not all_finite(written.read(name)):
+            raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
+        progress.step()
+
+
 def reloaded(output: Path, written: Checkpoint, reader: CheckpointSource, ids: torch.Tensor, budget: int,
-             trust_remote_code: bool, streamed: torch.Tensor | None = None) -> str:  # fmt: skip
+             progress: Progress, trust_remote_code: bool, streamed: torch.Tensor | None = None) -> str:  # fmt: skip
     """Load the output as its user will: nothing missing, and for ``ids [1 tokens]`` the logits of the streamed model.
 
     ``streamed`` are those, where they are known.
@@ -131,9 +144,11 @@ def reloaded(output: Path, written: Checkpoint, reader: CheckpointSource, ids: t
         return f"not tried: it needs {needed / 2**30:.1f} GiB of memory, less are free"
     problem = ""
     if streamed is None:  # first, so that both models are never in memory at once
-        streamed, problem = streamed_logits(reader, ids)
+        streamed, problem = streamed_logits(reader, ids, progress)
+    progress.start("Loading it whole", 1)
     model, info = load_whole(output, torch.float32, trust_remote_code)
     check_loading(output, info, reader.names.strangers)
+    progress.step()
     loaded = "from_pretrained: nothing missing, mismatched or unexpected"
     if streamed is None:
         return f"{loaded}; logits not compared ({problem})"
@@ -158,10 +173,10 @@ def distance(logits: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((logits - wanted).abs().max() / wanted.std().clamp_min(1e-12))
 
 
-def streamed_logits(reader: CheckpointSource, ids: torch.Tensor) -> tuple[torch.Tensor | None, str]:
+def streamed_logits(reader: CheckpointSource, ids: torch.Tensor, progress: Progress) -> tuple[torch.Tensor | None, str]:
     """Logits of ``ids [1 tokens]``; None, and why, where the model cannot be run block by block."""
     try:
-        with torch.no_grad(), forwarded(reader, ids, ids.numel(), Silent(), "") as trunk:
+        with torch.no_grad(), forwarded(reader, ids, ids.numel(), progress, "Running what was written") as trunk:
             ((_, logits),) = trunk.logits()
     except UnsupportedModelError as error:
         return None, str(error)

@@ -201,8 +201,10 @@ class ShrinkLoop:
         streams = Streams(self.source, self.windows[:1], self.limits, None, False)
         streams.start(0)
         self.cutter.embed(streams.pruned)
+        self.progress.start("Running the masked model", len(self.source.blocks))
         for index in range(len(self.source.blocks)):
             self._replay(index, streams)
+            self.progress.step()
         self.source.load_outside(head=True)
         logits = self._head(self.cutter.outside(), streams)
         self.source.release_outside()

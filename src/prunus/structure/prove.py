@@ -10,16 +10,17 @@ from torch import Tensor
 
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError
-from ..core.finite import all_finite
+from ..core.progress import Progress
 from ..stream.evaluate import open_source
-from ..stream.prove import TOLERANCE, distance, reloaded, streamed_logits
+from ..stream.prove import TOLERANCE, distance, reloaded, require_finite, streamed_logits
 
 ROUNDED = 0.05
 """The tolerance where an embedding was scaled and rounded to half precision: up to 2⁻⁹ of each of its weights."""
 
 
 def prove_cut(output: Path, layout: Checkpoint, window: Tensor, masked: Tensor | None, budget: int,
-              trust_remote_code: bool = False, tolerance: float = TOLERANCE) -> dict[str, Any]:  # fmt: skip
+              progress: Progress, trust_remote_code: bool = False, tolerance: float = TOLERANCE
+              ) -> dict[str, Any]:  # fmt: skip
     """Check the written checkpoint.
 
     The tensors that were planned and no others, no NaN or Inf; run block by block it gives for a ``window [1 seqlen]``
@@ -32,11 +33,9 @@ def prove_cut(output: Path, layout: Checkpoint, window: Tensor, masked: Tensor |
     written = Checkpoint.open(output)
     if set(written.names) != set(layout.names):
         raise ProofError(f"{output}: its tensors are not those that were planned.")
-    for name in written.names:
-        if not all_finite(written.read(name)):
-            raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
+    require_finite(output, written, progress)
     reader = open_source(output, torch.float32, torch.device("cpu"), trust_remote_code)
-    streamed, _ = streamed_logits(reader, window) if masked is not None else (None, "")
+    streamed, _ = streamed_logits(reader, window, progress) if masked is not None else (None, "")
     found: dict[str, Any] = {"tensors": len(written.names), "masked": None}
     if streamed is not None and masked is not None:
         found["masked"] = difference = distance(streamed, masked)
@@ -45,5 +44,5 @@ def prove_cut(output: Path, layout: Checkpoint, window: Tensor, masked: Tensor |
                 f"{output}: the cut model's logits are {difference:.2g} standard deviations from those of the dense model "
                 "with the same units masked. Something that was to be cut was not, or the other way; please report it."
             )
-    found["reload"] = reloaded(output, written, reader, window, budget, trust_remote_code, streamed)
+    found["reload"] = reloaded(output, written, reader, window, budget, progress, trust_remote_code, streamed)
     return found

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..checkpoint.source import Checkpoint
 from ..core.errors import ProofError
-from ..core.finite import all_finite
+from ..core.progress import Progress
 from ..stream.evaluate import open_source
-from ..stream.prove import few_ids, reloaded
+from ..stream.prove import few_ids, reloaded, require_finite
 from ..stream.sources import CheckpointSource
 
 
 def prove_healed(source: CheckpointSource, output: Path, zeros: Mapping[str, Tensor], budget: int,
-                 trust_remote_code: bool = False) -> dict[str, Any]:  # fmt: skip
+                 progress: Progress, trust_remote_code: bool = False) -> dict[str, Any]:  # fmt: skip
     """The tensors, shapes and dtypes of the model that it came from, no NaN or Inf, every one of the ``zeros`` still there,
     and, where ``budget`` bytes allow, a plain ``from_pretrained`` that misses nothing.
 
@@ -34,13 +34,12 @@ def prove_healed(source: CheckpointSource, output: Path, zeros: Mapping[str, Ten
             raise ProofError(
                 f"{output}: tensor '{name}' is {other.dtype} {list(other.shape)}, it was {one.dtype} {list(one.shape)}."
             )
-        if not all_finite(written.read(name)):
-            raise ProofError(f"{output}: tensor '{name}' holds NaN or Inf.")
+    require_finite(output, written, progress)
     reader = open_source(output, torch.float32, torch.device("cpu"), trust_remote_code)
     for name, lost in _lost(reader, zeros):
         if lost:
             raise ProofError(f"{output}: '{name}' has lost {lost} of its {int(zeros[name].sum())} zeros.")
-    found = reloaded(output, written, reader, few_ids(reader), budget, trust_remote_code)
+    found = reloaded(output, written, reader, few_ids(reader), budget, progress, trust_remote_code)
     return {"zeros_held": sum(int(mask.sum()) for mask in zeros.values()), "reload": found}
 
 

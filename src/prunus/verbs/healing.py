@@ -196,7 +196,7 @@ def _carry_out(opened: _Opened, recipe: HealRecipe, journal: Journal, progress: 
     wait()
     student, zeros, history = _train(opened, recipe, journal, cache, progress)
     write_healed(source, student, journal.output)
-    proof = prove_healed(source, journal.output, zeros, budget, recipe.trust_remote_code)
+    proof = prove_healed(source, journal.output, zeros, budget, progress, recipe.trust_remote_code)
     del student
     evaluation = _judged(opened, recipe, journal.output, progress) if opened.judged is not None else None
     return heal_record(recipe, history, proof, evaluation)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.planned import write_index
+from ..checkpoint.source import Checkpoint
 from ..checkpoint.writer import MirrorWriter
 from ..core.errors import OutputError, RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
@@ -138,7 +139,8 @@ def _shrink(model: str | Path, outputs: Sequence[Path], recipe: ShrinkRecipe, fl
         with ExitStack() as stack:  # all plans are on disk before the first cut: what was searched is not lost
             members = [_begin(str(model), *pair, found, flags, stack) for pair in zip(outputs, wanted, strict=True)]
             return [
-                member if isinstance(member, ShrinkResult) else _finish(member, overwrite, before) for member in members
+                member if isinstance(member, ShrinkResult) else _finish(member, overwrite, before, _bytes(members[k + 1 :]))
+                for k, member in enumerate(members)
             ]
     finally:
         progress.close()
@@ -190,6 +192,13 @@ class _Member:
     prepared: _Prepared
     journal: Journal
     done: list[dict[str, Any]]
+    layout: Checkpoint
+    """The checkpoint that will be written."""
+
+
+def _bytes(members: Sequence[_Member | ShrinkResult]) -> int:
+    """Room on the disk that models take which are still to be written."""
+    return sum(member.layout.nbytes for member in members if isinstance(member, _Member))
 
 
 def _begin(model: str, output: Path, wanted: tuple[Found, str | None, Mapping[str, Any] | None], found: Survey,
@@ -207,14 +216,27 @@ def _begin(model: str, output: Path, wanted: tuple[Found, str | None, Mapping[st
     journal = Journal(output, costly=plan.target is not None or len(plan.blocks) < plan.count)
     done = journal.begin(plan.to_json(), digest, resume)
     stack.callback(journal.close)
-    return _Member(output, prepared, journal, done)
+    return _Member(output, prepared, journal, done, _layout(prepared, journal.output))
 
 
-def _finish(member: _Member, overwrite: bool, before: float) -> ShrinkResult:
-    """Cut one model; ``before`` are the seconds that its survey and search took, which a family shares."""
+def _layout(prepared: _Prepared, folder: Path) -> Checkpoint:
+    """The smaller checkpoint: names and shapes of the outline, dtypes of the dense one."""
+    outline, source = prepared.outline, prepared.survey.source
+    back = {new: old for old, new in outline.prefixes.items()}
+
+    def dtype_of(name: str) -> torch.dtype:
+        home = next((new for new in back if name.startswith(f"{new}.")), None)
+        return source.stored_dtype(name if home is None else back[home] + name.removeprefix(home))
+
+    return planned_checkpoint(outline.model, dtype_of, folder, SHARD_BYTES)
+
+
+def _finish(member: _Member, overwrite: bool, before: float, after: int) -> ShrinkResult:
+    """Cut one model; ``before`` are the seconds that its survey and search took, which a family shares, ``after`` the bytes
+    that the rest of the family will take."""
     start, journal = perf_counter(), member.journal
     with journal.kept_on_error():
-        record = _carry_out(member.prepared, journal, member.done)
+        record = _carry_out(member, after)
         record |= {"output": str(member.output), "seconds": round(before + perf_counter() - start, 3)}
         (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (journal.output / "README.md").write_text(shrunk_card(record), encoding="utf-8")
@@ -222,37 +244,32 @@ def _finish(member: _Member, overwrite: bool, before: float) -> ShrinkResult:
     return ShrinkResult(record)
 
 
-def _carry_out(prepared: _Prepared, journal: Journal, done: list[dict[str, Any]]) -> dict[str, Any]:
+def _carry_out(member: _Member, after: int) -> dict[str, Any]:
     """Cut, write, prove, judge; the record."""
-    plan, outline, found = prepared.plan, prepared.outline, prepared.survey
+    plan, outline, found = member.prepared.plan, member.prepared.outline, member.prepared.survey
     source, recipe, progress = found.source, found.recipe, found.progress
-    back = {new: old for old, new in outline.prefixes.items()}
-
-    def dtype_of(name: str) -> torch.dtype:
-        home = next((new for new in back if name.startswith(f"{new}.")), None)
-        return source.stored_dtype(name if home is None else back[home] + name.removeprefix(home))
-
-    layout = planned_checkpoint(outline.model, dtype_of, journal.output, SHARD_BYTES)
+    journal, layout = member.journal, member.layout
     writer = MirrorWriter(layout, journal.output)
-    writer.prepare(begun=bool(done))
+    writer.prepare(begun=bool(member.done), also=after)
     output, limits = CutOutput(outline.model, writer, outline.prefixes), limits_of(recipe.run)
     fixed = outline.fixed(plan.units.get("width"))
     loop = ShrinkLoop(source, plan, outline.tasks(), fixed, found.windows, output, journal, limits,
                       coverage_of(recipe.run), found.gradients, progress)  # fmt: skip
-    results = loop.run(done)
+    results = loop.run(member.done)
     source.checkpoint.copy_extras(journal.output)
     outline.config.save_pretrained(journal.output)
     write_index(layout)
     writer.sync()
+    budget, trust = limits.budget, recipe.run.trust_remote_code
     window, masked = found.windows[:1] if found.windows is not None else few_ids(source), loop.logits
     if masked is None or source.model.dtype != torch.float32:  # no text was looked at, or the logits are rough
-        trust = recipe.run.trust_remote_code
         reference = open_source(source.checkpoint.folder, torch.float32, torch.device("cpu"), trust)
-        again = ShrinkLoop(reference, plan, outline.tasks(), fixed, window, output, journal, limits)
+        again = ShrinkLoop(reference, plan, outline.tasks(), fixed, window, output, journal, limits,
+                            progress=progress)  # fmt: skip
         with suppress(UnsupportedModelError):  # a model that cannot be run block by block
             masked = again.replayed(journal.entries())
     tolerance = ROUNDED if loop.rounded else TOLERANCE
-    proof = prove_cut(journal.output, layout, window, masked, limits.budget, recipe.run.trust_remote_code, tolerance)
+    proof = prove_cut(journal.output, layout, window, masked, budget, progress, trust, tolerance)
     sizes = (source.checkpoint.nbytes, layout.nbytes)
     record = shrink_record(plan, recipe, results, proof, _judged(found, journal.output), sizes)
     return {**record, "units": loop.cutter.units, "experts": loop.cutter.seen}
