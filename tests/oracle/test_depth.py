@@ -9,7 +9,7 @@ import torch
 
 import prunus
 from prunus.core import registry
-from prunus.core.depth import DepthSurvey
+from prunus.core.depth import DepthSurvey, Passage
 from prunus.core.progress import Silent
 from prunus.core.registry import make
 from prunus.stream.trunk import Limits
@@ -19,9 +19,11 @@ from prunus.verbs.prepare import open_model
 
 def survey_of(loss, count: int) -> DepthSurvey:
     """A survey of made-up losses: ``loss(blocks that are gone)``."""
-    return DepthSurvey(
-        torch.zeros(count), torch.zeros(count + 1, 1, 1), lambda choices: [loss(frozenset(c)) for c in choices]
-    )
+
+    def run() -> Passage:
+        raise AssertionError("the loss asks for no hidden states")
+
+    return DepthSurvey(count, run, lambda choices: [loss(frozenset(c)) for c in choices])
 
 
 @pytest.mark.parametrize("drop", [1, 5, 8, 12])
@@ -79,7 +81,7 @@ def test_influence_and_angle_are_the_papers_formulas(checkpoint) -> None:
     entering, leaving = states[0::2], states[1::2]
     cosine = torch.nn.functional.cosine_similarity
     influence = [float((1 - cosine(a, b, dim=-1)).mean()) for a, b in zip(entering, leaving, strict=True)]
-    assert torch.allclose(1 - survey.cosine, torch.tensor(influence), atol=1e-5)
+    assert torch.allclose(1 - survey.passage.cosine, torch.tensor(influence), atol=1e-5)
     assert make(registry.depth, "influence").choose(survey, 1) == [min(range(3), key=lambda k: influence[k])]
     hidden = [*entering, leaving[-1]]
     angles = [float(torch.arccos(cosine(hidden[k][:, -1], hidden[k + 2][:, -1], dim=-1)).mean()) for k in range(2)]

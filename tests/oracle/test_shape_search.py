@@ -140,6 +140,38 @@ def test_what_is_cut_in_any_case_counts_once() -> None:
     assert search.foretold(found[0]) == pytest.approx(damage(found[0]), rel=0.02)
 
 
+@pytest.mark.parametrize(("harm", "measured"), [(0.02, (3, 7, 10)), (0.2, (3,)), (0.09, (3, 7))])
+def test_a_costly_lever_is_not_followed_down_to_where_another_is_better(harm, measured) -> None:
+    """The best mixture is that of a search that measures everything, whatever was left out."""
+    shares, choices = tuple(1 - 0.05 * n for n in range(11)), tuple({"x": 10 - k} for k in range(11))
+
+    def damage(setting: tuple[int, ...]) -> float:
+        return 0.08 * setting[0] ** 1.02 + harm * setting[1] ** 1.05
+
+    def found(costly: bool) -> tuple[list[int], tuple[int, ...]]:
+        levers = [Lever("cheap", choices, shares), Lever("dear", choices, shares, costly=costly)]
+        search = Search(levers, lambda settings, _: [damage(one) for one in settings], lambda _: True)
+        search.survey(lambda setting: sum(setting) >= 10)
+        return [dear for cheap, dear in search.measured if not cheap], search.finalists(lambda s: sum(s) >= 10)[0]
+
+    assert found(costly=True)[0] == list(measured)
+    assert found(costly=False)[0] == [3, 7, 10]
+    assert found(costly=True)[1] == found(costly=False)[1]
+
+
+def test_a_costly_lever_is_measured_at_once_where_no_other_reaches_the_target() -> None:
+    passes = []
+
+    def measure(settings, _told) -> list[float]:
+        passes.append(list(settings))
+        return [float(sum(one)) for one in settings]
+
+    cheap, dear = ({}, {"a": 1}), tuple({"b": 10 - k} for k in range(10))
+    levers = [Lever("a", cheap, (1.0, 0.9)), Lever("b", dear, tuple(1 - n / 10 for n in range(10)), costly=True)]
+    Search(levers, measure, lambda _: True).survey(lambda setting: setting[1] >= 6)
+    assert passes == [[(1, 0), (0, 2), (0, 4), (0, 6)]]
+
+
 def test_levers_of_many_choices_are_combined_at_some() -> None:
     sizes = (100, 60)
     levers = [Lever(str(k), tuple({str(k): n} for n in range(size, 0, -1)), tuple(n / size for n in range(size, 0, -1)))

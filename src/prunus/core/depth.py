@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ LossWithout = Callable[[Sequence[Sequence[int]]], list[float]]
 
 
 @dataclass(frozen=True)
-class DepthSurvey:
+class Passage:
     """Hidden states along a dense model.
 
     ``cosine [blocks]`` is the mean over tokens of cos(h_in, h_out) of every block; ``last [blocks + 1, windows, width]``
@@ -21,13 +22,22 @@ class DepthSurvey:
 
     cosine: Tensor
     last: Tensor
+
+
+@dataclass(frozen=True)
+class DepthSurvey:
+    """Of a model of ``count`` blocks; what is not asked for is not measured: ``run()`` takes text through the dense model,
+    ``measure(choices)`` through models that blocks are left out of."""
+
+    count: int
+    run: Callable[[], Passage]
     measure: LossWithout
     _known: dict[frozenset[int], float] = field(default_factory=dict)
 
-    @property
-    def count(self) -> int:
-        """How many blocks there are."""
-        return len(self.cosine)
+    @cached_property
+    def passage(self) -> Passage:
+        """Hidden states along the dense model."""
+        return self.run()
 
     def loss_without(self, choices: Sequence[Sequence[int]]) -> list[float]:
         """For every choice of blocks that are left out the mean loss a token; what was measured before is remembered."""

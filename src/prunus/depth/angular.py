@@ -20,7 +20,8 @@ class Angular(Depth):
     """The n consecutive blocks go that turn the last token least: arccos(cos(h_l, h_{l+n}))/π (Gromov et al., eq. 3)."""
 
     def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
-        cosines = functional.cosine_similarity(survey.last[:-drop].double(), survey.last[drop:].double(), dim=-1)
+        last = survey.passage.last.double()
+        cosines = functional.cosine_similarity(last[:-drop], last[drop:], dim=-1)
         distance = (cosines.clamp(-1, 1).arccos() / math.pi).mean(-1)
         first = int(distance.argmin())
         return list(range(first, first + drop))

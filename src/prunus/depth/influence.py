@@ -17,4 +17,4 @@ class Influence(Depth):
     """Blocks that turn their input least go: 1 − mean cos(h_in, h_out) over tokens (ShortGPT, eq. 1)."""
 
     def choose(self, survey: DepthSurvey, drop: int) -> list[int]:
-        return sorted((1 - survey.cosine).argsort(stable=True)[:drop].tolist())
+        return sorted((1 - survey.passage.cosine).argsort(stable=True)[:drop].tolist())

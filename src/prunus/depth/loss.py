@@ -18,7 +18,7 @@ from ..core.roles import Depth
 )
 @dataclass(frozen=True)
 class Loss(Depth):
-    """Blocks go whose leaving out raises the calibration loss least."""
+    """Blocks go whose leaving out raises the calibration loss least, on the first 256 tokens of up to eight windows."""
 
     greedy: bool = True
     """One at a time, each judged with those before it gone; otherwise each is judged alone."""

@@ -1,4 +1,4 @@
-"""What is known of a model's blocks before some of them go: from one pass of the dense model, and passes without blocks."""
+"""What is known of a model's blocks before some of them go: from a pass of the dense model, or passes without blocks."""
 
 from __future__ import annotations
 
@@ -9,34 +9,49 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.depth import DepthSurvey
+from ..core.depth import DepthSurvey, Passage
 from ..core.progress import Progress
 from ..measure.quality import Perplexity
 from ..stream.scratch import passing_folder
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits, Trunk
 
-LOSS_TOKENS = 4096
-"""Most tokens that the loss without blocks is measured on."""
+LOSS_WINDOWS, LOSS_LENGTH = 8, 256
+"""Most windows that the loss without blocks is measured on, and of each the most tokens."""
 
 
 def survey_depth(source: CheckpointSource, windows: Tensor, limits: Limits, progress: Progress) -> DepthSurvey:
-    """Run ``windows [samples seqlen]`` through the dense model once.
+    """Of a model on ``windows [samples seqlen]``.
 
-    Raises:
-        UnsupportedModelError: if blocks hand each other more than hidden states, so that none can be left out.
+    Both of its passes raise UnsupportedModelError if blocks hand each other more than hidden states, so that none can be
+    left out.
     """
+    few = windows[:LOSS_WINDOWS, :LOSS_LENGTH]
+    return DepthSurvey(
+        len(source.blocks),
+        partial(pass_through, source, windows, limits, progress),
+        partial(loss_without, source, few, limits, progress),
+    )
+
+
+def _require_plain(trunk: Trunk) -> None:
+    trunk.require_plain(
+        [],
+        "blocks can be left out of one stack only that hands on hidden states alone. Say what stays "
+        "by --neurons, --heads …",
+    )
+
+
+@torch.no_grad()
+def pass_through(source: CheckpointSource, windows: Tensor, limits: Limits, progress: Progress) -> Passage:
+    """What blocks do to the hidden states of ``windows [samples seqlen]``."""
     count = len(source.blocks)
     cosine, last = torch.zeros(count, dtype=torch.float64), []
     progress.start("Surveying blocks", count)
     with passing_folder() as folder:
         trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, folder)
         trunk.embed()
-        trunk.require_plain(
-            [],
-            "blocks can be left out of one stack only that hands on hidden states alone. Say what stays "
-            "by --neurons, --heads …",
-        )
+        _require_plain(trunk)
         last.append(_last(trunk))
         for index in range(count):
             block = source.load(index)
@@ -51,9 +66,7 @@ def survey_depth(source: CheckpointSource, windows: Tensor, limits: Limits, prog
             source.release(index)
             progress.step()
         trunk.close()
-    few = windows[: max(1, LOSS_TOKENS // windows.shape[1])]
-    without = partial(loss_without, source, few, limits, progress)
-    return DepthSurvey((cosine / windows.numel()).float(), torch.stack(last), without)
+    return Passage((cosine / windows.numel()).float(), torch.stack(last))
 
 
 def _last(trunk: Trunk) -> Tensor:
@@ -68,6 +81,7 @@ def loss_without(source: CheckpointSource, windows: Tensor, limits: Limits, prog
     states are within the limits' budget."""
     trunk = Trunk(source, windows, limits.batch_tokens, limits.budget, None)
     trunk.embed()
+    _require_plain(trunk)
     entering = [trunk.state.read(batch, source.device) for batch in trunk.batches]
     most = max(1, limits.budget // sum(state.nbytes for state in entering))
     parties = [choices[k : k + most] for k in range(0, len(choices), most)]

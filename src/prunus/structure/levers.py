@@ -17,11 +17,15 @@ _FEW = 6
 
 @dataclass(frozen=True)
 class Lever:
-    """``choices`` are sizes by axis (``layers``: blocks), the whole (nothing cut) first; ``shares`` what stays of it."""
+    """``choices`` are sizes by axis (``layers``: blocks), the whole (nothing cut) first; ``shares`` what stays of it.
+
+    ``costly``: what goes is chosen by passes of the model, more of them for every step down.
+    """
 
     name: str
     choices: tuple[Mapping[str, int], ...]
     shares: tuple[float, ...]
+    costly: bool = False
 
 
 def levers_of(anatomy: Anatomy, blocks: int, along: Sequence[str], given: Sequence[str],
@@ -38,7 +42,8 @@ def levers_of(anatomy: Anatomy, blocks: int, along: Sequence[str], given: Sequen
             raise RecipeError([f"along {name}: its size is given, so it cannot be searched; leave one of the two out"])
         if name == "layers":
             sizes = range(blocks, max(1, round(blocks * LEAST)) - 1, -1)
-            lever = Lever(name, ({}, *({"layers": n} for n in sizes if n < blocks)), tuple(n / blocks for n in sizes))
+            choices = ({}, *({"layers": n} for n in sizes if n < blocks))
+            lever = Lever(name, choices, tuple(n / blocks for n in sizes), costly=True)
         else:
             lever = _lever(name, anatomy, given, least, buildable)
         if lever is not None and len(lever.choices) > 1:

@@ -51,13 +51,15 @@ class Damage:
     def at(self, gone: float) -> float:
         """The divergence where the share ``gone`` goes: straight lines between points in logarithms of both.
 
+        From a single point on it rises with the square, and in proportion up to it.
+
         >>> Damage(((0.1, 0.01), (0.2, 0.04))).at(0.4)
         0.16
         """
         if gone <= 0 or not self.points:
             return 0.0
         if len(self.points) == 1:
-            (at, kl), slope = self.points[0], 2.0
+            (at, kl), slope = self.points[0], 1.0 if gone < self.points[0][0] else 2.0
         else:
             pairs = list(pairwise(self.points))
             (at, kl), (end, last) = next((pair for pair in pairs if gone <= pair[1][0]), pairs[-1])
@@ -97,15 +99,42 @@ class Search:
         return tuple(choice if k == lever else 0 for k in range(len(self.levers)))
 
     def survey(self, reaches: Callable[[Setting], bool]) -> None:
-        """Measure each lever alone at a few sizes, down to the first that ``reaches`` the target or its last."""
-        wanted = [self.whole] if self.given else []
-        for k, lever in enumerate(self.levers):
-            last = len(lever.choices) - 1
-            furthest = next((n for n in range(1, last + 1) if reaches(self.alone(k, n))), last)
-            steps = {max(1, round(furthest * part / _LEVELS)) for part in range(1, _LEVELS + 1)}
-            wanted += [self.alone(k, n) for n in sorted(steps) if self.possible(self.alone(k, n))]
-        self._try(wanted, "Trying each lever alone")
+        """Measure each lever alone at a few sizes, down to the first that ``reaches`` the target or its last.
+
+        Where another lever reaches it alone, those that are costly are measured at their first size to begin with, and
+        further down only where they could do less damage than that other.
+        """
+        levels = [self._levels(k, reaches) for k in range(len(self.levers))]
+        cheap = [k for k, lever in enumerate(self.levers) if not lever.costly]
+        bounded = any(reaches(self.alone(k, levels[k][-1])) for k in cheap)
+        first = [n if k in cheap or not bounded else n[:1] for k, n in enumerate(levels)]
+        given = [self.whole] if self.given else []
+        self._try(given + self._possible(first), "Trying each lever alone")
+        self._learn()
+        bound = min((kl for one, kl in self.measured.items() if reaches(one)), default=math.inf)
+        rest = [[n for n in levels[k] if self._least(k, n) < bound] for k in range(len(self.levers))]
+        self._try(self._possible(rest), "Trying levers further")
+        self._learn()
+
+    def _levels(self, lever: int, reaches: Callable[[Setting], bool]) -> list[int]:
+        """The choices of a lever that are measured, the smallest cut first."""
+        last = len(self.levers[lever].choices) - 1
+        furthest = next((n for n in range(1, last + 1) if reaches(self.alone(lever, n))), last)
+        return sorted({max(1, round(furthest * part / _LEVELS)) for part in range(1, _LEVELS + 1)})
+
+    def _possible(self, levels: Sequence[Sequence[int]]) -> list[Setting]:
+        """Settings of each lever alone that a model can have."""
+        settings = [self.alone(k, n) for k, choices in enumerate(levels) for n in choices]
+        return [setting for setting in settings if setting in self.measured or self.possible(setting)]
+
+    def _learn(self) -> None:
         self.damages = [self._damage(k) for k in range(len(self.levers))]
+
+    def _least(self, lever: int, choice: int) -> float:
+        """The least divergence that a lever would have at a choice: that of the smallest cut, which was measured, in
+        proportion."""
+        (gone, kl), *_ = self.damages[lever].points or ((1.0, 0.0),)
+        return self._before + kl * max(1.0, (1 - self.levers[lever].shares[choice]) / gone)
 
     def _damage(self, lever: int) -> Damage:
         shares = self.levers[lever].shares

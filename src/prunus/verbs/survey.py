@@ -41,7 +41,7 @@ from .prepare import (
     vocabulary,
 )
 
-_FITTED, _JUDGED = 8192, 4096
+_FITTED, _JUDGED = 8192, 2048
 """Most tokens that candidates of a search are repaired on, and judged on."""
 
 
