@@ -109,11 +109,11 @@ class Search:
         bounded = any(reaches(self.alone(k, levels[k][-1])) for k in cheap)
         first = [n if k in cheap or not bounded else n[:1] for k, n in enumerate(levels)]
         given = [self.whole] if self.given else []
-        self._try(given + self._possible(first), "Trying each lever alone")
+        self._try(given + self._alone(first), "Trying each lever alone")
         self._learn()
         bound = min((kl for one, kl in self.measured.items() if reaches(one)), default=math.inf)
         rest = [[n for n in levels[k] if self._least(k, n) < bound] for k in range(len(self.levers))]
-        self._try(self._possible(rest), "Trying levers further")
+        self._try(self._alone(rest), "Trying levers further")
         self._learn()
 
     def _levels(self, lever: int, reaches: Callable[[Setting], bool]) -> list[int]:
@@ -122,10 +122,10 @@ class Search:
         furthest = next((n for n in range(1, last + 1) if reaches(self.alone(lever, n))), last)
         return sorted({max(1, round(furthest * part / _LEVELS)) for part in range(1, _LEVELS + 1)})
 
-    def _possible(self, levels: Sequence[Sequence[int]]) -> list[Setting]:
-        """Settings of each lever alone that a model can have."""
+    def _alone(self, levels: Sequence[Sequence[int]]) -> list[Setting]:
+        """Each lever alone at these choices of its own, where there is such a model."""
         settings = [self.alone(k, n) for k, choices in enumerate(levels) for n in choices]
-        return [setting for setting in settings if setting in self.measured or self.possible(setting)]
+        return [setting for setting in settings if self.possible(setting)]
 
     def _learn(self) -> None:
         self.damages = [self._damage(k) for k in range(len(self.levers))]

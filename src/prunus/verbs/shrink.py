@@ -265,7 +265,7 @@ def _carry_out(member: _Member, after: int) -> dict[str, Any]:
     if masked is None or source.model.dtype != torch.float32:  # no text was looked at, or the logits are rough
         reference = open_source(source.checkpoint.folder, torch.float32, torch.device("cpu"), trust)
         again = ShrinkLoop(reference, plan, outline.tasks(), fixed, window, output, journal, limits,
-                            progress=progress)  # fmt: skip
+                           progress=progress)  # fmt: skip
         with suppress(UnsupportedModelError):  # a model that cannot be run block by block
             masked = again.replayed(journal.entries())
     tolerance = ROUNDED if loop.rounded else TOLERANCE
