@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,12 @@ class SafetensorsFile:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: corrupt safetensors header ({error}). Download it again.") from error
         return cls(path, prefix + body, entries, size)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts that the header holds beside the tensors."""
+        found = json.loads(self.header[8:]).get("__metadata__") or {}
+        return {str(key): str(value) for key, value in found.items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype, in memory of its own."""
@@ -144,10 +151,15 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
 def lay_down(path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
              metadata: Mapping[str, str] | None = None) -> SafetensorsFile:  # fmt: skip
     """A file for these tensors at its full size, so that a full disk shows at once; what is in them is to be written."""
-    header, length = header_of(tensors, metadata)
+    return plain_file(path, header_of(tensors, metadata)[0][8:])
+
+
+def plain_file(path: Path, header: bytes) -> SafetensorsFile:
+    """A file at its full size with this header (its length prefix aside); what is in its tensors is to be written."""
+    entries = _entries(json.loads(header), 8 + len(header), sys.maxsize)
     with path.open("wb") as file:
-        reserve(file, len(header) + length)
-        file.write(header)
+        reserve(file, max((entry.stop for entry in entries.values()), default=8 + len(header)))
+        file.write(struct.pack("<Q", len(header)) + header)
     return SafetensorsFile.open(path)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..core.errors import CheckpointError
+from .packed_file import PackedFile, open_shard
 from .safetensors_file import Entry, SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
@@ -25,7 +26,7 @@ class Checkpoint:
     """An opened checkpoint: every shard's header is parsed and checked, no tensor is in memory."""
 
     folder: Path
-    shards: tuple[SafetensorsFile, ...]
+    shards: tuple[SafetensorsFile | PackedFile, ...]
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
@@ -40,13 +41,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder}: no config.json there, which every Hugging Face checkpoint has. Give its folder."
             )
-        shards = tuple(SafetensorsFile.open(folder / name) for name in _shard_names(folder))
+        shards = tuple(open_shard(folder / name) for name in _shard_names(folder))
         checkpoint = cls(folder, shards)
         checkpoint._check_index()
         return checkpoint
 
     @cached_property
-    def home(self) -> dict[str, SafetensorsFile]:
+    def home(self) -> dict[str, SafetensorsFile | PackedFile]:
         """The shard of each tensor."""
         return {name: shard for shard in self.shards for name in shard.entries}
 
@@ -66,6 +67,11 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype."""
         return self.home[name].read(name)
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights in it are packed."""
+        return any(isinstance(shard, PackedFile) for shard in self.shards)
 
     @property
     def nbytes(self) -> int:

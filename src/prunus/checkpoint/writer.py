@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..core.errors import OutputError
+from ..core.errors import CheckpointError, OutputError
 from .disk import reserve, sync
 from .safetensors_file import raw_bytes, write_at
 from .source import INDEX, Checkpoint
@@ -33,9 +33,12 @@ class MirrorWriter:
         """Create every shard at its full size with its header; ``also`` bytes more will be wanted beside them.
 
         Raises:
+            CheckpointError: if the source is packed, so that its files are not of the size that the output will be.
             OutputError: if the disk is too small or not writable, or finished blocks are said to be in shards
                 (``begun``) that are not there.
         """
+        if self.source.packed:
+            raise CheckpointError(f"{self.source.folder} is packed. Unpack it first: prunus unpack MODEL -o FOLDER")
         for shard in self.source.shards if begun else ():
             path = self.folder / shard.path.name
             if not path.is_file() or path.stat().st_size != shard.size:

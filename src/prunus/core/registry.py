@@ -30,6 +30,7 @@ from .roles import (
     Pattern,
     Solver,
 )
+from .storage import StorageFormat
 
 Role = TypeVar("Role")
 
@@ -237,7 +238,8 @@ importance: Registry[Importance] = Registry("importance", "prunus.units")
 depth: Registry[Depth] = Registry("depth", "prunus.depth")
 experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
 loss: Registry[Loss] = Registry("loss", "prunus.losses")
+storage: Registry[StorageFormat] = Registry("storage", "prunus.pack")
 AXES: tuple[Registry[Any], ...] = (
     criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
-    loss,
+    loss, storage,
 )  # fmt: skip

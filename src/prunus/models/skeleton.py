@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, UnsupportedModelError
 
+PLAIN_CONFIG = "config.plain.json"
+"""In a packed checkpoint's folder: its config as it was."""
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -55,6 +58,9 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
         raise CheckpointError(f"{folder / 'config.json'}: {reason} Mend it, or download it again.") from error
     if getattr(config, "quantization_config", None):
         kind = dict(config.quantization_config).get("quant_method", "quantised")
+        if kind == "prunus":  # packed: its tensors are read as what they unpack to
+            del config.quantization_config
+            return config
         raise UnsupportedModelError(
             f"{folder}: its weights are quantised ({kind}). Pruning needs plain float weights: give the unquantised model."
         )

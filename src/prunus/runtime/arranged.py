@@ -1,0 +1,136 @@
+"""Packed weights in the order in which the kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..pack.bits import pack_bits
+from ..pack.columns import Columns
+from ..pack.dense import Dense
+from ..pack.nm import NMStorage
+from ..pack.packed import PackedWeight
+from .library import CMatrix, Kernels
+
+BLOCK = 64
+_PADDING = 64
+"""Bytes that kernels may read beyond the end of an array."""
+
+LAYOUTS = (
+    "bitmask float32", "bitmask bfloat16", "bitmask int8", "2:4 int8", "2:4 int4", "dense bfloat16", "dense int8", "dense int4",
+    "columns float32", "columns bfloat16",
+)  # fmt: skip
+"""By their number in prunus.h."""
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A matrix as prunus.h describes it; the tensors' bytes are what a product reads.
+
+    ``mask`` int64 ``[rows blocks]``, ``starts`` int64 ``[rows + 1]``, ``scales`` fp32 ``[rows groups]``.
+    """
+
+    layout: str
+    rows: int
+    cols: int
+    group: int
+    tensors: dict[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @cached_property
+    def matrix(self) -> CMatrix:
+        """For the library; valid as long as this object is."""
+        places = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
+        return CMatrix(layout=LAYOUTS.index(self.layout), group=self.group, rows=self.rows, cols=self.cols, **places)
+
+
+def arrange(packed: PackedWeight) -> Arranged | None:
+    """A packed weight for the kernels; None where they have none for it (fp16 values, groups of odd sizes).
+
+    fp16 values become fp32, int4 ones that are in no dense or 2:4 order int8: the same numbers, in more bytes.
+    """
+    values, storage = packed.values, packed.storage
+    rows, cols, held = packed.rows, packed.cols, packed.held
+    if values.coded:
+        group = 0 if values.group >= cols else values.group
+        if group % BLOCK:
+            return None
+        codes, groups = packed.codes, packed.scales.shape[1]
+        pairs = storage == NMStorage(2, 4)
+        regular = isinstance(storage, Dense) or pairs
+        used = (codes.view(rows, groups, -1) != 0 if regular else held.view(rows, groups, -1)).any(-1)
+        scales = {"scales": _padded(packed.scales.float() * used)}  # biased sums of nothing but zeros come to zero
+        if regular:
+            per_block = BLOCK // 2 if pairs else BLOCK
+            codes = torch.nn.functional.pad(codes.view(rows, -1), (0, -(cols // (2 if pairs else 1)) % per_block))
+            tensors = {"values": _padded(codes if values.kind == "int8" else _woven(codes, per_block))} | scales
+            if pairs:
+                tensors["mask"] = _words(held)
+            return Arranged(f"{'2:4' if pairs else 'dense'} {values.kind}", rows, cols, group, tensors)
+        tensors = {"values": _padded(codes), "mask": _words(held), "starts": _starts(held)} | scales
+        return Arranged("bitmask int8", rows, cols, group, tensors)
+    floats = packed.floats if values.kind == "bfloat16" else packed.floats.float()
+    kind = str(floats.dtype).removeprefix("torch.")
+    if isinstance(storage, Dense):
+        if kind != "bfloat16":
+            return None
+        wide = torch.nn.functional.pad(floats.view(rows, cols), (0, -cols % BLOCK))
+        return Arranged("dense bfloat16", rows, cols, 0, {"values": _padded(wide)})
+    starts = {"values": _padded(floats), "starts": _starts(held)}
+    if isinstance(storage, Columns):
+        columns = torch.from_numpy(held.nonzero()[:, 1].numpy().astype(np.uint16).view(np.int16))
+        return Arranged(f"columns {kind}", rows, cols, 0, starts | {"columns": _padded(columns)})
+    return Arranged(f"bitmask {kind}", rows, cols, 0, starts | {"mask": _words(held)})
+
+
+def densified(arranged: Arranged, kernels: Kernels) -> Arranged | None:
+    """The same codes with their zeros, for the dense kernel of their width; None where values are floats."""
+    kind = arranged.layout.split()[1]
+    if not kind.startswith("int"):
+        return None
+    ones = torch.ones(arranged.rows, -(-arranged.cols // (arranged.group or arranged.cols)))
+    plain = Arranged(arranged.layout, arranged.rows, arranged.cols, arranged.group, {**arranged.tensors, "scales": _padded(ones)})
+    codes = kernels.decode(plain.matrix, 0, arranged.rows).to(torch.int8)  # with scales of one, codes are what comes out
+    codes = torch.nn.functional.pad(codes, (0, -arranged.cols % BLOCK))
+    values = _padded(codes if kind == "int8" else _woven(codes, BLOCK))
+    return Arranged(
+        f"dense {kind}", arranged.rows, arranged.cols, arranged.group, {"values": values, "scales": arranged.tensors["scales"]}
+    )
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    """The tensor's bytes, with some more behind them."""
+    out = torch.zeros(tensor.nbytes + _PADDING, dtype=torch.uint8)
+    out[: tensor.nbytes].view(tensor.dtype).copy_(tensor.flatten())
+    return out
+
+
+def _words(held: Tensor) -> Tensor:
+    """Bits of a mask ``[rows cols]``, 64 columns a word."""
+    return _padded(pack_bits(torch.nn.functional.pad(held, (0, -held.shape[1] % BLOCK))))
+
+
+def _starts(held: Tensor) -> Tensor:
+    return torch.nn.functional.pad(held.sum(1, dtype=torch.int64).cumsum(0), (1, 0))
+
+
+def _woven(codes: Tensor, per_block: int) -> Tensor:
+    """4-bit codes ``[rows n]``: of every two blocks the first in the low halves of bytes, the second in the high ones.
+
+    An odd block at the end of a row is packed in its own order.
+    """
+    above = (codes + 8).to(torch.uint8)
+    rows, blocks = len(above), above.shape[1] // per_block
+    pairs = above[:, : blocks // 2 * 2 * per_block].reshape(rows, blocks // 2, 2, per_block)
+    woven = (pairs[:, :, 0] | pairs[:, :, 1] << 4).flatten(1)
+    if blocks % 2:
+        last = above[:, -per_block:]
+        woven = torch.cat((woven, last[:, 0::2] | last[:, 1::2] << 4), dim=1)
+    return woven

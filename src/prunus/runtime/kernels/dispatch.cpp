@@ -1,0 +1,83 @@
+// Which instruction set's kernels run, and the room they work in.
+
+#include <cstdlib>
+
+#include "work.h"
+
+namespace {
+
+constexpr int LEVELS = 6;
+const char *const NAMES[LEVELS] = {"portable", "neon", "avx2", "avx512", "avx512_vnni", "avx512_vbmi2"};
+
+const Kernels *level(int number) {
+    switch (number) {
+        case 0: return kernels_portable();
+#if defined(__aarch64__)
+        case 1: return kernels_neon();
+#endif
+#if defined(__x86_64__)
+        case 2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kernels_avx2() : nullptr;
+        case 3:
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+                       ? kernels_avx512()
+                       : nullptr;
+        case 4: return level(3) && __builtin_cpu_supports("avx512vnni") ? kernels_avx512_vnni() : nullptr;
+        case 5:
+            return level(4) && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi")
+                       ? kernels_avx512_vbmi2()
+                       : nullptr;
+#endif
+        default: return nullptr;
+    }
+}
+
+// A thread's work room, kept between calls: asking for it anew would cost more than small layers do.
+struct Room {
+    void *place = nullptr;
+    int64_t size = 0;
+    ~Room() { std::free(place); }
+    void *of(int64_t wanted) {
+        if (wanted > size) {
+            std::free(place);
+            size = (wanted + 4095) / 4096 * 4096;
+            place = std::aligned_alloc(64, size_t(size));
+            if (!place) size = 0;
+        }
+        return place;
+    }
+};
+thread_local Room room;
+
+}  // namespace
+
+int64_t room_for(const Matrix &a, int64_t batch) {
+    const int64_t width = padded(a.cols);
+    if (!holds_floats(a.layout)) return MOST_ROWS * (width + 8 * blocks_of(a.cols)) + 256;
+    return sizeof(float) * width * (batch > MOST_ROWS ? 4 * TILE : MOST_ROWS) + 256;
+}
+
+extern "C" {
+
+int prunus_has_level(int number) { return level(number) != nullptr; }
+
+int prunus_level() {
+    for (int number = LEVELS - 1; number > 0; number--)
+        if (level(number)) return number;
+    return 0;
+}
+
+const char *prunus_level_name(int number) { return number >= 0 && number < LEVELS ? NAMES[number] : nullptr; }
+
+int prunus_multiply(const Matrix *a, int number, const float *x, int64_t batch, float *y) {
+    void *work = room.of(room_for(*a, batch));
+    if (!work) return 1;
+    level(number)->multiply(*a, x, batch, y, work);
+    return 0;
+}
+
+int prunus_decode(const Matrix *a, int number, int64_t first, int64_t count, float *out) {
+    level(number)->decode(*a, first, count, out);
+    return 0;
+}
+}

@@ -1,0 +1,49 @@
+// The C interface of prunus's kernels: y = x · Wᵀ for weights that stay packed while they are multiplied.
+//
+// Nothing here checks what it is given: runtime/library.py does so before the first call.
+
+#pragma once
+
+#include <cstdint>
+
+enum Layout : int32_t {
+    BITMASK_F32 = 0,
+    BITMASK_BF16 = 1,
+    BITMASK_INT8 = 2,
+    PAIRS_INT8 = 3,  // two of every four, as bits of a mask
+    PAIRS_INT4 = 4,
+    DENSE_BF16 = 5,
+    DENSE_INT8 = 6,
+    DENSE_INT4 = 7,
+    COLUMNS_F32 = 8,  // 16-bit column indices
+    COLUMNS_BF16 = 9,
+};
+
+// Columns go in blocks of 64, the last one padded by columns that are pruned (or, where weights are dense, zero). Arrays are
+// readable 64 bytes beyond their end.
+struct Matrix {
+    int32_t layout;
+    int32_t group;           // columns that share a scale: a multiple of 64, or 0 for the whole row
+    int64_t rows;
+    int64_t cols;
+    const void *values;      // survivors, row after row; 4-bit ones two a byte, the first in the low bits
+    const uint64_t *mask;    // [rows blocks]: bit j of a word is column j of its block
+    const int64_t *starts;   // [rows + 1]: where a row's survivors begin, counted in values
+    const float *scales;     // [rows groups], or null where values are floats
+    const uint16_t *columns; // of every value, where there is no mask
+};
+
+#define PRUNUS_PUBLIC __attribute__((visibility("default")))
+
+extern "C" {
+// The best instruction set that this processor has: a number for `level` below.
+PRUNUS_PUBLIC int prunus_level();
+// The name of an instruction set; null beyond the last.
+PRUNUS_PUBLIC const char *prunus_level_name(int level);
+// Whether this processor and this build have it.
+PRUNUS_PUBLIC int prunus_has_level(int level);
+// y [batch rows] = x [batch cols] · Wᵀ. Returns 0, or 1 where memory for the work is not to be had.
+PRUNUS_PUBLIC int prunus_multiply(const Matrix *matrix, int level, const float *x, int64_t batch, float *y);
+// out [count cols]: the weights of some rows, unpacked. Returns 0.
+PRUNUS_PUBLIC int prunus_decode(const Matrix *matrix, int level, int64_t first, int64_t count, float *out);
+}

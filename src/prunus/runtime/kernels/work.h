@@ -1,0 +1,40 @@
+// What an instruction set's source gives to the dispatcher, and what it is given.
+
+#pragma once
+
+#include "prunus.h"
+
+constexpr int64_t BLOCK = 64;
+constexpr int64_t MOST_ROWS = 8;   // activation rows that a weight is decoded for at once
+constexpr int64_t TILE = 16;       // of more rows, so many go into a vector or two
+
+inline int64_t blocks_of(int64_t cols) { return (cols + BLOCK - 1) / BLOCK; }
+inline int64_t padded(int64_t cols) { return blocks_of(cols) * BLOCK; }
+inline bool holds_floats(int32_t layout) {
+    return layout == BITMASK_F32 || layout == BITMASK_BF16 || layout == DENSE_BF16 || layout >= COLUMNS_F32;
+}
+
+// Activations as whole numbers: a column is its block's scale times its code. Weights may be unpacked with a bias, and `offsets`
+// take it off again: of every block minus the bias times the scale times the sum of the codes. One scale a block, since models
+// have single columns far larger than the others.
+struct Codes {
+    int8_t *codes;   // [blocks held 64]
+    float *scales;   // [held blocks]
+    float *offsets;  // [held blocks]
+    int64_t blocks;
+};
+
+struct Kernels {
+    void (*multiply)(const Matrix &, const float *x, int64_t batch, float *y, void *room);
+    void (*decode)(const Matrix &, int64_t first, int64_t count, float *out);
+};
+
+// Bytes of work room that multiplying by so many rows takes.
+int64_t room_for(const Matrix &a, int64_t batch);
+
+const Kernels *kernels_portable();
+const Kernels *kernels_avx2();
+const Kernels *kernels_avx512();
+const Kernels *kernels_avx512_vnni();
+const Kernels *kernels_avx512_vbmi2();
+const Kernels *kernels_neon();

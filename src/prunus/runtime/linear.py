@@ -1,0 +1,46 @@
+"""A linear layer whose weight stays packed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .arranged import Arranged
+from .library import Kernels
+
+MANY = 64
+"""Tokens above which weights are unpacked, some rows at a time, and multiplied by torch."""
+_ROWS = 1024
+
+
+class PackedLinear(nn.Module):
+    """y = x · Wᵀ + b on the kernels, ``x [.. in]``; computed in fp32, whatever dtype ``x`` has.
+
+    Codes are multiplied as whole numbers, with activations rounded to 8 bits, a scale for every 64 columns of a token.
+    """
+
+    def __init__(self, arranged: Arranged, bias: Tensor | None, kernels: Kernels) -> None:
+        super().__init__()
+        self.arranged, self.kernels = arranged, kernels
+        self.in_features, self.out_features = arranged.cols, arranged.rows
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.in_features).to(torch.float32).contiguous()
+        if len(flat) > MANY:
+            y = torch.empty(len(flat), self.out_features)
+            for first in range(0, self.out_features, _ROWS):
+                rows = min(_ROWS, self.out_features - first)
+                y[:, first : first + rows] = flat @ self.kernels.decode(self.arranged.matrix, first, rows).T
+        else:
+            y = self.kernels.multiply(self.arranged.matrix, flat)
+        if self.bias is not None:
+            y += self.bias
+        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def weight_dense(self) -> Tensor:
+        """The weight ``[out in]``, unpacked, in fp32."""
+        return self.kernels.decode(self.arranged.matrix, 0, self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.arranged.layout}"

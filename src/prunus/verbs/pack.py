@@ -1,0 +1,287 @@
+"""pack: a checkpoint whose zeros cost nothing on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint.disk import write_atomically
+from ..checkpoint.journal import OUTPUT
+from ..checkpoint.levels import FILE, StoredLevels
+from ..checkpoint.packed_file import PackedFile, PackedWriter, open_shard
+from ..checkpoint.replace import check_free, check_replaceable
+from ..checkpoint.source import INDEX, Checkpoint
+from ..checkpoint.work_folder import WorkFolder
+from ..core import registry
+from ..core.errors import OutputError, ProofError, RecipeError, UnsupportedModelError
+from ..core.mask import PRUNED
+from ..core.progress import Progress, Silent
+from ..core.site import Site
+from ..core.storage import StorageFormat
+from ..models.locate import locate
+from ..models.skeleton import PLAIN_CONFIG
+from ..pack.dense import Dense
+from ..pack.packed import PackedWeight, smallest_storage
+from ..pack.values import CODES, FLOATS, Values
+from ..stream.evaluate import open_source
+from ..stream.sources import CheckpointSource
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """One packed weight: the fraction of zeros, how it is stored, its bytes, and what arithmetic says they should be.
+
+    ``error`` is ‖W − Ŵ‖ / ‖W‖: 0 where values are stored as they were.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sparsity: float
+    storage: str
+    values: str
+    nbytes: int
+    planned_bytes: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written; bytes are those of all files with weights, ``planned_bytes`` what arithmetic says."""
+
+    model: str
+    output: str
+    layers: list[PackedLayer] = field(repr=False)
+    plain_bytes: int
+    packed_bytes: int
+    planned_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was asked for."""
+
+    storage: StorageFormat | None
+    values: str
+    group: int
+    head: str | None
+
+    @classmethod
+    def of(cls, storage: str, values: str, group: int, head: str | None) -> _Choice:
+        faults = []
+        chosen = None
+        if storage != "auto":
+            try:
+                chosen = registry.make(registry.storage, storage)
+            except ValueError as error:
+                faults.append(str(error))
+        kinds = {**FLOATS, **CODES}
+        if values not in {"auto", *kinds}:
+            faults.append(f"values are auto, {', '.join(kinds)}, not '{values}'")
+        if head is not None and head not in CODES:
+            faults.append(f"the head may be {' or '.join(CODES)}, not '{head}'")
+        if group < 0:
+            faults.append(f"a group of {group} columns: at least 1, or 0 for the whole row")
+        if faults:
+            raise RecipeError(faults)
+        return cls(chosen, values, group, head)
+
+
+def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values: str = "auto", group: int = 64,
+         head: str | None = None, overwrite: bool = False, trust_remote_code: bool = False,
+         progress: Progress | None = None) -> Packed:  # fmt: skip
+    """Write a pruned or quantised checkpoint so that its zeros take no room; :func:`prunus.load` runs it, ``unpack`` undoes it.
+
+    ``storage`` is how positions are stored (``auto``: the smallest for each layer), ``values`` what of the survivors:
+    ``auto`` is the dtype they have, or the codes of a checkpoint that lies on a grid; ``int8`` and ``int4`` quantise, dense
+    layers too, with a scale a row of ``group`` columns (0, and int8: a row). ``head``: the language-model head in codes as well.
+    Every layer is read back from the written file and unpacked: to the same bytes, unless values were rounded.
+
+    Raises:
+        RecipeError: if a setting has a fault.
+        UnsupportedModelError: if a layer's zeros do not fit the ``storage`` asked for, or nothing is there to be packed.
+        CheckpointError: if the model or its levels cannot be read.
+        OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be replaced, or
+            it cannot be written.
+        ProofError: if a packed layer does not unpack to what it was.
+    """
+    start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
+    choice = _Choice.of(storage, values, group, head)
+    check_free(target, overwrite)
+    folder = locate(model)
+    check_replaceable(target, folder, model)
+    source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
+    if source.checkpoint.packed:
+        raise UnsupportedModelError(f"{folder} is packed already. Unpack it first: prunus unpack MODEL -o FOLDER")
+    work = WorkFolder(target, "prunus-pack")
+    work.take()
+    try:
+        work.empty()
+        (work.path / OUTPUT).mkdir()
+        found = _Packing(source, choice, reporter).write(work.path / OUTPUT, str(model), str(target), start)
+        check_free(target, overwrite)  # something may have come there meanwhile
+        check_replaceable(target, folder, model)
+        work.give(work.path / OUTPUT)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
+    finally:
+        work.remove()
+        reporter.close()
+    return found
+
+
+class _Packing:
+    """One run: which tensors are packed, and how."""
+
+    def __init__(self, source: CheckpointSource, choice: _Choice, progress: Progress) -> None:
+        self.source, self.choice, self.progress = source, choice, progress
+        self.checkpoint: Checkpoint = source.checkpoint
+        self.levels = StoredLevels.open(self.checkpoint.folder) if (self.checkpoint.folder / FILE).is_file() else None
+        if self.levels and (self.levels.grid["name"] != "int" or not self.levels.grid["symmetric"]):
+            raise UnsupportedModelError(
+                f"{self.checkpoint.folder} lies on a grid that is not symmetric, whose codes cannot be packed. Quantise "
+                "with --grid int:symmetric=true, or give --values float32 to pack the weights as they are."
+            )
+        self.sites = dict(_matrices(source))
+
+    def write(self, folder: Path, model: str, output: str, start: float) -> Packed:
+        """All files; every packed layer read back."""
+        checkpoint, layers, planned = self.checkpoint, [], 0.0
+        self.progress.start("Packing", len(checkpoint.names))
+        for shard in checkpoint.shards:
+            writer = PackedWriter(folder / shard.path.name, shard)
+            for name, entry in shard.entries.items():
+                tensor = shard.read(name)
+                packed = self._packed(name, tensor)
+                if packed is None:
+                    writer.put(name, tensor)
+                    planned += entry.nbytes
+                else:
+                    writer.put_packed(name, packed, entry.shape, self._transposed(name))
+                    planned += packed.planned_bytes
+                self.progress.step(name)
+            writer.finish()
+            layers += self._proved(folder / shard.path.name, shard)
+        if not layers:
+            raise UnsupportedModelError(
+                f"{checkpoint.folder}: no layer has zeros (at least {PRUNED:.0%} of it) or lies on a grid, so there is nothing "
+                "to pack. Prune it first, or quantise with --values int8."
+            )
+        self._write_rest(folder)
+        size = sum((folder / shard.path.name).stat().st_size for shard in checkpoint.shards)
+        found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), round(perf_counter() - start, 3))
+        write_atomically(folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n")
+        return found
+
+    def _packed(self, name: str, tensor: Tensor) -> PackedWeight | None:
+        """A tensor packed; None where it stays as it is."""
+        if name not in self.sites or not tensor.is_floating_point() or str(tensor.dtype).removeprefix("torch.") not in FLOATS:
+            return None
+        site, is_head = self.sites[name]
+        weight = _matrix(tensor, self._transposed(name))
+        sparsity = 1 - float(torch.count_nonzero(weight)) / weight.numel()
+        scales = self._scales(site, tensor, weight) if self.choice.values in ("auto", *CODES) else None
+        kind = self.choice.values if self.choice.values != "auto" else str(tensor.dtype).removeprefix("torch.")
+        if scales is not None and self.levels:
+            kind = "int4" if self.levels.grid["bits"] <= CODES["int4"] else "int8"
+        if is_head:
+            if self.choice.head is None:
+                return None
+            kind = self.choice.head
+        if sparsity < PRUNED and kind not in CODES:
+            return None
+        values = self._values(kind, weight, scales)
+        storage = Dense() if sparsity < PRUNED else self.choice.storage or smallest_storage(weight, values)
+        try:
+            return PackedWeight.of(weight, storage, values, scales)
+        except ValueError as error:
+            raise UnsupportedModelError(f"{name}: {error}. Give another --storage, or leave the choice to auto.") from error
+
+    def _values(self, kind: str, weight: Tensor, scales: Tensor | None) -> Values:
+        cols = weight.shape[1]
+        if kind not in CODES:
+            return Values(kind)
+        if scales is not None:
+            return Values(kind, 0 if scales.shape[1] == 1 else cols // scales.shape[1])
+        wanted = self.choice.group if kind == "int4" else 0
+        return Values(kind, wanted if wanted and cols % wanted == 0 and wanted < cols else 0)
+
+    def _scales(self, site: Site, tensor: Tensor, weight: Tensor) -> Tensor | None:
+        """The scales of a weight that lies on the checkpoint's grid, which is verified."""
+        if self.levels is None or site.parameter not in self.levels.scales:
+            return None
+        if site.layout.stacked or len(self.source.names.sources[site.parameter]) != 1:
+            raise UnsupportedModelError(
+                f"{site.name}: experts on a grid cannot be packed as codes yet. Give --values {tensor.dtype} "
+                "to pack the weights as they are.".replace("torch.", "")
+            )
+        self.levels.codes(site.parameter, weight.unsqueeze(0))
+        return self.levels.scales[site.parameter][0].to(torch.bfloat16 if tensor.dtype is torch.bfloat16 else torch.float16)
+
+    def _transposed(self, name: str) -> bool:
+        site = self.sites[name][0]
+        return site.layout.transposed and len(self.source.names.sources[site.parameter]) == 1
+
+    def _proved(self, path: Path, plain: Any) -> Iterator[PackedLayer]:
+        """What was written, read back and unpacked."""
+        file = open_shard(path)
+        assert isinstance(file, PackedFile)
+        for name in file.weights:
+            packed, before, after = file.packed(name), plain.read(name), file.read(name)
+            exact = not packed.values.coded and packed.values.kind == str(before.dtype).removeprefix("torch.")
+            if exact and not torch.equal(_bytes(before), _bytes(after)):
+                raise ProofError(f"{name}: what was packed does not unpack to the same bytes. Please report it.")
+            error = 0.0 if exact else float((before.double() - after.double()).norm() / before.double().norm().clamp_min(1e-300))
+            sparsity = 1 - float(torch.count_nonzero(after)) / after.numel()
+            storage = registry.storage.spec(packed.storage)
+            values = packed.values.kind + (f", group {packed.values.group}" if packed.values.group else "")
+            yield PackedLayer(
+                name, tuple(before.shape), sparsity, storage, values, packed.nbytes, packed.planned_bytes, error
+            )
+
+    def _write_rest(self, folder: Path) -> None:
+        """Config, tokenizer and the like; the config says that no one but prunus can read the weights."""
+        self.checkpoint.copy_extras(folder)
+        if self.checkpoint.index is not None:
+            (folder / INDEX).write_bytes(self.checkpoint.index.read_bytes())
+        plain = (self.checkpoint.folder / "config.json").read_bytes()
+        (folder / PLAIN_CONFIG).write_bytes(plain)
+        config = json.loads(plain)
+        config["quantization_config"] = {"quant_method": "prunus", "head": self.choice.head}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _matrices(source: CheckpointSource) -> Iterator[tuple[str, tuple[Site, bool]]]:
+    """The names on disk of what may be packed, with its Site and whether that is the head."""
+    head = source.model.get_output_embeddings()
+    for found in [*source.found, source.outside]:
+        for site in [*found.sites, *(site for site, _ in found.on_request.values())]:
+            module = source.model.get_submodule(site.parameter.rpartition(".")[0])
+            if isinstance(module, nn.Embedding):
+                continue
+            for name in source.names.sources[site.parameter]:
+                yield name, (site, module is head)
+
+
+def _matrix(tensor: Tensor, transposed: bool) -> Tensor:
+    """``[rows cols]`` of a tensor as it is stored."""
+    return (tensor.transpose(-1, -2) if transposed else tensor).reshape(-1, tensor.shape[-2 if transposed else -1])
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+def _record(checkpoint: Checkpoint, found: Packed) -> Mapping[str, Any]:
+    from ..measure.environment import environment
+
+    source = checkpoint.folder / "prunus.json"
+    before = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None
+    return {**asdict(found), "environment": environment(), "source": before}

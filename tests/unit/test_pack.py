@@ -1,0 +1,146 @@
+"""Packed weights unpack to the same bytes, take what arithmetic says, and are refused when damaged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prunus.core import registry
+from prunus.pack.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
+from prunus.pack.bitmask import Bitmask
+from prunus.pack.columns import Columns
+from prunus.pack.dense import Dense
+from prunus.pack.nm import NMStorage
+from prunus.pack.packed import PackedWeight, smallest_storage
+from prunus.pack.values import FLOATS, Values
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 21))
+
+
+def sparse(rows: int, cols: int, density: float, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, cols, generator=generator)
+    keep = torch.rand(rows, cols, generator=generator) < density
+    return (weight * keep).to(dtype)  # a negative weight times zero is -0.0, as many tools write it
+
+
+def pairs(rows: int, cols: int, n: int = 2, m: int = 4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, cols, generator=generator)
+    groups = torch.rand(rows, cols // m, m, generator=generator)
+    keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, groups.topk(n, dim=-1).indices, True).flatten(1)
+    return torch.where(keep, weight, torch.zeros(()))
+
+
+def same_bytes(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+@given(SHAPES, st.sampled_from([0.0, 0.03, 0.5, 1.0]), st.integers(0, 99), st.sampled_from(list(FLOATS)))
+@settings(deadline=None, max_examples=60)
+def test_float_weights_unpack_to_the_same_bytes(shape: tuple[int, int], density: float, seed: int, kind: str) -> None:
+    weight = sparse(*shape, density, seed, FLOATS[kind])
+    for storage in (Bitmask(), Columns(), Dense(), smallest_storage(weight, Values(kind))):
+        packed = PackedWeight.of(weight, storage, Values(kind))
+        again = PackedWeight.from_parts(packed.about(), packed.parts)
+        assert same_bytes(again.unpack(), weight)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (2, 8), (1, 2), (3, 16), (1, 16), (5, 7)])
+def test_nm_weights_unpack_to_the_same_bytes_and_need_no_search(n: int, m: int) -> None:
+    weight = pairs(5, 3 * m, n, m)
+    weight[2] = 0  # a row without survivors holds n a group all the same
+    weight[3, :m] = -0.0
+    packed = PackedWeight.of(weight, NMStorage(n, m), Values("float32"))
+    assert packed.count == 5 * 3 * n
+    assert same_bytes(PackedWeight.from_parts(packed.about(), packed.parts).unpack(), weight)
+    assert packed.parts["positions"].numel() == 5 * -(-3 * min(m, n * (m - 1).bit_length()) // 8)
+
+
+def test_special_values_survive() -> None:
+    weight = torch.tensor([[float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-45, -1.5, 0.0]])
+    for storage in (Bitmask(), Columns(), Dense()):
+        assert same_bytes(PackedWeight.of(weight, storage, Values("float32")).unpack(), weight)
+
+
+@pytest.mark.parametrize(("kind", "group"), [("int8", 0), ("int8", 32), ("int4", 0), ("int4", 32)])
+def test_codes_are_near_and_exact_on_their_own_grid(kind: str, group: int) -> None:
+    weight = pairs(6, 64)
+    packed = PackedWeight.of(weight, NMStorage(), Values(kind, group))
+    coarse = packed.unpack()
+    step = packed.scales.float().repeat_interleave(64 // packed.scales.shape[1], dim=1)
+    assert ((coarse - weight).abs() <= (step if kind == "int4" else 0.51 * step) * 1.5).all()
+    assert torch.equal(coarse == 0, (coarse == 0) | (weight == 0))
+    again = PackedWeight.of(coarse, Bitmask(), Values(kind, group), packed.scales)
+    assert torch.equal(PackedWeight.from_parts(again.about(), again.parts).unpack(), coarse)
+
+
+def test_sizes_are_what_arithmetic_says() -> None:
+    weight = pairs(256, 512)
+    for storage, values, bits in (
+        (Bitmask(), Values("float32"), 1 + 16),
+        (Bitmask(), Values("bfloat16"), 1 + 8),
+        (NMStorage(), Values("int8"), 1 + 4 + 16 / 512),
+        (NMStorage(), Values("int4", 64), 1 + 2 + 16 / 64),
+        (Columns(), Values("float32"), 8 + 16 + 32 / 512),
+    ):
+        packed = PackedWeight.of(weight, storage, values)
+        assert packed.nbytes == packed.planned_bytes == bits * 256 * 512 / 8
+
+
+def test_the_smallest_storage_is_chosen() -> None:
+    values = Values("bfloat16")
+    assert smallest_storage(pairs(8, 64), values) == NMStorage(2, 4)  # as many bits as a mask, and no row need be searched
+    assert smallest_storage(pairs(8, 64, 1, 4), values) == NMStorage(1, 4)
+    assert smallest_storage(sparse(8, 64, 0.5, 0), values) == Bitmask()
+    assert smallest_storage(sparse(8, 640, 0.01, 0), values) == Columns()
+    assert smallest_storage(torch.randn(8, 64), values) == Dense()
+
+
+@given(st.integers(0, 40), st.integers(0, 99))
+@settings(deadline=None)
+def test_bits_and_nibbles_come_back(count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.rand(3, count, generator=generator) < 0.5
+    assert torch.equal(unpack_bits(pack_bits(bits), count), bits)
+    codes = torch.randint(-8, 8, (count,), generator=generator, dtype=torch.int8)
+    assert torch.equal(unpack_nibbles(pack_nibbles(codes), count), codes)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
+    """Whatever is changed, what comes out is an error in words or a weight of the right shape: nothing is read out of bounds."""
+    names = st.sampled_from([Bitmask(), NMStorage(), NMStorage(1, 4), Columns(), Dense()])
+    storage = data.draw(names)
+    values = data.draw(st.sampled_from([Values("float32"), Values("int8"), Values("int4", 8)]))
+    packed = PackedWeight.of(pairs(4, 16, 1, 4), storage, values)
+    about, parts = packed.about(), {name: part.clone() for name, part in packed.parts.items()}
+    kind = data.draw(st.sampled_from(["flip", "cut", "shape", "drop", "dtype", "options"]))
+    name = data.draw(st.sampled_from(sorted(parts)))
+    if kind == "flip":
+        view = parts[name].view(torch.uint8).flatten()
+        view[data.draw(st.integers(0, view.numel() - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "cut":
+        parts[name] = parts[name][: data.draw(st.integers(0, len(parts[name]) - 1))]
+    elif kind == "shape":
+        about["shape"] = data.draw(st.sampled_from([[0, 16], [-4, 16], [4, 17], [1 << 40, 1 << 40], [16], "x", [8, 8], [4, 1 << 33]]))
+    elif kind == "drop":
+        del parts[name]
+    elif kind == "dtype":
+        parts[name] = parts[name].to(torch.float64)
+    else:
+        about["storage"] = data.draw(st.sampled_from([{"name": "nm", "n": 3, "m": 4}, {"name": "none"}, {}, {"name": "nm", "n": 9, "m": 4}, None]))
+    try:
+        weight = PackedWeight.from_parts(about, parts).unpack()
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert list(weight.shape) == about["shape"]
+
+
+def test_every_format_is_registered() -> None:
+    assert set(registry.storage.entries()) == {"bitmask", "columns", "dense", "nm"}
