@@ -89,7 +89,7 @@ def test_kernels_equal_dense(storage: StorageFormat, values: Values, kind: str) 
                     wanted = seen.double() @ dense.double().T
                     most = seen.double().abs().sum(1, keepdim=True) * dense.double().abs().amax(1)
                     off = ((linear(x) - wanted).abs() / most.clamp_min(1e-30)).max()  # what is all zero is so exactly
-                    assert off < 1e-6, (level.name, rows, cols, batch, group)
+                    assert off < (2e-5 if values.coded else 1e-6), (level.name, rows, cols, batch, group)
 
 
 def test_rows_are_unpacked_from_the_middle() -> None:

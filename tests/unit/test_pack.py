@@ -36,7 +36,9 @@ def pairs(rows: int, cols: int, n: int = 2, m: int = 4, seed: int = 0) -> Tensor
 
 
 def same_bytes(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    return one.dtype == other.dtype and torch.equal(
+        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
+    )
 
 
 @given(SHAPES, st.sampled_from([0.0, 0.03, 0.5, 1.0]), st.integers(0, 99), st.sampled_from(list(FLOATS)))
@@ -127,13 +129,17 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
     elif kind == "cut":
         parts[name] = parts[name][: data.draw(st.integers(0, len(parts[name]) - 1))]
     elif kind == "shape":
-        about["shape"] = data.draw(st.sampled_from([[0, 16], [-4, 16], [4, 17], [1 << 40, 1 << 40], [16], "x", [8, 8], [4, 1 << 33]]))
+        about["shape"] = data.draw(
+            st.sampled_from([[0, 16], [-4, 16], [4, 17], [1 << 40, 1 << 40], [16], "x", [8, 8], [4, 1 << 33]])
+        )
     elif kind == "drop":
         del parts[name]
     elif kind == "dtype":
         parts[name] = parts[name].to(torch.float64)
     else:
-        about["storage"] = data.draw(st.sampled_from([{"name": "nm", "n": 3, "m": 4}, {"name": "none"}, {}, {"name": "nm", "n": 9, "m": 4}, None]))
+        about["storage"] = data.draw(
+            st.sampled_from([{"name": "nm", "n": 3, "m": 4}, {"name": "none"}, {}, {"name": "nm", "n": 9, "m": 4}, None])
+        )
     try:
         weight = PackedWeight.from_parts(about, parts).unpack()
     except ValueError as error:

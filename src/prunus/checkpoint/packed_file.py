@@ -118,7 +118,9 @@ class PackedFile:
     def _checked(self, name: str) -> Tensor:
         tensor = self.inner.read(name)
         if digest(raw_bytes(tensor)) != self.digests.get(name):
-            raise CheckpointError(f"{self.path}: tensor '{name}' is damaged (its bytes do not have the digest named). {_ANEW}")
+            raise CheckpointError(
+                f"{self.path}: tensor '{name}' is damaged (its bytes do not have the digest named). {_ANEW}"
+            )
         return tensor
 
 
@@ -133,7 +135,9 @@ def open_shard(path: Path) -> SafetensorsFile | PackedFile:
     try:
         return PackedFile.open(file)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: what its header says of packed weights cannot be read ({error!r}). {_ANEW}") from error
+        raise CheckpointError(
+            f"{path}: what its header says of packed weights cannot be read ({error!r}). {_ANEW}"
+        ) from error
 
 
 def digest(data: memoryview | bytes) -> str:

@@ -81,11 +81,15 @@ class NMStorage(StorageFormat):
         packed = expect(parts, "positions", torch.uint8, (rows, -(-bits // 8)))
         found = unpack_bits(packed, bits)
         if not self.as_mask:
-            places = (found.view(rows, groups, self.n, self.place_bits).to(torch.int64) << torch.arange(self.place_bits)).sum(-1)
+            places = (
+                found.view(rows, groups, self.n, self.place_bits).to(torch.int64) << torch.arange(self.place_bits)
+            ).sum(-1)
             if int(places.max()) >= self.m or not bool((places[..., 1:] > places[..., :-1]).all()):
                 raise ValueError(f"its positions are no rising places in groups of {self.m}")
             found = torch.zeros(rows, groups, self.m, dtype=torch.bool).scatter_(2, places, True).view(rows, cols)
         counts = found.view(rows, groups, self.m).sum(-1, dtype=torch.int16)
         if not bool((counts == self.n).all()):
-            raise ValueError(f"its positions hold {int(counts.min())} to {int(counts.max())} values of {self.m}, not {self.n}")
+            raise ValueError(
+                f"its positions hold {int(counts.min())} to {int(counts.max())} values of {self.m}, not {self.n}"
+            )
         return found

@@ -72,7 +72,9 @@ class PackedWeight:
         try:
             rows, cols = (int(extent) for extent in about["shape"])
             dtype = FLOATS[about["dtype"]]
-            storage = registry.storage.make(about["storage"]["name"], {k: v for k, v in about["storage"].items() if k != "name"})
+            storage = registry.storage.make(
+                about["storage"]["name"], {k: v for k, v in about["storage"].items() if k != "name"}
+            )
             values = Values(about["values"]["kind"], int(about["values"]["group"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"its description is incomplete or wrong ({error})") from error

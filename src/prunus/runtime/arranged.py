@@ -64,10 +64,11 @@ def arrange(packed: PackedWeight) -> Arranged | None:
             return None
         codes, groups = packed.codes, packed.scales.shape[1]
         pairs = storage == NMStorage(2, 4)
-        regular = isinstance(storage, Dense) or pairs
-        used = (codes.view(rows, groups, -1) != 0 if regular else held.view(rows, groups, -1)).any(-1)
+        wide = torch.zeros(rows, cols, dtype=torch.int8)
+        wide[held] = codes
+        used = wide.view(rows, groups, -1).any(-1)
         scales = {"scales": _padded(packed.scales.float() * used)}  # biased sums of nothing but zeros come to zero
-        if regular:
+        if isinstance(storage, Dense) or pairs:
             per_block = BLOCK // 2 if pairs else BLOCK
             codes = torch.nn.functional.pad(codes.view(rows, -1), (0, -(cols // (2 if pairs else 1)) % per_block))
             tensors = {"values": _padded(codes if values.kind == "int8" else _woven(codes, per_block))} | scales
@@ -96,12 +97,18 @@ def densified(arranged: Arranged, kernels: Kernels) -> Arranged | None:
     if not kind.startswith("int"):
         return None
     ones = torch.ones(arranged.rows, -(-arranged.cols // (arranged.group or arranged.cols)))
-    plain = Arranged(arranged.layout, arranged.rows, arranged.cols, arranged.group, {**arranged.tensors, "scales": _padded(ones)})
+    plain = Arranged(
+        arranged.layout, arranged.rows, arranged.cols, arranged.group, {**arranged.tensors, "scales": _padded(ones)}
+    )
     codes = kernels.decode(plain.matrix, 0, arranged.rows).to(torch.int8)  # with scales of one, codes are what comes out
     codes = torch.nn.functional.pad(codes, (0, -arranged.cols % BLOCK))
     values = _padded(codes if kind == "int8" else _woven(codes, BLOCK))
     return Arranged(
-        f"dense {kind}", arranged.rows, arranged.cols, arranged.group, {"values": values, "scales": arranged.tensors["scales"]}
+        f"dense {kind}",
+        arranged.rows,
+        arranged.cols,
+        arranged.group,
+        {"values": values, "scales": arranged.tensors["scales"]},
     )
 
 

@@ -74,7 +74,10 @@ def build(folder: Path) -> Path:
     units = (_Unit("portable.cpp"), _Unit("dispatch.cpp"), *_UNITS.get(platform.machine(), ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place,
+            ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ):
             objects = list(pool.map(lambda numbered: _compile(program, *numbered, Path(place)), enumerate(units)))
             made = Path(place) / "library.so"
             # No OpenMP library is linked: its functions are found in the one that torch has loaded, so that threads are shared.

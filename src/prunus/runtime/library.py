@@ -58,7 +58,9 @@ class Kernels:
         """``x [batch cols]`` in fp32 times the transposed matrix: ``[batch rows]``."""
         y = torch.empty(x.shape[0], matrix.rows)
         if self.library.prunus_multiply(ctypes.byref(matrix), self.level, x.data_ptr(), x.shape[0], y.data_ptr()):
-            raise ResourceError(f"no memory for the work room of a {matrix.rows}×{matrix.cols} layer at {x.shape[0]} tokens.")
+            raise ResourceError(
+                f"no memory for the work room of a {matrix.rows}×{matrix.cols} layer at {x.shape[0]} tokens."
+            )
         return y
 
     def decode(self, matrix: CMatrix, first: int, count: int) -> Tensor:
@@ -66,6 +68,10 @@ class Kernels:
         out = torch.empty(count, matrix.cols)
         self.library.prunus_decode(ctypes.byref(matrix), self.level, first, count, out.data_ptr())
         return out
+
+    def read(self, tensor: Tensor) -> None:
+        """Read all bytes of a tensor, by all threads, as the kernels read weights: the floor under their time."""
+        self.library.prunus_read(tensor.data_ptr(), tensor.nbytes)
 
 
 @cache
@@ -82,7 +88,8 @@ def kernels() -> Kernels | None:
         found = _load(_library())
     except (BuildError, OSError) as error:
         _log.warning(
-            "prunus runs without its kernels, which is slower: %s. Packed layers are unpacked and multiplied by torch.", error
+            "prunus runs without its kernels, which is slower: %s. Packed layers are unpacked and multiplied by torch.",
+            error,
         )
         return None
     if not wanted:
@@ -123,4 +130,5 @@ def _load(path: Path) -> Kernels:
     library.prunus_decode.argtypes = (
         ctypes.POINTER(CMatrix), ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
     )  # fmt: skip
+    library.prunus_read.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     return Kernels(library, int(library.prunus_level()))

@@ -117,7 +117,11 @@ def _packed_layers(checkpoint: Checkpoint, names: NameMap) -> Iterator[tuple[str
     for parameter, disk in names.sources.items():
         path, _, key = parameter.rpartition(".")
         module = names.model.get_submodule(path)
-        if key != "weight" or parameter in names.converted or not (isinstance(module, nn.Linear) or is_transposed_linear(module)):
+        if (
+            key != "weight"
+            or parameter in names.converted
+            or not (isinstance(module, nn.Linear) or is_transposed_linear(module))
+        ):
             continue
         home = checkpoint.home[disk[0]]
         if isinstance(home, PackedFile) and disk[0] in home.weights:

@@ -177,12 +177,18 @@ class _Packing:
         self._write_rest(folder)
         size = sum((folder / shard.path.name).stat().st_size for shard in checkpoint.shards)
         found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), round(perf_counter() - start, 3))
-        write_atomically(folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n")
+        write_atomically(
+            folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n"
+        )
         return found
 
     def _packed(self, name: str, tensor: Tensor) -> PackedWeight | None:
         """A tensor packed; None where it stays as it is."""
-        if name not in self.sites or not tensor.is_floating_point() or str(tensor.dtype).removeprefix("torch.") not in FLOATS:
+        if (
+            name not in self.sites
+            or not tensor.is_floating_point()
+            or str(tensor.dtype).removeprefix("torch.") not in FLOATS
+        ):
             return None
         site, is_head = self.sites[name]
         weight = _matrix(tensor, self._transposed(name))
@@ -238,7 +244,11 @@ class _Packing:
             exact = not packed.values.coded and packed.values.kind == str(before.dtype).removeprefix("torch.")
             if exact and not torch.equal(_bytes(before), _bytes(after)):
                 raise ProofError(f"{name}: what was packed does not unpack to the same bytes. Please report it.")
-            error = 0.0 if exact else float((before.double() - after.double()).norm() / before.double().norm().clamp_min(1e-300))
+            error = (
+                0.0
+                if exact
+                else float((before.double() - after.double()).norm() / before.double().norm().clamp_min(1e-300))
+            )
             sparsity = 1 - float(torch.count_nonzero(after)) / after.numel()
             storage = registry.storage.spec(packed.storage)
             values = packed.values.kind + (f", group {packed.values.group}" if packed.values.group else "")

@@ -72,7 +72,9 @@ def _write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
         for name, entry in file.entries.items():
             tensor = shard.read(name)
             if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, entry.shape):
-                raise CheckpointError(f"{shard.path}: '{name}' unpacks to {tensor.dtype} {list(tensor.shape)}, not what it was.")
+                raise CheckpointError(
+                    f"{shard.path}: '{name}' unpacks to {tensor.dtype} {list(tensor.shape)}, not what it was."
+                )
             write_at(file.path, entry.start, raw_bytes(tensor))
             progress.step(name)
     for path in checkpoint.extras():
@@ -82,7 +84,9 @@ def _write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
             place.write_bytes(path.read_bytes())
     config = checkpoint.folder / PLAIN_CONFIG
     if not config.is_file():
-        raise CheckpointError(f"{checkpoint.folder}: {PLAIN_CONFIG} is missing, the config before it was packed. Pack it again.")
+        raise CheckpointError(
+            f"{checkpoint.folder}: {PLAIN_CONFIG} is missing, the config before it was packed. Pack it again."
+        )
     (folder / "config.json").write_bytes(config.read_bytes())
     if checkpoint.index is not None:
         (folder / INDEX).write_bytes(checkpoint.index.read_bytes())

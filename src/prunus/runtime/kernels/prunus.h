@@ -46,4 +46,6 @@ PRUNUS_PUBLIC int prunus_has_level(int level);
 PRUNUS_PUBLIC int prunus_multiply(const Matrix *matrix, int level, const float *x, int64_t batch, float *y);
 // out [count cols]: the weights of some rows, unpacked. Returns 0.
 PRUNUS_PUBLIC int prunus_decode(const Matrix *matrix, int level, int64_t first, int64_t count, float *out);
+// Reads so many bytes, by all threads, each in several streams, as the kernels do; what it returns is of no use.
+PRUNUS_PUBLIC uint64_t prunus_read(const void *place, int64_t bytes);
 }
