@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py [THREADS [ROWSxCOLS ...]]
 
-Every way has as many copies of its weights as it takes to go beyond any cache, and all take turns in random order; a row holds
-medians, and the medians' ratio to torch's fp32 in the same run. ``of_floor`` is the time that reading the same bytes takes, by
-all threads in several streams, over the way's own: 1 is the physical limit.
+Every way has as many copies of its weights as it takes to go beyond any cache, and all take turns in random order; a row
+holds medians, and the medians' ratio to torch's fp32 in the same run. ``of_floor`` is the time that reading the same bytes
+takes, by all threads in several streams, over the way's own: 1 is the physical limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from rows import Rows
 from torch import Tensor, nn
 
 from prunus.core.storage import StorageFormat
@@ -33,6 +32,7 @@ from prunus.pack.values import Values
 from prunus.runtime.arranged import Arranged, arrange
 from prunus.runtime.library import Kernels, kernels
 from prunus.runtime.linear import PackedLinear
+from rows import Rows
 
 SHAPES = ("4096x4096", "4096x11008")
 BATCHES = (1, 8, 16, 64, 256)
@@ -132,7 +132,7 @@ def main() -> None:
         for name, storage, values, sparsity in PACKED:
             ways[name] = packed_way(found, rows, cols, storage, values, sparsity)
         room = torch.zeros(int(COLD), dtype=torch.uint8)
-        reading = Way([lambda _x: found.read(room)], room.nbytes)
+        reading = Way([lambda _x, room=room: found.read(room)], room.nbytes)  # type: ignore[misc]
         for batch in BATCHES:
             for way in (*ways.values(), reading):
                 way.seconds.clear()

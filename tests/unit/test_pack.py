@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus.core import registry
-from prunus.pack.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
 from prunus.pack.bitmask import Bitmask
+from prunus.pack.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
 from prunus.pack.columns import Columns
 from prunus.pack.dense import Dense
 from prunus.pack.nm import NMStorage
@@ -115,7 +117,7 @@ def test_bits_and_nibbles_come_back(count: int, seed: int) -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
-    """Whatever is changed, what comes out is an error in words or a weight of the right shape: nothing is read out of bounds."""
+    """Whatever is changed, what comes out is an error in words or a weight of the right shape, never a crash."""
     names = st.sampled_from([Bitmask(), NMStorage(), NMStorage(1, 4), Columns(), Dense()])
     storage = data.draw(names)
     values = data.draw(st.sampled_from([Values("float32"), Values("int8"), Values("int4", 8)]))
@@ -140,12 +142,10 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
         about["storage"] = data.draw(
             st.sampled_from([{"name": "nm", "n": 3, "m": 4}, {"name": "none"}, {}, {"name": "nm", "n": 9, "m": 4}, None])
         )
-    try:
+    weight = None
+    with suppress(ValueError):
         weight = PackedWeight.from_parts(about, parts).unpack()
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert list(weight.shape) == about["shape"]
+    assert weight is None or list(weight.shape) == about["shape"]
 
 
 def test_every_format_is_registered() -> None:

@@ -1,8 +1,8 @@
 """A safetensors file with packed weights: what it holds is checked before it is believed.
 
-A packed weight ``NAME`` is in the file as ``NAME.PART`` tensors; ``__metadata__`` says under ``prunus`` how each is packed, the
-header that the file had before, and a digest of every tensor, and under ``prunus_digest`` a digest of all that and of the
-header. docs/packed-format.md is the specification.
+A packed weight ``NAME`` is in the file as ``NAME.PART`` tensors; ``__metadata__`` says under ``prunus`` how each is packed,
+the header that the file had before, and a digest of every tensor, and under ``prunus_digest`` a digest of all that and of
+the header. docs/packed-format.md is the specification.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class PackedFile:
         about = json.loads(metadata[KEY])
         if about["version"] != VERSION:
             raise CheckpointError(
-                f"{file.path}: packed in version {about['version']} of the format, and this prunus reads {VERSION}. Upgrade."
+                f"{file.path}: packed in version {about['version']} of the format, and this prunus reads {VERSION}. "
+                "Upgrade prunus."
             )
         entries = {}
         for name, weight in about["weights"].items():

@@ -73,6 +73,11 @@ class Checkpoint:
         """Whether weights in it are packed."""
         return any(isinstance(shard, PackedFile) for shard in self.shards)
 
+    def require_plain(self) -> None:
+        """Raise CheckpointError if weights are packed: what only copies or mirrors bytes needs them as they were."""
+        if self.packed:
+            raise CheckpointError(f"{self.folder} is packed. Unpack it first: prunus unpack {self.folder} -o FOLDER")
+
     @property
     def nbytes(self) -> int:
         """Bytes of all shards."""

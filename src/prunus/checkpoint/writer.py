@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
-from ..core.errors import CheckpointError, OutputError
+from ..core.errors import OutputError
 from .disk import reserve, sync
-from .safetensors_file import raw_bytes, write_at
+from .safetensors_file import SafetensorsFile, raw_bytes, write_at
 from .source import INDEX, Checkpoint
 
 _CHUNK = 16 << 20
@@ -37,8 +38,7 @@ class MirrorWriter:
             OutputError: if the disk is too small or not writable, or finished blocks are said to be in shards
                 (``begun``) that are not there.
         """
-        if self.source.packed:
-            raise CheckpointError(f"{self.source.folder} is packed. Unpack it first: prunus unpack MODEL -o FOLDER")
+        self.source.require_plain()
         for shard in self.source.shards if begun else ():
             path = self.folder / shard.path.name
             if not path.is_file() or path.stat().st_size != shard.size:
@@ -86,7 +86,7 @@ class MirrorWriter:
 
     def read(self, name: str) -> Tensor:
         """Read a tensor back from the output."""
-        shard = self.source.home[name]
+        shard = cast(SafetensorsFile, self.source.home[name])
         return replace(shard, path=self.folder / shard.path.name).read(name)
 
     def copy(self, names: Iterable[str]) -> None:

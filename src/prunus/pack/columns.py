@@ -21,8 +21,8 @@ _MOST = 1 << 16
 class Columns(StorageFormat):
     """The column of every value, and how many values each row has: the smallest above 15/16 zeros.
 
-    ``columns`` uint8 ``[values 2]``, low byte first, rising within a row; ``counts`` int32 ``[rows]``. Matrices of up to 65,536
-    columns.
+    ``columns`` uint8 ``[values 2]``, low byte first, rising within a row; ``counts`` int32 ``[rows]``. Matrices of up to
+    65,536 columns.
 
     >>> Columns().write(torch.tensor([[False, True], [False, False]]))["columns"].tolist()
     [[1, 0]]

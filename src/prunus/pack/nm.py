@@ -18,11 +18,11 @@ from .bits import pack_bits, unpack_bits
 @storage("nm", paper="arXiv:2104.08378", cost="min(M, N·⌈log2 M⌉) bits a group of M")
 @dataclass(frozen=True)
 class NMStorage(StorageFormat):
-    """N values of every group of M columns, and where they stand in it: as many in every row, so that no row need be searched.
+    """N values of every group of M columns, and where they stand in it: every row has as many, so none need be searched.
 
-    ``positions`` uint8: a row's bits, packed. Where N·⌈log2 M⌉ is less than M, these are the N places of a group, rising, in
-    ⌈log2 M⌉ bits each; else M bits a group, set where a value stands (as for 2:4). A group that keeps fewer than N holds its
-    first zeros too.
+    ``positions`` uint8: a row's bits, packed. Where N·⌈log2 M⌉ is less than M, these are the N places of a group, rising,
+    in ⌈log2 M⌉ bits each; else M bits a group, set where a value stands (as for 2:4). A group that keeps fewer than N holds
+    its first zeros too.
 
     >>> NMStorage(1, 4).write(torch.tensor([[False, False, True, False]]))["positions"].tolist()
     [[2]]
@@ -60,7 +60,8 @@ class NMStorage(StorageFormat):
         groups = keep.unflatten(1, (-1, self.m))
         short = self.n - groups.sum(-1, keepdim=True, dtype=torch.int16)
         zeros = (~groups).cumsum(-1, dtype=torch.int16)
-        return (groups | (zeros <= short) & ~groups).flatten(1)
+        held: Tensor = (groups | (zeros <= short) & ~groups).flatten(1)
+        return held
 
     def position_bits(self, rows: int, cols: int, held: int) -> int:
         return rows * (cols // self.m) * min(self.m, self.n * self.place_bits)

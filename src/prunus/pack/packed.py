@@ -29,8 +29,8 @@ _MOST_A_BYTE = (1 << 16) // 4
 class PackedWeight:
     """A matrix ``[rows cols]`` in ``parts``: plain tensors, named by what they are.
 
-    ``dtype`` is what it unpacks to. Zeros that were dropped may have been negative: then ``minus`` uint8 holds a bit for each
-    of them, in order, set for −0.0, so that a float weight unpacks to the same bytes.
+    ``dtype`` is what it unpacks to. Zeros that were dropped may have been negative: then ``minus`` uint8 holds a bit for
+    each of them, in order, set for −0.0, so that a float weight unpacks to the same bytes.
     """
 
     rows: int
@@ -156,7 +156,7 @@ class PackedWeight:
 
 
 def smallest_storage(weight: Tensor, values: Values) -> StorageFormat:
-    """The format that takes the fewest bytes for the zeros of ``weight [rows cols]``; N:M may take 2% more, being faster."""
+    """The format that takes the fewest bytes for ``weight [rows cols]``; N:M may take 2% more, being faster."""
     keep, (rows, cols) = weight != 0, weight.shape
     kept = int(keep.sum())
     formats = (entry.cls() for name, entry in registry.storage.entries().items() if name != "nm")

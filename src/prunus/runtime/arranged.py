@@ -21,8 +21,8 @@ _PADDING = 64
 """Bytes that kernels may read beyond the end of an array."""
 
 LAYOUTS = (
-    "bitmask float32", "bitmask bfloat16", "bitmask int8", "2:4 int8", "2:4 int4", "dense bfloat16", "dense int8", "dense int4",
-    "columns float32", "columns bfloat16",
+    "bitmask float32", "bitmask bfloat16", "bitmask int8", "2:4 int8", "2:4 int4", "dense bfloat16", "dense int8",
+    "dense int4", "columns float32", "columns bfloat16",
 )  # fmt: skip
 """By their number in prunus.h."""
 

@@ -78,10 +78,10 @@ def build(folder: Path) -> Path:
             tempfile.TemporaryDirectory(dir=folder, prefix="build-") as place,
             ThreadPoolExecutor(os.cpu_count() or 1) as pool,
         ):
-            objects = list(pool.map(lambda numbered: _compile(program, *numbered, Path(place)), enumerate(units)))
+            objects = pool.map(lambda number: _compile(program, number, units[number], Path(place)), range(len(units)))
             made = Path(place) / "library.so"
-            # No OpenMP library is linked: its functions are found in the one that torch has loaded, so that threads are shared.
-            _run([program, "-shared", "-static-libgcc", "-o", str(made), *map(str, objects)])
+            # No OpenMP library is linked: its functions are found in torch's own, so that threads are shared.
+            _run([program, "-shared", "-static-libgcc", "-o", str(made), *map(str, list(objects))])
             made.replace(target)
     except OSError as error:
         raise BuildError(f"{folder} cannot be written ({error.strerror or error})") from error

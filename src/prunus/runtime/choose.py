@@ -19,8 +19,8 @@ from .load import Loaded, swap
 
 _ROUNDS = 7
 _COLD_BYTES = 256 << 20
-"""Dense weights that one round goes through, where the model has so many: what a layer really meets comes from memory, not from
-a cache that the layer before it has filled."""
+"""Dense weights that one round goes through, where the model has so many: what a layer really meets comes from memory, not
+from a cache that the layer before it has filled."""
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ class Kernels:
 def kernels() -> Kernels | None:
     """The kernels for this processor; None where none can be had, which is said once.
 
-    They are looked for where prunus is installed and in its cache, and compiled into the cache if they are in neither. ``PRUNUS_KERNELS``
-    set to the name of an instruction set chooses a lower one; set to ``none`` it does without.
+    They are looked for where prunus is installed and in its cache, and compiled into the cache if they are in neither.
+    ``PRUNUS_KERNELS`` set to the name of an instruction set chooses a lower one; set to ``none`` it does without.
     """
     wanted = os.environ.get("PRUNUS_KERNELS", "")
     if wanted == "none":

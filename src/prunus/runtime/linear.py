@@ -23,7 +23,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.arranged, self.kernels = arranged, kernels
         self.in_features, self.out_features = arranged.cols, arranged.rows
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features).to(torch.float32).contiguous()

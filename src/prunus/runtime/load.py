@@ -49,7 +49,7 @@ def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = Fals
         CheckpointError: if the checkpoint is incomplete or damaged.
     """
     checkpoint = Checkpoint.open(folder)
-    model = build_skeleton(load_config(folder, trust_remote_code), torch.float32, trust_remote_code)
+    model: Any = build_skeleton(load_config(folder, trust_remote_code), torch.float32, trust_remote_code)
     names = NameMap(model, checkpoint.names)
     names.settle_ties(checkpoint.read)
     missing = names.missing()
@@ -58,7 +58,7 @@ def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = Fals
     layers: dict[str, str] = {}
     found = kernels()
     progress.start("Loading", len(names.sources))
-    packed = {path: disk for path, disk in _packed_layers(checkpoint, names)}
+    packed = dict(_packed_layers(checkpoint, names))
     plain = [name for name in names.sources if name.removesuffix(".weight") not in packed]
     for parameter in plain:
         names.load([parameter], checkpoint.read, torch.device("cpu"))
@@ -73,7 +73,7 @@ def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = Fals
         progress.step(path)
     names.tie()
     head = _head_values(folder)
-    if head is not None and found is not None and isinstance(model.get_output_embeddings(), nn.Linear):
+    if head is not None and found is not None:
         _code_head(model, head, found, layers)
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -92,8 +92,8 @@ def place(model: Any, path: str, weight: PackedWeight, found: Kernels | None) ->
     rows, cols = _shape(module)
     if (arranged.rows, arranged.cols) != (rows, cols):
         raise CheckpointError(
-            f"'{path}' is packed as {arranged.rows}×{arranged.cols}, the config asks for {rows}×{cols}: config.json and the "
-            "weights belong to different models. Download both again."
+            f"'{path}' is packed as {arranged.rows}×{arranged.cols}, the config asks for {rows}×{cols}: config.json and "
+            "the weights belong to different models. Download both again."
         )
     swap(model, path, PackedLinear(arranged, None if module.bias is None else module.bias.detach(), found))
     return arranged.layout
@@ -138,6 +138,8 @@ def _head_values(folder: Path) -> str | None:
 def _code_head(model: Any, kind: str, found: Kernels, layers: dict[str, str]) -> None:
     """A head that shares its tensor with the embedding gets codes of its own, which no file has to hold."""
     head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):  # packed in the file
+        return
     path = next(path for path, module in model.named_modules() if module is head)
     weight = head.weight.detach()
     group = 64 if kind == "int4" and weight.shape[1] % 64 == 0 else 0

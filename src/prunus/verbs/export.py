@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
 from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
+from ..checkpoint.packed_file import PackedFile
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.safetensors_file import SafetensorsFile, lay_down, raw_bytes, write_at
 from ..checkpoint.source import INDEX, Checkpoint
@@ -58,6 +59,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
     folder = locate(model)
     check_replaceable(target, folder, model)
     source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
+    source.checkpoint.require_plain()
     levels = StoredLevels.open(folder)
     layers = _layers(source, levels)
     work = WorkFolder(target, "prunus-export")
@@ -141,7 +143,7 @@ def _write(
 
 
 def _shapes(
-    shard: SafetensorsFile, levels: StoredLevels, layers: Mapping[str, Site]
+    shard: SafetensorsFile | PackedFile, levels: StoredLevels, layers: Mapping[str, Site]
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """What a shard's packed copy holds: layers are packed without their values to see."""
     found = {}

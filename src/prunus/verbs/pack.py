@@ -97,19 +97,20 @@ class _Choice:
 def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values: str = "auto", group: int = 64,
          head: str | None = None, overwrite: bool = False, trust_remote_code: bool = False,
          progress: Progress | None = None) -> Packed:  # fmt: skip
-    """Write a pruned or quantised checkpoint so that its zeros take no room; :func:`prunus.load` runs it, ``unpack`` undoes it.
+    """Write a pruned or quantised checkpoint so that its zeros take no room; ``load`` runs it, ``unpack`` undoes it.
 
     ``storage`` is how positions are stored (``auto``: the smallest for each layer), ``values`` what of the survivors:
     ``auto`` is the dtype they have, or the codes of a checkpoint that lies on a grid; ``int8`` and ``int4`` quantise, dense
-    layers too, with a scale a row of ``group`` columns (0, and int8: a row). ``head``: the language-model head in codes as well.
-    Every layer is read back from the written file and unpacked: to the same bytes, unless values were rounded.
+    layers too, with a scale for ``group`` columns of a row (0, and int8: for the whole row). ``head`` is the same for the
+    language-model head. Every layer is read back from the written file and unpacked: to the same bytes, unless values were
+    rounded.
 
     Raises:
         RecipeError: if a setting has a fault.
         UnsupportedModelError: if a layer's zeros do not fit the ``storage`` asked for, or nothing is there to be packed.
         CheckpointError: if the model or its levels cannot be read.
-        OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be replaced, or
-            it cannot be written.
+        OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be
+            replaced, or it cannot be written.
         ProofError: if a packed layer does not unpack to what it was.
     """
     start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
@@ -118,8 +119,7 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
     folder = locate(model)
     check_replaceable(target, folder, model)
     source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
-    if source.checkpoint.packed:
-        raise UnsupportedModelError(f"{folder} is packed already. Unpack it first: prunus unpack MODEL -o FOLDER")
+    source.checkpoint.require_plain()
     work = WorkFolder(target, "prunus-pack")
     work.take()
     try:
@@ -153,7 +153,8 @@ class _Packing:
 
     def write(self, folder: Path, model: str, output: str, start: float) -> Packed:
         """All files; every packed layer read back."""
-        checkpoint, layers, planned = self.checkpoint, [], 0.0
+        checkpoint, planned = self.checkpoint, 0.0
+        layers: list[PackedLayer] = []
         self.progress.start("Packing", len(checkpoint.names))
         for shard in checkpoint.shards:
             writer = PackedWriter(folder / shard.path.name, shard)
@@ -171,8 +172,8 @@ class _Packing:
             layers += self._proved(folder / shard.path.name, shard)
         if not layers:
             raise UnsupportedModelError(
-                f"{checkpoint.folder}: no layer has zeros (at least {PRUNED:.0%} of it) or lies on a grid, so there is nothing "
-                "to pack. Prune it first, or quantise with --values int8."
+                f"{checkpoint.folder}: no layer has zeros (at least {PRUNED:.0%} of it) or lies on a grid, so there is "
+                "nothing to pack. Prune it first, or quantise with --values int8."
             )
         self._write_rest(folder)
         size = sum((folder / shard.path.name).stat().st_size for shard in checkpoint.shards)

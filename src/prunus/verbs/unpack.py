@@ -35,8 +35,8 @@ def unpack(model: str | Path, output: str | Path, *, overwrite: bool = False, pr
 
     Raises:
         CheckpointError: if ``model`` is not packed, or is damaged.
-        OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be replaced, or
-            it cannot be written.
+        OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be
+            replaced, or it cannot be written.
     """
     start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
     check_free(target, overwrite)

@@ -82,17 +82,23 @@ int prunus_decode(const Matrix *a, int number, int64_t first, int64_t count, flo
 }
 
 uint64_t prunus_read(const void *place, int64_t bytes) {
-    constexpr int64_t STREAMS = 4, LINE = 8;  // a line of the cache: eight words
+    constexpr int64_t STREAMS = 8, LINE = 8;  // a line of the cache: eight words
     const uint64_t *words = static_cast<const uint64_t *>(place);
     const int64_t lines = bytes / (8 * LINE * STREAMS);
-    uint64_t sum = 0;
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < lines; i++)
-        for (int64_t s = 0; s < STREAMS; s++) {
-            const uint64_t *line = words + (s * lines + i) * LINE;
-            __builtin_prefetch(reinterpret_cast<const char *>(line) + 1024);
-            for (int64_t k = 0; k < LINE; k++) sum += line[k];
-        }
-    return sum;
+    uint64_t all = 0;
+#pragma omp parallel reduction(+ : all)
+    {
+        uint64_t sums[LINE] = {};
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < lines; i++)
+#pragma GCC unroll 8
+            for (int64_t s = 0; s < STREAMS; s++) {
+                const uint64_t *line = words + (s * lines + i) * LINE;
+#pragma GCC unroll 8
+                for (int64_t k = 0; k < LINE; k++) sums[k] += line[k];
+            }
+        for (int64_t k = 0; k < LINE; k++) all += sums[k];
+    }
+    return all;
 }
 }
