@@ -6,45 +6,59 @@ from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
+from .verbs.bench import Bench, bench
 from .verbs.compare import Comparison, compare
 from .verbs.distill import distill
 from .verbs.evaluate import Evaluation, evaluate
 from .verbs.export import Exported, export
+from .verbs.generate import Generation, generate
 from .verbs.healing import HealResult
 from .verbs.inspect import Inspection, ModuleInspection, inspect, inspect_module
+from .verbs.load import load
 from .verbs.methods import methods
+from .verbs.pack import Packed, pack
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
 from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
+from .verbs.unpack import Unpacked, unpack
 
 __all__ = [
+    "Bench",
     "Comparison",
     "Evaluation",
     "Exported",
+    "Generation",
     "HealRecipe",
     "HealResult",
     "Inspection",
     "ModuleCut",
     "ModuleInspection",
+    "Packed",
     "PruneResult",
     "PrunusError",
     "Recipe",
     "ShrinkRecipe",
     "ShrinkResult",
+    "Unpacked",
+    "bench",
     "compare",
     "distill",
     "evaluate",
     "export",
+    "generate",
     "inspect",
     "inspect_module",
+    "load",
     "load_module",
     "methods",
+    "pack",
     "plan",
     "prune",
     "recover",
     "shrink",
     "shrink_family",
     "shrink_module",
+    "unpack",
 ]

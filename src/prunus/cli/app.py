@@ -8,7 +8,22 @@ import sys
 import typer
 from rich.console import Console
 
-from . import compare, distill, evaluate, export, inspect, methods, plan, prune, recover, shrink
+from . import (
+    bench,
+    compare,
+    distill,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    methods,
+    pack,
+    plan,
+    prune,
+    recover,
+    shrink,
+    unpack,
+)
 from .options import stoppable
 
 app = typer.Typer(
@@ -26,6 +41,10 @@ app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))
 app.command("compare")(stoppable(compare.command))
 app.command("export")(stoppable(export.command))
+app.command("pack")(stoppable(pack.command))
+app.command("unpack")(stoppable(unpack.command))
+app.command("generate")(stoppable(generate.command))
+app.command("bench")(stoppable(bench.command))
 app.command("methods")(methods.command)
 
 

@@ -1,0 +1,45 @@
+"""The table of a benchmark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def bench_table(found: Any) -> RenderableType:
+    """Tokens a second by way, with their spread and what they come to beside fp32; which layers run packed, and why."""
+    tokens = f"{found.prompt_tokens} + {found.new_tokens} tokens"
+    title = f"{found.model}: {tokens}, batch {found.batch}, {found.threads} threads"
+    table = Table(title=Text(title))
+    table.add_column("way")
+    figures = (
+        "prefill, tokens/s",
+        "decode, tokens/s",
+        "least to most",
+        "over float32",
+        "weights a step",
+        "of memory's limit",
+    )
+    for name in figures:
+        table.add_column(name, justify="right")
+    base = next((way.decode_tokens_per_second.median for way in found.ways if way.name == "float32"), None)
+    for way in found.ways:
+        speed = way.decode_tokens_per_second
+        table.add_row(
+            way.name, f"{way.prefill_tokens_per_second.median:.1f}", f"{speed.median:.2f}",
+            f"{speed.least:.2f} to {speed.most:.2f}", f"{speed.median / base:.2f}×" if base else "",
+            f"{way.weight_bytes / 1e6:.1f} MB", f"{way.of_floor:.0%}" if found.bandwidth else "",
+        )  # fmt: skip
+    lines = [f"{found.packed_layers} of {found.linear_layers} linear layers run packed on {found.backend}."]
+    for choice in found.choices:
+        kept = "packed" if choice.keeps_packed else "dense"
+        lines.append(
+            f"  {choice.layers} layers {choice.rows}×{choice.cols}, {choice.layout}: "
+            f"{1e6 * choice.packed_seconds:.0f} µs packed, {1e6 * choice.dense_seconds:.0f} µs dense: {kept}"
+        )
+    if found.bandwidth:
+        lines.append(f"The memory gave {found.bandwidth / 1e9:.1f} GB/s to all threads, measured between the ways.")
+    return Group(table, Text("\n".join(lines)))

@@ -1,0 +1,47 @@
+"""The table of a packed checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def packed_table(found: Any) -> RenderableType:
+    """Layers by what they are in their block and how they are stored; files before, after and by arithmetic."""
+    kinds: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    for layer in found.layers:
+        role = re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
+        kinds[role, "×".join(map(str, layer.shape)), layer.storage, layer.values].append(layer)
+    table = Table(title=Text(f"{found.model} packed"))
+    for name in ("layers", "shape", "stored as", "values"):
+        table.add_column(name)
+    for name in ("count", "zeros", "bytes a weight", "over arithmetic", "error"):
+        table.add_column(name, justify="right")
+    for (role, shape, storage, values), layers in kinds.items():
+        weights = sum(_weights(layer.shape) for layer in layers)
+        nbytes, planned = (sum(getattr(layer, key) for layer in layers) for key in ("nbytes", "planned_bytes"))
+        zeros = sum(layer.sparsity * _weights(layer.shape) for layer in layers) / weights
+        table.add_row(
+            Text(role), shape, storage, values, str(len(layers)), f"{zeros:.2%}", f"{nbytes / weights:.4f}",
+            f"{nbytes / planned - 1:+.2%}", f"{max(layer.error for layer in layers):.2g}",
+        )  # fmt: skip
+    before, after, planned = (size / 1e6 for size in (found.plain_bytes, found.packed_bytes, found.planned_bytes))
+    line = (
+        f"{before:.1f} MB to {after:.1f} MB ({after / before:.1%}); positions, values, scales and all that was not "
+        f"packed are {planned:.1f} MB, the header makes {after / planned - 1:+.2%} of it.\n"
+        "Every layer was read back and unpacked. "
+        f"Written to {found.output}; prunus.load runs it, prunus generate tries it, prunus bench times it."
+    )
+    return Group(table, Text(line))
+
+
+def _weights(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count

@@ -1,0 +1,165 @@
+"""bench: how fast a packed model runs, beside the ways it could run dense."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from ..core.errors import RecipeError, ResourceError
+from ..core.progress import Progress, Silent
+from ..core.registry import suggest
+from ..measure.environment import environment
+from ..measure.memory import available_memory_bytes
+from ..models.locate import locate
+from ..runtime.choose import Choice, keep_fastest
+from ..runtime.decode import Decoded, decode
+from ..runtime.library import backend, kernels
+from ..runtime.load import load_packed
+from ..runtime.ways import WAYS, bytes_a_token
+
+_READ_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of a repeated measurement: the median, and the least and the most of all repeats."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Timing:
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the model: tokens a second of prompt and of decoding, and how near the memory's limit decoding is.
+
+    ``weight_bytes`` are read for each step; ``of_floor`` is the time that reading them takes over a step's own time.
+    """
+
+    name: str
+    prefill_tokens_per_second: Timing
+    decode_tokens_per_second: Timing
+    weight_bytes: int
+    of_floor: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All ways, which took turns; ``layers`` counts linear layers by how the packed model runs them."""
+
+    model: str
+    backend: str
+    prompt_tokens: int
+    new_tokens: int
+    batch: int
+    repeats: int
+    threads: int
+    bandwidth: float | None
+    packed_layers: int
+    linear_layers: int
+    choices: list[Choice]
+    ways: list[Way]
+    environment: dict[str, Any]
+
+
+def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens: int = 128, new_tokens: int = 32,
+          batch: int = 1, repeats: int = 5, keep: Literal["fastest", "packed"] = "fastest", threads: int | None = None,
+          trust_remote_code: bool = False, progress: Progress | None = None) -> Bench:  # fmt: skip
+    """Time a checkpoint as ``load`` gives it against dense ways to run the same weights, interleaved in one run.
+
+    ``ways`` are names of :data:`prunus.runtime.ways.WAYS` (default: all). The prompts are random tokens.
+
+    Raises:
+        RecipeError: if a setting has a fault.
+        CheckpointError, UnsupportedModelError: if the model cannot be read or built.
+        ResourceError: if the models do not fit in memory together.
+    """
+    wanted = list(WAYS) if ways is None else list(ways)
+    faults = [f"there is no way '{name}'{suggest(name, WAYS)}" for name in wanted if name not in WAYS]
+    least = {
+        "prompt_tokens": (prompt_tokens, 1),
+        "new_tokens": (new_tokens, 2),
+        "batch": (batch, 1),
+        "repeats": (repeats, 1),
+    }
+    faults += [f"{name} is {value}, and must be {most} or more" for name, (value, most) in least.items() if value < most]
+    if faults:
+        raise RecipeError(faults)
+    reporter = progress or Silent()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        return _bench(str(model), locate(model), wanted, (prompt_tokens, new_tokens, batch, repeats), keep,
+                      trust_remote_code, reporter)  # fmt: skip
+    finally:
+        torch.set_num_threads(before)
+        reporter.close()
+
+
+def _bench(name: str, folder: Path, wanted: list[str], sizes: tuple[int, int, int, int], keep: str, remote: bool,
+           progress: Progress) -> Bench:  # fmt: skip
+    prompt_tokens, new_tokens, batch, repeats = sizes
+    loaded = load_packed(folder, progress, remote)
+    choices = keep_fastest(loaded, progress) if keep == "fastest" else []
+    layers = [module for module in loaded.model.modules() if hasattr(module, "in_features")]
+    dense = 4 * sum(module.in_features * module.out_features for module in layers)
+    needed = int(1.1 * dense * sum({"float32": 1.0, "bfloat16": 1.5}.get(way, 1.25) for way in wanted))
+    if needed > available_memory_bytes():
+        raise ResourceError(
+            f"{name}: {len(wanted)} dense ways take about {needed / 1e9:.1f} GB beside the packed model, "
+            f"{available_memory_bytes() / 1e9:.1f} GB are free. Choose fewer with --way."
+        )
+    models = {"packed" if loaded.packed else "as loaded": loaded.model}
+    progress.start("Making dense ways", len(wanted))
+    for way in wanted:
+        if way != "dense int8" or kernels() is not None:
+            models[way] = WAYS[way](loaded.model)
+        progress.step(way)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, loaded.model.config.vocab_size, (batch, prompt_tokens), generator=generator)
+    times: dict[str, list[Decoded]] = {way: [] for way in models}
+    reading: list[float] = []
+    progress.start("Timing", repeats + 1)
+    for turn in range(repeats + 1):
+        for way, one in models.items():
+            decoded = decode(one, ids, new_tokens)
+            if turn:
+                times[way].append(decoded)
+        reading += [_bytes_a_second()] if kernels() is not None else []
+        progress.step()
+    bandwidth = median(reading) if reading else None
+    found = [_way(way, models[way], times[way], ids.numel(), batch, bandwidth) for way in models]
+    return Bench(name, backend(), prompt_tokens, new_tokens, batch, repeats, torch.get_num_threads(), bandwidth,
+                 loaded.packed, len(loaded.layers), choices, found, environment())  # fmt: skip
+
+
+def _way(name: str, model: Any, runs: list[Decoded], tokens: int, batch: int, bandwidth: float | None) -> Way:
+    steps = [median(run.step_seconds) for run in runs]
+    nbytes = bytes_a_token(model)
+    return Way(
+        name,
+        Timing.of([tokens / run.prefill_seconds for run in runs]),
+        Timing.of([batch / step for step in steps]),
+        nbytes,
+        nbytes / bandwidth / median(steps) if bandwidth else float("nan"),
+    )
+
+
+def _bytes_a_second() -> float:
+    """What the memory gives to all threads now."""
+    found = kernels()
+    assert found is not None
+    room = torch.zeros(_READ_BYTES, dtype=torch.uint8)
+    start = perf_counter()
+    found.read(room)
+    return room.nbytes / (perf_counter() - start)
