@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from prunus.core.storage import StorageFormat
 from prunus.measure.memory import peak_memory_bytes
-from prunus.pack.bitmask import Bitmask
-from prunus.pack.dense import Dense
-from prunus.pack.nm import NMStorage
-from prunus.pack.packed import PackedWeight
-from prunus.pack.values import Values
 from prunus.runtime.decode import decode
 from prunus.runtime.library import kernels
 from prunus.runtime.load import place, swap
 from prunus.runtime.ways import bytes_a_token, linears
+from prunus.storage.bitmask import Bitmask
+from prunus.storage.dense import Dense
+from prunus.storage.nm import NMStorage
+from prunus.storage.packed import PackedWeight
+from prunus.storage.values import Values
 from rows import Rows
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from prunus.core.storage import StorageFormat
-from prunus.pack.bitmask import Bitmask
-from prunus.pack.columns import Columns
-from prunus.pack.dense import Dense
-from prunus.pack.nm import NMStorage
-from prunus.pack.packed import PackedWeight
-from prunus.pack.values import Values
 from prunus.runtime.arranged import arrange
 from prunus.runtime.library import Kernels, kernels
 from prunus.runtime.linear import MANY, PackedLinear
+from prunus.storage.bitmask import Bitmask
+from prunus.storage.columns import Columns
+from prunus.storage.dense import Dense
+from prunus.storage.nm import NMStorage
+from prunus.storage.packed import PackedWeight
+from prunus.storage.values import Values
 
 SHAPES = ((1, 4), (3, 64), (37, 100), (64, 576), (129, 1028), (5, 2500), (7, 384), (2, 5120))
 BATCHES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 70)

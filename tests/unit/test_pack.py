@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prunus.core import registry
-from prunus.pack.bitmask import Bitmask
-from prunus.pack.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
-from prunus.pack.columns import Columns
-from prunus.pack.dense import Dense
-from prunus.pack.nm import NMStorage
-from prunus.pack.packed import PackedWeight, smallest_storage
-from prunus.pack.values import FLOATS, Values
+from prunus.storage.bitmask import Bitmask
+from prunus.storage.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
+from prunus.storage.columns import Columns
+from prunus.storage.dense import Dense
+from prunus.storage.nm import NMStorage
+from prunus.storage.packed import PackedWeight, smallest_storage
+from prunus.storage.values import FLOATS, Values
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 21))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from ..pack.packed import PackedWeight
+from ..storage.packed import PackedWeight
 from .disk import reserve, sync
 from .safetensors_file import Entry, SafetensorsFile, header_of, raw_bytes, write_at
 
 KEY, DIGEST = "prunus", "prunus_digest"
 VERSION = 1
+PREFIX = "packed-"
+"""What is put before the names of files and index, so that a program which cannot read them finds none."""
 _HEX = 32
 
 
@@ -74,8 +77,10 @@ class PackedFile:
             )
         entries = {}
         for name, weight in about["weights"].items():
-            shape = tuple(int(extent) for extent in weight["tensor"])
+            shape, matrix = (tuple(int(extent) for extent in weight[key]) for key in ("tensor", "shape"))
             dtype = getattr(torch, weight["dtype"])
+            if math.prod(shape) != math.prod(matrix):
+                raise ValueError(f"'{name}' is said to be {list(shape)}, and packed as {list(matrix)}")
             entries[name] = Entry(name, dtype, shape, 0, dtype.itemsize * torch.Size(shape).numel())
         taken = {f"{name}.{part}" for name, weight in about["weights"].items() for part in weight["parts"]}
         entries |= {name: entry for name, entry in file.entries.items() if name not in taken}

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from .packed_file import PackedFile, open_shard
+from .packed_file import PREFIX, PackedFile, open_shard
 from .safetensors_file import Entry, SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
@@ -54,7 +54,11 @@ class Checkpoint:
     @property
     def index(self) -> Path | None:
         """The index of a sharded checkpoint."""
-        return None if (self.folder / SINGLE).is_file() else self.folder / INDEX
+        return None if (self.folder / self._named(SINGLE)).is_file() else self.folder / self._named(INDEX)
+
+    def _named(self, name: str) -> str:
+        """What a file of this name is called here."""
+        return f"{PREFIX}{name}" if self.packed else name
 
     @property
     def names(self) -> list[str]:
@@ -115,8 +119,9 @@ class Checkpoint:
     def _check_index(self) -> None:
         if self.index is None:
             return
-        weight_map = json.loads((self.folder / INDEX).read_text())["weight_map"]
-        wrong = [name for name, file in weight_map.items() if name not in self.home or self.home[name].path.name != file]
+        weight_map = json.loads(self.index.read_text())["weight_map"]
+        named = {name: self._named(file) for name, file in weight_map.items()}
+        wrong = [name for name, file in named.items() if name not in self.home or self.home[name].path.name != file]
         extra = [name for name in self.home if name not in weight_map]
         if wrong or extra:
             faults = [
@@ -125,20 +130,23 @@ class Checkpoint:
                 if names
             ]
             raise CheckpointError(
-                f"{self.folder / INDEX} and the shards disagree: {', '.join(faults)}. Download the checkpoint again."
+                f"{self.index} and the shards disagree: {', '.join(faults)}. Download the checkpoint again."
             )
 
 
 def _shard_names(folder: Path) -> list[str]:
-    if (folder / SINGLE).is_file():
-        return [SINGLE]  # as transformers does: an index beside it is not looked at
-    if (folder / INDEX).is_file():
+    prefix = PREFIX if any((folder / f"{PREFIX}{name}").is_file() for name in (SINGLE, INDEX)) else ""
+    single, index = f"{prefix}{SINGLE}", folder / f"{prefix}{INDEX}"
+    if (folder / single).is_file():
+        return [single]  # as transformers does: an index beside it is not looked at
+    if index.is_file():
         try:
-            names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{folder / INDEX}: corrupt index ({error}). Download it again.") from error
+            raise CheckpointError(f"{index}: corrupt index ({error}). Download it again.") from error
         if not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"{folder / INDEX}: corrupt index (a shard's name is no text). Download it again.")
+            raise CheckpointError(f"{index}: corrupt index (a shard's name is no text). Download it again.")
+        names = [f"{prefix}{name}" for name in names]
         absent = [name for name in names if "/" in name or not (folder / name).is_file()]
         if absent or not names:
             listed = ", ".join(absent[:3])

@@ -238,7 +238,7 @@ importance: Registry[Importance] = Registry("importance", "prunus.units")
 depth: Registry[Depth] = Registry("depth", "prunus.depth")
 experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
 loss: Registry[Loss] = Registry("loss", "prunus.losses")
-storage: Registry[StorageFormat] = Registry("storage", "prunus.pack")
+storage: Registry[StorageFormat] = Registry("storage", "prunus.storage")
 AXES: tuple[Registry[Any], ...] = (
     criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
     loss, storage,

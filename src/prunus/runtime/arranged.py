@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pack.bits import pack_bits
-from ..pack.columns import Columns
-from ..pack.dense import Dense
-from ..pack.nm import NMStorage
-from ..pack.packed import PackedWeight
+from ..storage.bits import pack_bits
+from ..storage.columns import Columns
+from ..storage.dense import Dense
+from ..storage.nm import NMStorage
+from ..storage.packed import PackedWeight
 from .library import CMatrix, Kernels
 
 BLOCK = 64

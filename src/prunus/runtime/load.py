@@ -18,9 +18,9 @@ from ..core.progress import Progress
 from ..models.names import NameMap
 from ..models.sites import is_transposed_linear
 from ..models.skeleton import build_skeleton, load_config
-from ..pack.dense import Dense
-from ..pack.packed import PackedWeight
-from ..pack.values import Values
+from ..storage.dense import Dense
+from ..storage.packed import PackedWeight
+from ..storage.values import Values
 from .arranged import arrange
 from .library import Kernels, kernels
 from .linear import PackedLinear

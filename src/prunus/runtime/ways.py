@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..models.sites import is_transposed_linear
-from ..pack.dense import Dense
-from ..pack.packed import PackedWeight
-from ..pack.values import Values
+from ..storage.dense import Dense
+from ..storage.packed import PackedWeight
+from ..storage.values import Values
 from .library import Kernels, kernels
 from .linear import PackedLinear
 from .load import place, swap

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoint.disk import write_atomically
 from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
-from ..checkpoint.packed_file import PackedFile, PackedWriter, open_shard
+from ..checkpoint.packed_file import PREFIX, PackedFile, PackedWriter, open_shard
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.source import INDEX, Checkpoint
 from ..checkpoint.work_folder import WorkFolder
@@ -27,9 +27,9 @@ from ..core.site import Site
 from ..core.storage import StorageFormat
 from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
-from ..pack.dense import Dense
-from ..pack.packed import PackedWeight, smallest_storage
-from ..pack.values import CODES, FLOATS, Values
+from ..storage.dense import Dense
+from ..storage.packed import PackedWeight, smallest_storage
+from ..storage.values import CODES, FLOATS, Values
 from ..stream.evaluate import open_source
 from ..stream.sources import CheckpointSource
 
@@ -143,7 +143,8 @@ class _Packing:
     def __init__(self, source: CheckpointSource, choice: _Choice, progress: Progress) -> None:
         self.source, self.choice, self.progress = source, choice, progress
         self.checkpoint: Checkpoint = source.checkpoint
-        self.levels = StoredLevels.open(self.checkpoint.folder) if (self.checkpoint.folder / FILE).is_file() else None
+        coded = choice.values in ("auto", *CODES) and (self.checkpoint.folder / FILE).is_file()
+        self.levels = StoredLevels.open(self.checkpoint.folder) if coded else None
         if self.levels and (self.levels.grid["name"] != "int" or not self.levels.grid["symmetric"]):
             raise UnsupportedModelError(
                 f"{self.checkpoint.folder} lies on a grid that is not symmetric, whose codes cannot be packed. Quantise "
@@ -157,7 +158,8 @@ class _Packing:
         layers: list[PackedLayer] = []
         self.progress.start("Packing", len(checkpoint.names))
         for shard in checkpoint.shards:
-            writer = PackedWriter(folder / shard.path.name, shard)
+            path = folder / f"{PREFIX}{shard.path.name}"
+            writer = PackedWriter(path, shard)
             for name, entry in shard.entries.items():
                 tensor = shard.read(name)
                 packed = self._packed(name, tensor)
@@ -169,14 +171,14 @@ class _Packing:
                     planned += packed.planned_bytes
                 self.progress.step(name)
             writer.finish()
-            layers += self._proved(folder / shard.path.name, shard)
+            layers += self._proved(path, shard)
         if not layers:
             raise UnsupportedModelError(
                 f"{checkpoint.folder}: no layer has zeros (at least {PRUNED:.0%} of it) or lies on a grid, so there is "
                 "nothing to pack. Prune it first, or quantise with --values int8."
             )
         self._write_rest(folder)
-        size = sum((folder / shard.path.name).stat().st_size for shard in checkpoint.shards)
+        size = sum(path.stat().st_size for path in folder.glob(f"{PREFIX}*.safetensors"))
         found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), round(perf_counter() - start, 3))
         write_atomically(
             folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n"
@@ -194,7 +196,7 @@ class _Packing:
         site, is_head = self.sites[name]
         weight = _matrix(tensor, self._transposed(name))
         sparsity = 1 - float(torch.count_nonzero(weight)) / weight.numel()
-        scales = self._scales(site, tensor, weight) if self.choice.values in ("auto", *CODES) else None
+        scales = self._scales(site, tensor, weight)
         kind = self.choice.values if self.choice.values != "auto" else str(tensor.dtype).removeprefix("torch.")
         if scales is not None and self.levels:
             kind = "int4" if self.levels.grid["bits"] <= CODES["int4"] else "int8"
@@ -261,7 +263,7 @@ class _Packing:
         """Config, tokenizer and the like; the config says that no one but prunus can read the weights."""
         self.checkpoint.copy_extras(folder)
         if self.checkpoint.index is not None:
-            (folder / INDEX).write_bytes(self.checkpoint.index.read_bytes())
+            (folder / f"{PREFIX}{INDEX}").write_bytes(self.checkpoint.index.read_bytes())
         plain = (self.checkpoint.folder / "config.json").read_bytes()
         (folder / PLAIN_CONFIG).write_bytes(plain)
         config = json.loads(plain)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from ..checkpoint.journal import OUTPUT
-from ..checkpoint.packed_file import PackedFile
+from ..checkpoint.packed_file import PREFIX, PackedFile
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.safetensors_file import SafetensorsFile, plain_file, raw_bytes, write_at
 from ..checkpoint.source import INDEX, Checkpoint
@@ -68,7 +68,7 @@ def _write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
     progress.start("Unpacking", len(checkpoint.names))
     for shard in checkpoint.shards:
         header = shard.plain_header.encode() if isinstance(shard, PackedFile) else shard.header[8:]
-        file: SafetensorsFile = plain_file(folder / shard.path.name, header)
+        file: SafetensorsFile = plain_file(folder / shard.path.name.removeprefix(PREFIX), header)
         for name, entry in file.entries.items():
             tensor = shard.read(name)
             if (tensor.dtype, tuple(tensor.shape)) != (entry.dtype, entry.shape):
@@ -90,4 +90,4 @@ def _write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
     (folder / "config.json").write_bytes(config.read_bytes())
     if checkpoint.index is not None:
         (folder / INDEX).write_bytes(checkpoint.index.read_bytes())
-    return sum((folder / shard.path.name).stat().st_size for shard in checkpoint.shards)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
