@@ -30,6 +30,7 @@ class _Unit:
 
 
 _UNITS: dict[str, tuple[_Unit, ...]] = {
+    "aarch64": (_Unit("neon.cpp", ("-march=armv8.2-a+dotprod",)),),
     "x86_64": (
         _Unit("avx2.cpp", _AVX2),
         _Unit("avx512.cpp", _AVX512, "kernels_avx512"),

@@ -1,6 +1,10 @@
 // Which instruction set's kernels run, and the room they work in.
 
 #include <cstdlib>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #include "work.h"
 
@@ -13,7 +17,7 @@ const Kernels *level(int number) {
     switch (number) {
         case 0: return kernels_portable();
 #if defined(__aarch64__)
-        case 1: return kernels_neon();
+        case 1: return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? kernels_neon() : nullptr;
 #endif
 #if defined(__x86_64__)
         case 2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kernels_avx2() : nullptr;

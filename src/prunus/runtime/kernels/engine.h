@@ -591,10 +591,14 @@ void decode_integers(const Matrix &a, int64_t first, int64_t rows, float *out) {
             uint8_t line[2 * BLOCK];
             Isa::store_bytes(line, weights[0]);
             if (b + 2 <= blocks) Isa::store_bytes(line + BLOCK, weights[1]);
-            const int64_t k = b * BLOCK, length = a.cols - k < 2 * BLOCK ? a.cols - k : 2 * BLOCK;
-            for (int64_t j = 0; j < length; j++) {
-                const float scale = a.scales[(first + r) * groups + (k + j) / group];
-                out[r * a.cols + k + j] = scale * (Decoder::BIAS ? int(line[j]) - Decoder::BIAS : int(int8_t(line[j])));
+            for (int64_t half = 0; half < 2 && b + half < blocks; half++) {
+                const int64_t k = (b + half) * BLOCK, length = a.cols - k < BLOCK ? a.cols - k : BLOCK;
+                const float scale = a.scales[(first + r) * groups + k / group];
+                const uint8_t *codes = line + half * BLOCK;
+                float unpacked[BLOCK];
+                for (int j = 0; j < BLOCK; j++)
+                    unpacked[j] = scale * float(Decoder::BIAS ? int(codes[j]) - Decoder::BIAS : int(int8_t(codes[j])));
+                std::memcpy(out + r * a.cols + k, unpacked, sizeof(float) * length);
             }
         }
     }
