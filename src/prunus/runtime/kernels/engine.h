@@ -247,13 +247,14 @@ constexpr int64_t SCALES = 64;  // blocks whose scales are worked out at once
 template <int M, bool BIASED>
 inline void fill_scales(const Matrix &a, const Codes &x, const float *weights, int64_t b, int64_t length, float (&out)[M][SCALES],
                         float (&offset)[M]) {
-    alignas(64) float wide[SCALES];
+    alignas(64) float repeated[SCALES];
+    const float *wide = weights + b;
     const int64_t blocks_a_group = a.group / BLOCK;
     if (blocks_a_group == 1) {
-        for (int64_t j = 0; j < length; j += 16) __builtin_prefetch(weights + b + length + j);  // next time's
-        std::memcpy(wide, weights + b, sizeof(float) * length);
+        for (int64_t j = 0; j < length; j += 16) __builtin_prefetch(wide + length + j);  // next time's
     } else {
-        for (int64_t j = 0; j < length; j++) wide[j] = weights[(b + j) / blocks_a_group];
+        for (int64_t j = 0; j < length; j++) repeated[j] = weights[(b + j) / blocks_a_group];
+        wide = repeated;
     }
     for (int m = 0; m < M; m++) {
         const float *scales = x.scales + m * x.blocks + b, *offsets = x.offsets + m * x.blocks + b;
