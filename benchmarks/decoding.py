@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from prunus.core.storage import StorageFormat
 from prunus.measure.memory import peak_memory_bytes
+from prunus.runtime.arranged import Arranged, arrange
 from prunus.runtime.decode import decode
 from prunus.runtime.library import kernels
-from prunus.runtime.load import place, swap
+from prunus.runtime.linear import PackedLinear
+from prunus.runtime.load import swap
 from prunus.runtime.ways import bytes_a_token, linears
 from prunus.storage.bitmask import Bitmask
 from prunus.storage.dense import Dense
@@ -80,10 +82,11 @@ def skeleton(shape: str) -> Any:
     return model
 
 
-def random_weight(module: Any, storage: StorageFormat, seed: int) -> Tensor:
-    """What the layer multiplies by: half of it zeros where the format is for that."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(module.out_features, module.in_features, generator=generator) * 0.02
+@cache
+def random_weight(rows: int, cols: int, storage: StorageFormat) -> Tensor:
+    """What layers of a shape multiply by: half of it zeros where the format is for that."""
+    generator = torch.Generator().manual_seed(rows + cols)
+    weight = torch.randn(rows, cols, generator=generator) * 0.02
     if isinstance(storage, Dense):
         return weight
     groups = torch.rand(weight.shape[0], weight.shape[1] // 4, 4, generator=generator)
@@ -91,20 +94,34 @@ def random_weight(module: Any, storage: StorageFormat, seed: int) -> Tensor:
     return torch.where(keep, weight, torch.zeros(()))
 
 
+@cache
+def arranged_weight(rows: int, cols: int, storage: StorageFormat, values: Values) -> Arranged:
+    """The same, packed, in the kernels' order."""
+    found = arrange(PackedWeight.of(random_weight(rows, cols, storage), storage, values))
+    assert found is not None
+    return found
+
+
+def packed_layer(rows: int, cols: int, storage: StorageFormat, values: Values) -> PackedLinear:
+    """A layer with a copy of its own of what all layers of its shape hold: only where it lies matters to time."""
+    one, found = arranged_weight(rows, cols, storage, values), kernels()
+    assert found is not None
+    tensors = {name: tensor.clone() for name, tensor in one.tensors.items()}
+    return PackedLinear(Arranged(one.layout, rows, cols, one.group, tensors), None, found)
+
+
 def build(shape: str, way: str) -> Any:
     """The model in one way."""
-    model, found = skeleton(shape), kernels()
-    for number, (path, module) in enumerate(list(linears(model))):
-        head = path == "lm_head"
+    model = skeleton(shape)
+    for path, module in list(linears(model)):
+        head, rows, cols = path == "lm_head", module.out_features, module.in_features
         if way in FORMATS:
             storage, values, head_values = FORMATS[way]
-            packed = Dense() if head else storage
-            weight = random_weight(module, packed, number)
-            place(model, path, PackedWeight.of(weight, packed, head_values if head else values), found)
+            swap(model, path, packed_layer(rows, cols, *((Dense(), head_values) if head else (storage, values))))
             continue
-        linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-        shared = head and model.config.tie_word_embeddings and way == "torch float32"
-        weight = model.get_input_embeddings().weight if shared else random_weight(module, Dense(), number)
+        linear = nn.Linear(cols, rows, bias=False, device="meta")
+        shared = head and model.config.tie_word_embeddings
+        weight = model.get_input_embeddings().weight if shared else random_weight(rows, cols, Dense()).clone()
         linear.weight = nn.Parameter(weight, requires_grad=False)
         if way == "torch dynamic int8":
             made = torch.ao.quantization.quantize_dynamic(nn.Sequential(linear), {nn.Linear}, dtype=torch.qint8)
@@ -117,6 +134,8 @@ def build(shape: str, way: str) -> Any:
 def memory_of(shape: str, way: str) -> None:
     """In a process of its own: the peak of decoding, that of making the weights aside."""
     model = build(shape, way)
+    for kept in (random_weight, arranged_weight):
+        kept.cache_clear()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     decode(model, torch.arange(PROMPT)[None], 4)
     print(peak_memory_bytes())
@@ -138,6 +157,8 @@ def main() -> None:
         done = subprocess.run([sys.executable, __file__, WORD, shape, way], capture_output=True, text=True, check=True)
         peaks[way] = int(done.stdout.split()[-1])
     models = {way: build(shape, way) for way in WAYS}
+    for kept in (random_weight, arranged_weight):
+        kept.cache_clear()
     ids = torch.randint(0, 32000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
     steps: dict[str, list[float]] = {way: [] for way in WAYS}
     prefill: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -160,7 +181,7 @@ def main() -> None:
             prompt_tokens=PROMPT, new_tokens=NEW, repeats=REPEATS, tokens_per_second=round(1 / seconds, 2),
             least=round(1 / max(steps[way]), 2), most=round(1 / min(steps[way]), 2),
             over_torch_float32=round(dense / seconds, 2), prefill_tokens_per_second=round(PROMPT / median(prefill[way]), 1),
-            layers_packed=sum(type(module).__name__ == "PackedLinear" for module in model.modules()),
+            layers_packed=sum(isinstance(module, PackedLinear) for module in model.modules()),
             weight_mb=round(nbytes / 1e6, 1), peak_memory_mb=round(peaks[way] / 1e6, 1),
             bandwidth_gb_s=round(bandwidth / 1e9, 1), of_floor=round(nbytes / bandwidth / seconds, 3),
         )  # fmt: skip
