@@ -1,6 +1,6 @@
 """One layer, packed and dense: milliseconds against torch's fp32 and int8 and against the memory's bandwidth, in one run.
 
-    python benchmarks/kernels.py [THREADS [ROWSxCOLS ...]]
+    python benchmarks/kernels.py [THREADS [BATCH,… [ROWSxCOLS …]]]
 
 Every way has as many copies of its weights as it takes to go beyond any cache, and all take turns in random order; a row
 holds medians, and the medians' ratio to torch's fp32 in the same run. ``of_floor`` is the time that reading the same bytes
@@ -35,7 +35,7 @@ from prunus.storage.values import Values
 from rows import Rows
 
 SHAPES = ("4096x4096", "4096x11008")
-BATCHES = (1, 8, 16, 64, 256)
+BATCHES = "1,8,16,64,256"
 COLD = 600e6
 ROUNDS = 9
 PACKED: tuple[tuple[str, StorageFormat, Values, float], ...] = (
@@ -127,14 +127,15 @@ def main() -> None:
     found = kernels()
     assert found is not None
     rows_file = Rows(Path(__file__).parent / "rows" / "runtime.jsonl")
-    for shape in sys.argv[2:] or SHAPES:
+    batches = [int(word) for word in (sys.argv[2] if len(sys.argv) > 2 else BATCHES).split(",")]
+    for shape in sys.argv[3:] or SHAPES:
         rows, cols = map(int, shape.split("x"))
         ways = torch_ways(rows, cols)
         for name, storage, values, sparsity in PACKED:
             ways[name] = packed_way(found, rows, cols, storage, values, sparsity)
         room = torch.zeros(int(COLD), dtype=torch.uint8)
         reading = Way([lambda _x, room=room: found.read(room)], room.nbytes)  # type: ignore[misc]
-        for batch in BATCHES:
+        for batch in batches:
             for way in (*ways.values(), reading):
                 way.seconds.clear()
             measure({**ways, "read": reading}, torch.randn(batch, cols))

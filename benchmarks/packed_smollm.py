@@ -2,8 +2,8 @@
 
     python benchmarks/packed_smollm.py FOLDER
 
-FOLDER keeps the pruned models. ``kl`` is the mean KL(unpacked in fp32 ‖ as it runs) a token on held-out text, read 32 tokens
-at a time through the cache, so that the kernels are used; speed is ``prunus.bench``'s, with every layer in the faster way.
+FOLDER keeps the pruned models. ``kl`` is the mean KL(unpacked in fp32 ‖ as it runs) a token on held-out text, read 32
+tokens at a time through the cache, so that the kernels are used; speed is ``prunus.bench``'s, each layer in the faster way.
 """
 
 from __future__ import annotations
