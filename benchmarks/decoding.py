@@ -97,7 +97,11 @@ def random_weight(rows: int, cols: int, storage: StorageFormat) -> Tensor:
 @cache
 def arranged_weight(rows: int, cols: int, storage: StorageFormat, values: Values) -> Arranged:
     """The same, packed, in the kernels' order."""
-    found = arrange(PackedWeight.of(random_weight(rows, cols, storage), storage, values))
+    weight, scales = random_weight(rows, cols, storage), None
+    if values.coded:  # the largest weight's: a better one costs time here and gains none
+        most = weight.unflatten(1, (values.groups(cols), -1)).abs().amax(-1)
+        scales = (most / ((1 << values.bits - 1) - 1)).to(torch.float16)
+    found = arrange(PackedWeight.of(weight, storage, values, scales))
     assert found is not None
     return found
 

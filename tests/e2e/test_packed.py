@@ -98,6 +98,8 @@ def test_codes_of_a_grid_are_packed_as_they_are(checkpoint, quick, tmp_path) -> 
     prunus.unpack(tmp_path / "packed", tmp_path / "again")
     plain, again = (tmp_path / name / "model.safetensors" for name in ("plain", "again"))
     assert plain.read_bytes() == again.read_bytes()
+    wider = prunus.pack(tmp_path / "plain", tmp_path / "wider", values="int8")
+    assert {(layer.values, layer.error) for layer in wider.layers} == {("int8, group 16", 0.0)}
     prunus.prune(checkpoint("llama"), tmp_path / "lopsided", **{**settings, "grid": "int:bits=4,group=16,symmetric=false"})
     with pytest.raises(UnsupportedModelError, match="not symmetric"):
         prunus.pack(tmp_path / "lopsided", tmp_path / "no")

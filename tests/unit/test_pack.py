@@ -150,3 +150,11 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
 
 def test_every_format_is_registered() -> None:
     assert set(registry.storage.entries()) == {"bitmask", "columns", "dense", "nm"}
+
+
+def test_values_that_their_kind_cannot_hold_are_refused() -> None:
+    weight = torch.tensor([[1e6, 0.0, -2.0, 0.0]])
+    with pytest.raises(ValueError, match=r"up to 1e\+06, too large for float16"):
+        PackedWeight.of(weight, Bitmask(), Values("float16"))
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        PackedWeight.of(weight / 0, Bitmask(), Values("int8"))

@@ -45,7 +45,7 @@ class PackedWeight:
         """Pack ``weight [rows cols]``; ``scales [rows groups]`` of codes are found where none are given.
 
         Raises:
-            ValueError: if its zeros do not fit the format, or its columns the groups.
+            ValueError: if its zeros do not fit the format, its columns the groups, or its values their kind.
         """
         rows, cols = weight.shape
         keep = weight != 0
@@ -53,9 +53,13 @@ class PackedWeight:
         if fault:
             raise ValueError(fault)
         held = storage.holds(keep)
+        if values.coded and not bool(torch.isfinite(weight).all()):
+            raise ValueError("it holds NaN or Inf, which no code stands for")
         if values.coded and scales is None:
             scales = _fitted(weight, values)
         parts = {**storage.write(held), **values.write(weight, held, scales)}
+        if not values.coded and bool(parts["values"].isinf().sum() > weight.isinf().sum()):
+            raise ValueError(f"it holds values up to {float(weight.abs().max()):.3g}, too large for {values.kind}")
         if not values.coded and not isinstance(storage, Dense):
             minus = (weight.signbit() & ~held)[~held]
             if bool(minus.any()):

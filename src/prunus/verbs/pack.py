@@ -156,7 +156,7 @@ class _Packing:
         """All files; every packed layer read back."""
         checkpoint, planned = self.checkpoint, 0.0
         layers: list[PackedLayer] = []
-        self.progress.start("Packing", len(checkpoint.names))
+        self.progress.start("Packing, reading back", 2 * len(checkpoint.names))
         for shard in checkpoint.shards:
             path = folder / f"{PREFIX}{shard.path.name}"
             writer = PackedWriter(path, shard)
@@ -187,23 +187,18 @@ class _Packing:
 
     def _packed(self, name: str, tensor: Tensor) -> PackedWeight | None:
         """A tensor packed; None where it stays as it is."""
-        if (
-            name not in self.sites
-            or not tensor.is_floating_point()
-            or str(tensor.dtype).removeprefix("torch.") not in FLOATS
-        ):
+        stored = str(tensor.dtype).removeprefix("torch.")
+        if name not in self.sites or stored not in FLOATS:
             return None
         site, is_head = self.sites[name]
+        if is_head and self.choice.head is None:
+            return None
         weight = _matrix(tensor, self._transposed(name))
         sparsity = 1 - float(torch.count_nonzero(weight)) / weight.numel()
-        scales = self._scales(site, tensor, weight)
-        kind = self.choice.values if self.choice.values != "auto" else str(tensor.dtype).removeprefix("torch.")
-        if scales is not None and self.levels:
-            kind = "int4" if self.levels.grid["bits"] <= CODES["int4"] else "int8"
-        if is_head:
-            if self.choice.head is None:
-                return None
-            kind = self.choice.head
+        kind = str(self.choice.head) if is_head else self.choice.values
+        scales = self._scales(site, tensor, weight, kind)
+        if kind == "auto":
+            kind = stored if scales is None else self._narrowest()
         if sparsity < PRUNED and kind not in CODES:
             return None
         values = self._values(kind, weight, scales)
@@ -222,9 +217,14 @@ class _Packing:
         wanted = self.choice.group if kind == "int4" else 0
         return Values(kind, wanted if wanted and cols % wanted == 0 and wanted < cols else 0)
 
-    def _scales(self, site: Site, tensor: Tensor, weight: Tensor) -> Tensor | None:
-        """The scales of a weight that lies on the checkpoint's grid, which is verified."""
-        if self.levels is None or site.parameter not in self.levels.scales:
+    def _narrowest(self) -> str:
+        """The codes that hold those of the checkpoint's grid."""
+        assert self.levels is not None
+        return "int4" if self.levels.grid["bits"] <= CODES["int4"] else "int8"
+
+    def _scales(self, site: Site, tensor: Tensor, weight: Tensor, kind: str) -> Tensor | None:
+        """The scales of a weight that lies on the checkpoint's grid, which is verified; None where codes are made anew."""
+        if self.levels is None or site.parameter not in self.levels.scales or CODES.get(kind, 8) < CODES[self._narrowest()]:
             return None
         if site.layout.stacked or len(self.source.names.sources[site.parameter]) != 1:
             raise UnsupportedModelError(
@@ -242,16 +242,16 @@ class _Packing:
         """What was written, read back and unpacked."""
         file = open_shard(path)
         assert isinstance(file, PackedFile)
-        for name in file.weights:
+        for name in file.entries:
+            self.progress.step(name)
+            if name not in file.weights:
+                continue
             packed, before, after = file.packed(name), plain.read(name), file.read(name)
             exact = not packed.values.coded and packed.values.kind == str(before.dtype).removeprefix("torch.")
             if exact and not torch.equal(_bytes(before), _bytes(after)):
                 raise ProofError(f"{name}: what was packed does not unpack to the same bytes. Please report it.")
-            error = (
-                0.0
-                if exact
-                else float((before.double() - after.double()).norm() / before.double().norm().clamp_min(1e-300))
-            )
+            lost, whole = (float(value.double().norm()) for value in (before.double() - after.double(), before))
+            error = 0.0 if exact or not whole else lost / whole
             sparsity = 1 - float(torch.count_nonzero(after)) / after.numel()
             storage = registry.storage.spec(packed.storage)
             values = packed.values.kind + (f", group {packed.values.group}" if packed.values.group else "")
