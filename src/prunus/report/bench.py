@@ -15,23 +15,16 @@ def bench_table(found: Any) -> RenderableType:
     title = f"{found.model}: {tokens}, batch {found.batch}, {found.threads} threads"
     table = Table(title=Text(title))
     table.add_column("way")
-    figures = (
-        "prefill, tokens/s",
-        "decode, tokens/s",
-        "least to most",
-        "over float32",
-        "weights a step",
-        "of memory's limit",
-    )
-    for name in figures:
+    table.columns[0].no_wrap = True
+    for name in ("prefill", "decode, tokens/s", "over float32", "MB a step", "of memory's limit"):
         table.add_column(name, justify="right")
     base = next((way.decode_tokens_per_second.median for way in found.ways if way.name == "float32"), None)
     for way in found.ways:
         speed = way.decode_tokens_per_second
         table.add_row(
-            way.name, f"{way.prefill_tokens_per_second.median:.1f}", f"{speed.median:.2f}",
-            f"{speed.least:.2f} to {speed.most:.2f}", f"{speed.median / base:.2f}×" if base else "",
-            f"{way.weight_bytes / 1e6:.1f} MB", f"{way.of_floor:.0%}" if found.bandwidth else "",
+            way.name, f"{way.prefill_tokens_per_second.median:.1f}",
+            f"{speed.median:.2f} ({speed.least:.2f} to {speed.most:.2f})", f"{speed.median / base:.2f}×" if base else "",
+            f"{way.weight_bytes / 1e6:.1f}", f"{way.of_floor:.0%}" if found.bandwidth else "",
         )  # fmt: skip
     lines = [f"{found.packed_layers} of {found.linear_layers} linear layers run packed on {found.backend}."]
     for choice in found.choices:

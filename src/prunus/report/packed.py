@@ -18,17 +18,17 @@ def packed_table(found: Any) -> RenderableType:
         role = re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
         kinds[role, "×".join(map(str, layer.shape)), layer.storage, layer.values].append(layer)
     table = Table(title=Text(f"{found.model} packed"))
-    for name in ("layers", "shape", "stored as", "values"):
-        table.add_column(name)
-    for name in ("count", "zeros", "bytes a weight", "over arithmetic", "error"):
+    table.add_column("layers", no_wrap=True)
+    table.add_column("stored as")
+    for name in ("count", "zeros", "bytes/weight", "error"):
         table.add_column(name, justify="right")
     for (role, shape, storage, values), layers in kinds.items():
         weights = sum(_weights(layer.shape) for layer in layers)
-        nbytes, planned = (sum(getattr(layer, key) for layer in layers) for key in ("nbytes", "planned_bytes"))
+        nbytes = sum(layer.nbytes for layer in layers)
         zeros = sum(layer.sparsity * _weights(layer.shape) for layer in layers) / weights
         table.add_row(
-            Text(role), shape, storage, values, str(len(layers)), f"{zeros:.2%}", f"{nbytes / weights:.4f}",
-            f"{nbytes / planned - 1:+.2%}", f"{max(layer.error for layer in layers):.2g}",
+            Text(f"{role} {shape}"), f"{_short(storage)} {values}", str(len(layers)), f"{zeros:.2%}", f"{nbytes / weights:.4f}",
+            f"{max(layer.error for layer in layers):.2g}",
         )  # fmt: skip
     before, after, planned = (size / 1e6 for size in (found.plain_bytes, found.packed_bytes, found.planned_bytes))
     line = (
@@ -38,6 +38,15 @@ def packed_table(found: Any) -> RenderableType:
         f"Written to {found.output}; prunus.load runs it, prunus generate tries it, prunus bench times it."
     )
     return Group(table, Text(line))
+
+
+def _short(storage: str) -> str:
+    """A storage format as people say it.
+
+    >>> _short("nm:n=2,m=4"), _short("bitmask")
+    ('2:4', 'bitmask')
+    """
+    return re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage)
 
 
 def _weights(shape: tuple[int, ...]) -> int:
