@@ -20,15 +20,16 @@ def packed_table(found: Any) -> RenderableType:
     table = Table(title=Text(f"{found.model} packed"))
     table.add_column("layers", no_wrap=True)
     table.add_column("stored as")
-    for name in ("count", "zeros", "bytes/weight", "error"):
+    for name in ("count", "zeros", "B/weight", "error"):
         table.add_column(name, justify="right")
     for (role, shape, storage, values), layers in kinds.items():
         weights = sum(_weights(layer.shape) for layer in layers)
         nbytes = sum(layer.nbytes for layer in layers)
         zeros = sum(layer.sparsity * _weights(layer.shape) for layer in layers) / weights
+        error = max(layer.error for layer in layers)
         table.add_row(
-            Text(f"{role} {shape}"), f"{_short(storage)} {values}", str(len(layers)), f"{zeros:.2%}", f"{nbytes / weights:.4f}",
-            f"{max(layer.error for layer in layers):.2g}",
+            Text(f"{role} {shape}"), f"{_short(storage)} {values}", str(len(layers)), f"{zeros:.2%}",
+            f"{nbytes / weights:.4f}", f"{error:.2g}",
         )  # fmt: skip
     before, after, planned = (size / 1e6 for size in (found.plain_bytes, found.packed_bytes, found.planned_bytes))
     line = (
