@@ -23,8 +23,7 @@ struct NibbleTables {
     }
 };
 constexpr NibbleTables NIBBLES;
-// Nibble L of a mask word goes to 32-bit lane L: even lanes hold the low half of the word, odd ones the high half, so lane
-// 2j + h must find nibble 2j + h in half (2j + h) / 8. The word is first spread so that every lane has its own half.
+// Nibble L of a mask word goes to 32-bit lane L: lanes 0 to 7 are given the low half of the word, 8 to 15 the high one.
 alignas(64) constexpr uint32_t SHIFTS[16] = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
 
 struct Isa {
