@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class SafetensorsFile:
             raise CheckpointError(f"{path}: corrupt safetensors header ({error}). Download it again.") from error
         return cls(path, prefix + body, entries, size)
 
-    @property
+    @cached_property
     def metadata(self) -> dict[str, str]:
         """The texts that the header holds beside the tensors."""
         found = json.loads(self.header[8:]).get("__metadata__") or {}

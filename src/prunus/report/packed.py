@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from typing import Any
@@ -23,9 +24,9 @@ def packed_table(found: Any) -> RenderableType:
     for name in ("count", "zeros", "B/weight", "error"):
         table.add_column(name, justify="right")
     for (role, shape, storage, values), layers in kinds.items():
-        weights = sum(_weights(layer.shape) for layer in layers)
+        weights = sum(math.prod(layer.shape) for layer in layers)
         nbytes = sum(layer.nbytes for layer in layers)
-        zeros = sum(layer.sparsity * _weights(layer.shape) for layer in layers) / weights
+        zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in layers) / weights
         error = max(layer.error for layer in layers)
         table.add_row(
             Text(f"{role} {shape}"), f"{_short(storage)} {values}", str(len(layers)), f"{zeros:.2%}",
@@ -48,10 +49,3 @@ def _short(storage: str) -> str:
     ('2:4', 'bitmask')
     """
     return re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage)
-
-
-def _weights(shape: tuple[int, ...]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count

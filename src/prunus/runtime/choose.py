@@ -62,15 +62,10 @@ def keep_fastest(loaded: Loaded, progress: Progress) -> list[Choice]:
     return choices
 
 
-def _dense(module: Any) -> nn.Module:
+def _dense(module: PackedLinear) -> nn.Module:
     """The same layer with its zeros multiplied."""
     arranged: Arranged | None = densified(module.arranged, module.kernels)
-    if arranged is not None:
-        return PackedLinear(arranged, module.bias, module.kernels)
-    linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-    linear.weight = nn.Parameter(module.weight_dense(), requires_grad=False)
-    linear.bias = module.bias
-    return linear
+    return module.unpacked() if arranged is None else PackedLinear(arranged, module.bias, module.kernels)
 
 
 @torch.no_grad()

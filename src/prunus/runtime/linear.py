@@ -42,5 +42,12 @@ class PackedLinear(nn.Module):
         """The weight ``[out in]``, unpacked, in fp32."""
         return self.kernels.decode(self.arranged.matrix, 0, self.out_features)
 
+    def unpacked(self) -> nn.Linear:
+        """The same layer with a plain weight."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.weight_dense(), requires_grad=False)
+        linear.bias = self.bias  # type: ignore[assignment]
+        return linear
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.arranged.layout}"

@@ -24,7 +24,7 @@ def float32(model: Any) -> Any:
     found = sharing(model)
     for path, module in list(found.named_modules()):
         if isinstance(module, PackedLinear):
-            swap(found, path, _linear(module.weight_dense(), module.bias))
+            swap(found, path, module.unpacked())
     return found
 
 
@@ -92,13 +92,6 @@ def bytes_a_token(model: Any) -> int:
         elif isinstance(module, nn.Linear) or is_transposed_linear(module):
             total += module.weight.nbytes
     return total
-
-
-def _linear(weight: torch.Tensor, bias: Any) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    linear.bias = bias
-    return linear
 
 
 def _needed() -> Kernels:

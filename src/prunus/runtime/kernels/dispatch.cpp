@@ -53,13 +53,14 @@ struct Room {
 };
 thread_local Room room;
 
-}  // namespace
-
+// Bytes of work room that multiplying by so many rows takes.
 int64_t room_for(const Matrix &a, int64_t batch) {
     const int64_t width = padded(a.cols);
     if (!holds_floats(a.layout)) return MOST_ROWS * (width + 8 * blocks_of(a.cols)) + 256;
     return sizeof(float) * width * (batch > MOST_ROWS ? 4 * TILE : MOST_ROWS) + 256;
 }
+
+}  // namespace
 
 extern "C" {
 

@@ -8,9 +8,10 @@ constexpr int64_t BLOCK = 64;
 constexpr int64_t MOST_ROWS = 8;   // activation rows that a weight is decoded for at once
 constexpr int64_t TILE = 16;       // of more rows, so many go into a vector or two
 
-inline int64_t blocks_of(int64_t cols) { return (cols + BLOCK - 1) / BLOCK; }
-inline int64_t padded(int64_t cols) { return blocks_of(cols) * BLOCK; }
-inline bool holds_floats(int32_t layout) {
+// Static, as all that is shared: what one instruction set's source makes of them must not be linked into another's.
+static inline int64_t blocks_of(int64_t cols) { return (cols + BLOCK - 1) / BLOCK; }
+static inline int64_t padded(int64_t cols) { return blocks_of(cols) * BLOCK; }
+static inline bool holds_floats(int32_t layout) {
     return layout == BITMASK_F32 || layout == BITMASK_BF16 || layout == DENSE_BF16 || layout >= COLUMNS_F32;
 }
 
@@ -28,9 +29,6 @@ struct Kernels {
     void (*multiply)(const Matrix &, const float *x, int64_t batch, float *y, void *room);
     void (*decode)(const Matrix &, int64_t first, int64_t count, float *out);
 };
-
-// Bytes of work room that multiplying by so many rows takes.
-int64_t room_for(const Matrix &a, int64_t batch);
 
 const Kernels *kernels_portable();
 const Kernels *kernels_avx2();
