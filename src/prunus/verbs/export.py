@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.compressed_tensors import BITS, packed_layer, quantization_config, unpack
-from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
+from ..checkpoint.new_output import new_output
 from ..checkpoint.packed_file import PackedFile
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.safetensors_file import SafetensorsFile, lay_down, raw_bytes, write_at
 from ..checkpoint.source import INDEX, Checkpoint
-from ..checkpoint.work_folder import WorkFolder
-from ..core.errors import CheckpointError, OutputError, ProofError, UnsupportedModelError
+from ..core.errors import CheckpointError, ProofError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..core.site import Site
 from ..models.locate import locate
@@ -62,19 +61,10 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False, tr
     source.checkpoint.require_plain()
     levels = StoredLevels.open(folder)
     layers = _layers(source, levels)
-    work = WorkFolder(target, "prunus-export")
-    work.take()
     try:
-        work.empty()
-        (work.path / OUTPUT).mkdir()
-        size = _write(source, levels, layers, work.path / OUTPUT, reporter)
-        check_free(target, overwrite)  # something may have come there meanwhile
-        check_replaceable(target, folder, model)
-        work.give(work.path / OUTPUT)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
+        with new_output(target, folder, model, "prunus-export", overwrite) as place:
+            size = _write(source, levels, layers, place, reporter)
     finally:
-        work.remove()
         reporter.close()
     before = sum(entry.nbytes for shard in source.checkpoint.shards for entry in shard.entries.values())
     seconds = round(perf_counter() - start, 3)

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.disk import write_atomically
-from ..checkpoint.journal import OUTPUT
 from ..checkpoint.levels import FILE, StoredLevels
+from ..checkpoint.new_output import new_output
 from ..checkpoint.packed_file import PREFIX, PackedFile, PackedWriter, open_shard
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.source import INDEX, Checkpoint
-from ..checkpoint.work_folder import WorkFolder
 from ..core import registry
-from ..core.errors import OutputError, ProofError, RecipeError, UnsupportedModelError
+from ..core.errors import ProofError, RecipeError, UnsupportedModelError
 from ..core.mask import PRUNED
 from ..core.progress import Progress, Silent
 from ..core.site import Site
@@ -120,19 +119,10 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
     check_replaceable(target, folder, model)
     source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
     source.checkpoint.require_plain()
-    work = WorkFolder(target, "prunus-pack")
-    work.take()
     try:
-        work.empty()
-        (work.path / OUTPUT).mkdir()
-        found = _Packing(source, choice, reporter).write(work.path / OUTPUT, str(model), str(target), start)
-        check_free(target, overwrite)  # something may have come there meanwhile
-        check_replaceable(target, folder, model)
-        work.give(work.path / OUTPUT)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
+        with new_output(target, folder, model, "prunus-pack", overwrite) as place:
+            found = _Packing(source, choice, reporter).write(place, str(model), str(target), start)
     finally:
-        work.remove()
         reporter.close()
     return found
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from ..checkpoint.journal import OUTPUT
+from ..checkpoint.new_output import new_output
 from ..checkpoint.packed_file import PREFIX, PackedFile
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.safetensors_file import SafetensorsFile, plain_file, raw_bytes, write_at
 from ..checkpoint.source import INDEX, Checkpoint
-from ..checkpoint.work_folder import WorkFolder
-from ..core.errors import CheckpointError, OutputError
+from ..core.errors import CheckpointError
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
@@ -45,19 +44,10 @@ def unpack(model: str | Path, output: str | Path, *, overwrite: bool = False, pr
     checkpoint = Checkpoint.open(folder)
     if not checkpoint.packed:
         raise CheckpointError(f"{folder} is not packed: any program that reads safetensors takes it as it is.")
-    work = WorkFolder(target, "prunus-unpack")
-    work.take()
     try:
-        work.empty()
-        (work.path / OUTPUT).mkdir()
-        size = _write(checkpoint, work.path / OUTPUT, reporter)
-        check_free(target, overwrite)  # something may have come there meanwhile
-        check_replaceable(target, folder, model)
-        work.give(work.path / OUTPUT)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}). Choose another -o.") from error
+        with new_output(target, folder, model, "prunus-unpack", overwrite) as place:
+            size = _write(checkpoint, place, reporter)
     finally:
-        work.remove()
         reporter.close()
     layers = sum(len(shard.weights) for shard in checkpoint.shards if isinstance(shard, PackedFile))
     return Unpacked(str(model), str(target), layers, checkpoint.nbytes, size, round(perf_counter() - start, 3))
