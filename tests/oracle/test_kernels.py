@@ -9,7 +9,7 @@ from torch import Tensor
 from prunus.core.storage import StorageFormat
 from prunus.runtime.arranged import arrange
 from prunus.runtime.library import Kernels, kernels
-from prunus.runtime.linear import MANY, PackedLinear
+from prunus.runtime.linear import PackedLinear
 from prunus.storage.bitmask import Bitmask
 from prunus.storage.columns import Columns
 from prunus.storage.dense import Dense
@@ -18,7 +18,7 @@ from prunus.storage.packed import PackedWeight
 from prunus.storage.values import Values
 
 SHAPES = ((1, 4), (3, 64), (37, 100), (64, 576), (129, 1028), (5, 2500), (7, 384), (2, 5120))
-BATCHES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 70)
+BATCHES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 64, 70, 131)
 CASES: list[tuple[StorageFormat, Values]] = [
     (Bitmask(), Values("float32")),
     (Bitmask(), Values("bfloat16")),
@@ -62,9 +62,7 @@ def weight(rows: int, cols: int, storage: StorageFormat, kind: str = "random") -
 
 
 def rounded(x: Tensor) -> Tensor:
-    """Activations as the kernels round them: 8 bits, a scale for 64 columns; left alone where weights are unpacked."""
-    if len(x) > MANY:
-        return x
+    """Activations as the kernels round them: 8 bits, a scale for 64 columns."""
     blocks = torch.nn.functional.pad(x, (0, -x.shape[1] % 64)).unflatten(1, (-1, 64))
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     return ((blocks / scale.clamp_min(1e-30)).round() * scale).flatten(1)[:, : x.shape[1]]

@@ -17,6 +17,8 @@ from ..storage.packed import PackedWeight
 from .library import CMatrix, Kernels
 
 BLOCK = 64
+_LANES = 16
+"""Blocks that kernels take side by side where values have 4 bits."""
 _PADDING = 64
 """Bytes that kernels may read beyond the end of an array."""
 
@@ -44,6 +46,11 @@ class Arranged:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @property
+    def coded(self) -> bool:
+        """Whether weights are whole numbers with scales."""
+        return "scales" in self.tensors
+
     @cached_property
     def matrix(self) -> CMatrix:
         """For the library; valid as long as this object is."""
@@ -59,24 +66,7 @@ def arrange(packed: PackedWeight) -> Arranged | None:
     values, storage = packed.values, packed.storage
     rows, cols, held = packed.rows, packed.cols, packed.held
     if values.coded:
-        group = 0 if values.group >= cols else values.group
-        if group % BLOCK:
-            return None
-        codes, groups = packed.codes, packed.scales.shape[1]
-        pairs = storage == NMStorage(2, 4)
-        wide = torch.zeros(rows, cols, dtype=torch.int8)
-        wide[held] = codes
-        used = wide.view(rows, groups, -1).any(-1)
-        scales = {"scales": _padded(packed.scales.float() * used)}  # biased sums of nothing but zeros come to zero
-        if isinstance(storage, Dense) or pairs:
-            per_block = BLOCK // 2 if pairs else BLOCK
-            codes = torch.nn.functional.pad(codes.view(rows, -1), (0, -(cols // (2 if pairs else 1)) % per_block))
-            tensors = {"values": _padded(codes if values.kind == "int8" else _woven(codes, per_block))} | scales
-            if pairs:
-                tensors["mask"] = _words(held)
-            return Arranged(f"{'2:4' if pairs else 'dense'} {values.kind}", rows, cols, group, tensors)
-        tensors = {"values": _padded(codes), "mask": _words(held), "starts": _starts(held)} | scales
-        return Arranged("bitmask int8", rows, cols, group, tensors)
+        return _arranged_codes(packed)
     floats = packed.floats if values.kind == "bfloat16" else packed.floats.float()
     kind = str(floats.dtype).removeprefix("torch.")
     if isinstance(storage, Dense):
@@ -91,25 +81,74 @@ def arrange(packed: PackedWeight) -> Arranged | None:
     return Arranged(f"bitmask {kind}", rows, cols, 0, starts | {"mask": _words(held)})
 
 
+def _arranged_codes(packed: PackedWeight) -> Arranged | None:
+    values, rows, cols, held = packed.values, packed.rows, packed.cols, packed.held
+    group = 0 if values.group >= cols else values.group
+    if group % BLOCK:
+        return None
+    pairs = packed.storage == NMStorage(2, 4)
+    wide = torch.zeros(rows, cols, dtype=torch.int8)
+    wide[held] = packed.codes
+    if values.kind == "int4" and (pairs or isinstance(packed.storage, Dense)):
+        return _in_lanes(wide, held if pairs else None, packed.scales.float())
+    used = wide.view(rows, packed.scales.shape[1], -1).any(-1)
+    scales = {"scales": _padded(packed.scales.float() * used)}  # biased sums of nothing but zeros come to zero
+    if isinstance(packed.storage, Dense):
+        return Arranged("dense int8", rows, cols, group, {"values": _padded(_whole_blocks(wide))} | scales)
+    if pairs:
+        codes = torch.nn.functional.pad(wide[held].view(rows, -1), (0, -(cols // 2) % (BLOCK // 2)))
+        return Arranged("2:4 int8", rows, cols, group, {"values": _padded(codes), "mask": _words(held)} | scales)
+    tensors = {"values": _padded(wide[held]), "mask": _words(held), "starts": _starts(held)} | scales
+    return Arranged("bitmask int8", rows, cols, group, tensors)
+
+
+def _in_lanes(codes: Tensor, held: Tensor | None, scales: Tensor) -> Arranged:
+    """4-bit codes ``[rows cols]``, of which 2:4 ones are ``held``, for the kernels that take sixteen blocks side by side.
+
+    Every block has a scale, whatever columns share one.
+    """
+    rows, cols = codes.shape
+    width = cols // scales.shape[1]
+    of_blocks = torch.arange(0, cols, BLOCK) // width
+    whole = _whole_blocks(codes)
+    used = whole.view(rows, -1, BLOCK).any(-1)
+    tensors = {"scales": _padded(scales[:, of_blocks] * used)}  # biased sums of nothing but zeros come to zero
+    codes = _laned(whole)
+    if held is None:
+        return Arranged("dense int4", rows, cols, BLOCK, {"values": _padded(_woven(codes, BLOCK))} | tensors)
+    held = _laned(_whole_blocks(held, pairs=True))
+    values = {"values": _padded(_woven(codes[held].view(rows, -1), BLOCK // 2)), "mask": _words(held)}
+    return Arranged("2:4 int4", rows, cols, BLOCK, values | tensors)
+
+
 def densified(arranged: Arranged, kernels: Kernels) -> Arranged | None:
     """The same codes with their zeros, for the dense kernel of their width; None where values are floats."""
     kind = arranged.layout.split()[1]
     if not kind.startswith("int"):
         return None
-    ones = torch.ones(arranged.rows, -(-arranged.cols // (arranged.group or arranged.cols)))
-    plain = Arranged(
-        arranged.layout, arranged.rows, arranged.cols, arranged.group, {**arranged.tensors, "scales": _padded(ones)}
-    )
-    codes = kernels.decode(plain.matrix, 0, arranged.rows).to(torch.int8)  # with scales of one, codes are what comes out
-    codes = torch.nn.functional.pad(codes, (0, -arranged.cols % BLOCK))
-    values = _padded(codes if kind == "int8" else _woven(codes, BLOCK))
-    return Arranged(
-        f"dense {kind}",
-        arranged.rows,
-        arranged.cols,
-        arranged.group,
-        {"values": values, "scales": arranged.tensors["scales"]},
-    )
+    rows, cols, scales = arranged.rows, arranged.cols, arranged.tensors["scales"]
+    ones = _padded(torch.ones(rows, -(-cols // (arranged.group or cols))))
+    plain = Arranged(arranged.layout, rows, cols, arranged.group, {**arranged.tensors, "scales": ones})
+    codes = kernels.decode(plain.matrix, 0, rows).to(torch.int8)  # with scales of one, codes are what comes out
+    codes = _whole_blocks(codes)
+    values = _padded(codes if kind == "int8" else _woven(_laned(codes), BLOCK))
+    return Arranged(f"dense {kind}", rows, cols, arranged.group, {"values": values, "scales": scales})
+
+
+def _whole_blocks(matrix: Tensor, pairs: bool = False) -> Tensor:
+    """The matrix ``[rows cols]`` with columns of zeros up to a whole block; a mask may be given two more of every four."""
+    rows, cols = matrix.shape
+    padded = torch.nn.functional.pad(matrix, (0, -cols % BLOCK))
+    if pairs:
+        padded.view(rows, -1, 4)[:, cols // 4 :, :2] = True
+    return padded
+
+
+def _laned(matrix: Tensor) -> Tensor:
+    """``[rows blocks·64]`` in the kernels' order: of every sixteen blocks four columns each, then the next four."""
+    rows, whole = len(matrix), matrix.shape[1] // (BLOCK * _LANES) * BLOCK * _LANES
+    lanes = matrix[:, :whole].view(rows, -1, _LANES, BLOCK // 4, 4).transpose(2, 3).reshape(rows, whole)
+    return torch.cat((lanes, matrix[:, whole:]), dim=1)
 
 
 def _padded(tensor: Tensor) -> Tensor:

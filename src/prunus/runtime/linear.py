@@ -9,7 +9,7 @@ from .arranged import Arranged
 from .library import Kernels
 
 MANY = 64
-"""Tokens above which weights are unpacked, some rows at a time, and multiplied by torch."""
+"""Tokens above which float weights are unpacked, some rows at a time, and multiplied by torch."""
 _ROWS = 1024
 
 
@@ -27,7 +27,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features).to(torch.float32).contiguous()
-        if len(flat) > MANY:
+        if len(flat) > MANY and not self.arranged.coded:
             y = torch.empty(len(flat), self.out_features)
             for first in range(0, self.out_features, _ROWS):
                 rows = min(_ROWS, self.out_features - first)

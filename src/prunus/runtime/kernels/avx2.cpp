@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -40,6 +41,7 @@ struct Isa {
     static inline void store(float *to, F x) { _mm256_storeu_ps(to, x); }
     static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+    static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
     static inline float sum(F x) {
         __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
         four = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -135,6 +137,33 @@ struct Isa {
         return _mm256_add_epi32(products(weights.low, thirty_two(x)), products(weights.high, thirty_two(x + 32)));
     }
     static inline F to_float(I x) { return _mm256_cvtepi32_ps(x); }
+
+    // ---- sixteen sums, one a lane
+    struct Lanes {
+        __m256i low, high;
+    };
+    static inline Lanes lanes(const int32_t *from) { return {thirty_two(from), thirty_two(from + 8)}; }
+    static inline void add_products(Bytes weights, const int8_t *x, Lanes &sums) {
+        sums.low = _mm256_add_epi32(sums.low, products(weights.low, thirty_two(x)));
+        sums.high = _mm256_add_epi32(sums.high, products(weights.high, thirty_two(x + 32)));
+    }
+    // total + sums · a · b
+    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
+        total = fma(to_float(sums.low), _mm256_mul_ps(load(a), load(b)), total);
+        return fma(to_float(sums.high), _mm256_mul_ps(load(a + 8), load(b + 8)), total);
+    }
+
+    // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products
+    using Unit = __m256i;
+    static inline I ints(const int32_t *from) { return thirty_two(from); }
+    static inline Unit unit(const uint8_t *weights) {
+        int32_t four;
+        std::memcpy(&four, weights, 4);
+        return _mm256_set1_epi32(four);
+    }
+    static inline I add_unit(I sum, Unit weights, const int8_t *x) {
+        return _mm256_add_epi32(sum, products(weights, thirty_two(x)));
+    }
 
     // ---- activations: the bits of the largest magnitude of 64, and their codes with the sum of these
     static inline int32_t largest_bits(const float *x) {

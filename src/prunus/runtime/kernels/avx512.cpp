@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -52,6 +53,7 @@ struct Isa {
     static inline void store(float *to, F x) { _mm512_storeu_ps(to, x); }
     static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     static inline float sum(F x) { return _mm512_reduce_add_ps(x); }
     static inline float value(float x) { return x; }
     static inline float value(uint16_t x) { return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(int(uint32_t(x) << 16)))); }
@@ -189,6 +191,42 @@ struct Isa {
     }
 #endif
     static inline F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+
+    // ---- sixteen sums, one a lane
+    using Lanes = __m512i;
+    static inline Lanes lanes(const int32_t *from) { return _mm512_loadu_si512(from); }
+#if defined(__AVX512VNNI__)
+    static inline void add_products(Bytes weights, const int8_t *x, Lanes &sums) {
+        sums = _mm512_dpbusd_epi32(sums, weights, _mm512_loadu_si512(x));
+    }
+#else
+    static inline void add_products(Bytes weights, const int8_t *x, Lanes &sums) {
+        sums = _mm512_add_epi32(sums, dot(weights, x));
+    }
+#endif
+    // total + sums · a · b
+    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
+        return fma(to_float(sums), _mm512_mul_ps(load(a), load(b)), total);
+    }
+
+    // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products
+    static inline I ints(const int32_t *from) { return _mm512_loadu_si512(from); }
+    static inline int32_t four(const uint8_t *from) {
+        int32_t found;
+        std::memcpy(&found, from, 4);
+        return found;
+    }
+    using Unit = __m512i;
+    static inline Unit unit(const uint8_t *weights) { return _mm512_set1_epi32(four(weights)); }
+#if defined(__AVX512VNNI__)
+    // Written so since GCC copies each sum to another register and back where the intrinsic is used in a loop.
+    static inline I add_unit(I sum, Unit weights, const int8_t *x) {
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "vm"(*reinterpret_cast<const __m512i_u *>(x)));
+        return sum;
+    }
+#else
+    static inline I add_unit(I sum, Unit weights, const int8_t *x) { return _mm512_add_epi32(sum, dot(weights, x)); }
+#endif
 
     // ---- activations: the bits of the largest magnitude of 64, and their codes with the sum of these
     static inline int32_t largest_bits(const float *x) {

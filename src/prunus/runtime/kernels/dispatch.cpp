@@ -56,7 +56,10 @@ thread_local Room room;
 // Bytes of work room that multiplying by so many rows takes.
 int64_t room_for(const Matrix &a, int64_t batch) {
     const int64_t width = padded(a.cols);
-    if (!holds_floats(a.layout)) return MOST_ROWS * (width + 8 * blocks_of(a.cols)) + 256;
+    if (!holds_floats(a.layout)) {
+        const int64_t tokens = batch <= MOST_ROWS ? MOST_ROWS : batch < MOST_TOKENS ? batch + TILE : MOST_TOKENS;
+        return tokens * (width + 12 * blocks_of(a.cols)) + 256;
+    }
     return sizeof(float) * width * (batch > MOST_ROWS ? 4 * TILE : MOST_ROWS) + 256;
 }
 

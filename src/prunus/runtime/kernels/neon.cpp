@@ -5,6 +5,7 @@
 #include <arm_neon.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -55,6 +56,7 @@ struct Isa {
     static inline void store(float *to, F x) { vst1q_f32(to, x); }
     static inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
     static inline F add(F a, F b) { return vaddq_f32(a, b); }
+    static inline F mul(F a, F b) { return vmulq_f32(a, b); }
     static inline float sum(F x) { return vaddvq_f32(x); }
     static inline float value(float x) { return x; }
     static inline float value(uint16_t x) { return vgetq_lane_f32(vreinterpretq_f32_u32(vdupq_n_u32(uint32_t(x) << 16)), 0); }
@@ -150,6 +152,33 @@ struct Isa {
         return sum;
     }
     static inline F to_float(I x) { return vcvtq_f32_s32(x); }
+
+    // ---- sixteen sums, one a lane
+    struct Lanes {
+        int32x4_t part[4];
+    };
+    static inline Lanes lanes(const int32_t *from) {
+        return {{vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)}};
+    }
+    static inline void add_products(Bytes weights, const int8_t *x, Lanes &sums) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) sums.part[k] = vdotq_s32(sums.part[k], weights.part[k], vld1q_s8(x + 16 * k));
+    }
+    // total + sums · a · b
+    static inline F add_lanes(const Lanes &sums, const float *a, const float *b, F total) {
+        for (int k = 0; k < 4; k++) total = fma(to_float(sums.part[k]), vmulq_f32(load(a + 4 * k), load(b + 4 * k)), total);
+        return total;
+    }
+
+    // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products
+    using Unit = int8x16_t;
+    static inline I ints(const int32_t *from) { return vld1q_s32(from); }
+    static inline Unit unit(const uint8_t *weights) {
+        uint32_t four;
+        std::memcpy(&four, weights, 4);
+        return vreinterpretq_s8_u32(vdupq_n_u32(four));
+    }
+    static inline I add_unit(I sum, Unit weights, const int8_t *x) { return vdotq_s32(sum, weights, vld1q_s8(x)); }
 
     // ---- activations: the bits of the largest magnitude of 64, and their codes with the sum of these
     static inline int32_t largest_bits(const float *x) {

@@ -44,6 +44,10 @@ struct Isa {
         for (int j = 0; j < 16; j++) a.lane[j] += b.lane[j];
         return a;
     }
+    static inline F mul(F a, F b) {
+        for (int j = 0; j < 16; j++) a.lane[j] *= b.lane[j];
+        return a;
+    }
     static inline float sum(F x) {
         float found = 0;
         for (float lane : x.lane) found += lane;
@@ -118,6 +122,37 @@ struct Isa {
         for (int j = 0; j < 16; j++) found.lane[j] = float(x.lane[j]);
         return found;
     }
+
+    // ---- sixteen sums, one a lane
+    using Lanes = I;
+    static inline Lanes lanes(const int32_t *from) {
+        Lanes found;
+        std::memcpy(found.lane, from, sizeof(found.lane));
+        return found;
+    }
+    static inline void add_products(Bytes weights, const int8_t *x, Lanes &sums) {
+        for (int j = 0; j < 64; j++) sums.lane[j / 4] += int32_t(weights.lane[j]) * x[j];
+    }
+    // total + sums · a · b
+    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
+        for (int j = 0; j < 16; j++) total.lane[j] += float(sums.lane[j]) * (a[j] * b[j]);
+        return total;
+    }
+    // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products
+    struct Unit {
+        int8_t lane[4];
+    };
+    static inline I ints(const int32_t *from) { return lanes(from); }
+    static inline Unit unit(const uint8_t *weights) {
+        Unit found;
+        std::memcpy(found.lane, weights, 4);
+        return found;
+    }
+    static inline I add_unit(I sum, Unit weights, const int8_t *x) {
+        for (int j = 0; j < 64; j++) sum.lane[j / 4] += int32_t(weights.lane[j % 4]) * x[j];
+        return sum;
+    }
+
     static inline int32_t largest_bits(const float *x) {
         int32_t most = 0;
         for (int j = 0; j < 64; j++) {

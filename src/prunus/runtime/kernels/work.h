@@ -6,6 +6,8 @@
 
 constexpr int64_t BLOCK = 64;
 constexpr int64_t MOST_ROWS = 8;   // activation rows that a weight is decoded for at once
+constexpr int64_t LANES = 16;      // blocks of a superblock
+constexpr int64_t MOST_TOKENS = 256;  // activation rows that integers are unpacked for once, where there are many
 constexpr int64_t TILE = 16;       // of more rows, so many go into a vector or two
 
 // Static, as all that is shared: what one instruction set's source makes of them must not be linked into another's.
@@ -16,12 +18,13 @@ static inline bool holds_floats(int32_t layout) {
 }
 
 // Activations as whole numbers: a column is its block's scale times its code. Weights may be unpacked with a bias, and `offsets`
-// take it off again: of every block minus the bias times the scale times the sum of the codes. One scale a block, since models
-// have single columns far larger than the others.
+// take it off again: of every block minus the bias times the sum of the codes, times the scale where blocks are added up as
+// floats. One scale a block, since models have single columns far larger than the others.
 struct Codes {
-    int8_t *codes;   // [blocks held 64]
-    float *scales;   // [held blocks]
-    float *offsets;  // [held blocks]
+    int8_t *codes;    // [blocks held 64]; in lanes [superblocks 16 held 64], and behind them the blocks that are left
+    float *scales;    // [held blocks]
+    float *offsets;   // [held blocks]
+    int32_t *starts;  // in lanes: [superblocks held 16], the offsets as whole numbers
     int64_t blocks;
 };
 
