@@ -125,3 +125,6 @@ def test_tokens_of_any_shape_and_dtype() -> None:
     wanted = torch.nn.functional.linear(x.float(), packed.unpack().float(), bias)
     torch.testing.assert_close(linear(x), wanted.bfloat16())
     assert linear(x[:, :0]).shape == (2, 0, 37)
+    torch.testing.assert_close(linear(x.float().transpose(0, 1)), wanted.transpose(0, 1))
+    with pytest.raises(ValueError, match="a layer of 100 inputs"):
+        linear(x[..., :99])

@@ -54,14 +54,14 @@ class Kernels:
         numbers = range(16)
         return [Kernels(self.library, n) for n in numbers if self.library.prunus_has_level(n)]
 
-    def multiply(self, matrix: CMatrix, x: Tensor) -> Tensor:
-        """``x [batch cols]`` in fp32 times the transposed matrix: ``[batch rows]``."""
-        y = torch.empty(x.shape[0], matrix.rows)
-        if self.library.prunus_multiply(ctypes.byref(matrix), self.level, x.data_ptr(), x.shape[0], y.data_ptr()):
-            raise ResourceError(
-                f"no memory for the work room of a {matrix.rows}×{matrix.cols} layer at {x.shape[0]} tokens."
-            )
-        return y
+    def multiply(self, matrix: CMatrix, x: Tensor, tokens: int, y: Tensor) -> None:
+        """``x [tokens cols]`` times the transposed matrix into ``y [tokens rows]``, both fp32 and contiguous.
+
+        Raises:
+            ResourceError: if there is no memory for the work.
+        """
+        if self.library.prunus_multiply(matrix, self.level, x.data_ptr(), tokens, y.data_ptr()):
+            raise ResourceError(f"no memory for the work room of a {matrix.rows}×{matrix.cols} layer at {tokens} tokens.")
 
     def decode(self, matrix: CMatrix, first: int, count: int) -> Tensor:
         """Rows ``first`` to ``first + count`` as fp32 ``[count cols]``."""

@@ -26,17 +26,24 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, self.in_features).to(torch.float32).contiguous()
-        if len(flat) > MANY and not self.arranged.coded:
-            y = torch.empty(len(flat), self.out_features)
-            for first in range(0, self.out_features, _ROWS):
-                rows = min(_ROWS, self.out_features - first)
-                y[:, first : first + rows] = flat @ self.kernels.decode(self.arranged.matrix, first, rows).T
+        # Small layers are called hundreds of times a token: what need not be done is not.
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"{list(x.shape)} activations for a layer of {self.in_features} inputs")
+        plain = x if x.dtype is torch.float32 and x.is_contiguous() else x.to(torch.float32).contiguous()
+        tokens = plain.numel() // self.in_features
+        y = torch.empty((*x.shape[:-1], self.out_features))
+        if tokens > MANY and not self.arranged.coded:
+            self._multiply_unpacked(plain.view(tokens, -1), y.view(tokens, -1))
         else:
-            y = self.kernels.multiply(self.arranged.matrix, flat)
+            self.kernels.multiply(self.arranged.matrix, plain, tokens, y)
         if self.bias is not None:
             y += self.bias
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return y if x.dtype is torch.float32 else y.to(x.dtype)
+
+    def _multiply_unpacked(self, x: Tensor, y: Tensor) -> None:
+        for first in range(0, self.out_features, _ROWS):
+            rows = min(_ROWS, self.out_features - first)
+            y[:, first : first + rows] = x @ self.kernels.decode(self.arranged.matrix, first, rows).T
 
     def weight_dense(self) -> Tensor:
         """The weight ``[out in]``, unpacked, in fp32."""
