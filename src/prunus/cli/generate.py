@@ -25,11 +25,12 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
     keep: Keep = "fastest",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "cpu",
     threads: Threads = None,
     trust_remote_code: RemoteCode = False,
     json: JsonFlag = False,
 ) -> None:
-    """Continue a prompt with MODEL, packed or plain, on the CPU."""
+    """Continue a prompt with MODEL, packed or plain."""
     from ..verbs.generate import generate
     from .progress import Bars
 
@@ -39,7 +40,8 @@ def command(
 
     found = generate(
         model, prompt, new_tokens=new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, chat=chat,
-        keep=keep, threads=threads, trust_remote_code=trust_remote_code, progress=Bars(), say=None if json else say,
+        keep=keep, device=device, threads=threads, trust_remote_code=trust_remote_code, progress=Bars(),
+        say=None if json else say,
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))

@@ -18,7 +18,7 @@ from .linear import PackedLinear
 from .load import Loaded, swap
 
 _ROUNDS = 7
-_COLD_BYTES = 256 << 20
+COLD_BYTES = 256 << 20
 """Dense weights that one round goes through, where the model has so many: what a layer really meets comes from memory, not
 from a cache that the layer before it has filled."""
 
@@ -50,9 +50,9 @@ def keep_fastest(loaded: Loaded, progress: Progress) -> list[Choice]:
     choices = []
     progress.start("Timing layers", len(groups))
     for (layout, rows, cols, _), paths in groups.items():
-        some = paths[: max(1, min(len(paths), _COLD_BYTES // (4 * rows * cols)))]
+        some = paths[: max(1, min(len(paths), COLD_BYTES // (4 * rows * cols)))]
         packed: list[Any] = [loaded.model.get_submodule(path) for path in some]
-        packed_seconds, dense_seconds = _times((packed, [_dense(module) for module in packed]), cols)
+        packed_seconds, dense_seconds = times((packed, [_dense(module) for module in packed]), torch.randn(1, cols))
         keeps = packed_seconds < dense_seconds
         choices.append(Choice(layout, rows, cols, len(paths), packed_seconds, dense_seconds, keeps))
         for path in () if keeps else paths:
@@ -69,15 +69,22 @@ def _dense(module: PackedLinear) -> nn.Module:
 
 
 @torch.no_grad()
-def _times(sides: Sequence[Sequence[Callable[[Tensor], Tensor]]], cols: int) -> list[float]:
-    """Median seconds a layer of each side, which take turns."""
-    x = torch.randn(1, cols)
+def times(sides: Sequence[Sequence[Callable[[Tensor], Tensor]]], x: Tensor) -> list[float]:
+    """Median seconds a layer of each side on the activations ``x [tokens cols]``; sides take turns."""
     spent: list[list[float]] = [[] for _ in sides]
     for turn in range(_ROUNDS + 1):
         for side, seconds in zip(sides, spent, strict=True):
+            _wait_for(x)
             start = perf_counter()
             for layer in side:
                 layer(x)
+            _wait_for(x)
             if turn:
                 seconds.append((perf_counter() - start) / len(side))
     return [median(seconds) for seconds in spent]
+
+
+def _wait_for(x: Tensor) -> None:
+    """Until the device where ``x`` lies has done all that it was given."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

@@ -39,7 +39,7 @@ class Loaded:
         return sum(not how.startswith("dense:") for how in self.layers.values())
 
 
-def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = False) -> Loaded:
+def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = False, unpacked: bool = False) -> Loaded:
     """The causal language model of a checkpoint, packed or not, in fp32 on the CPU, in eval mode.
 
     Packed linear layers become :class:`PackedLinear` where there are kernels for how they are packed; the others, and all
@@ -56,7 +56,7 @@ def load_packed(folder: Path, progress: Progress, trust_remote_code: bool = Fals
     if missing:
         raise CheckpointError(f"{folder}: {len(missing)} of the model's parameters are not there, {missing[0]} among them.")
     layers: dict[str, str] = {}
-    found = kernels()
+    found = None if unpacked else kernels()
     progress.start("Loading", len(names.sources))
     packed = dict(_packed_layers(checkpoint, names))
     plain = [name for name in names.sources if name.removesuffix(".weight") not in packed]

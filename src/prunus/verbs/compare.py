@@ -17,8 +17,7 @@ from ..measure.speed import decode_speeds, generate
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer
 from ..recipe import Recipe
-from ..runtime.choose import keep_fastest
-from ..runtime.load import load_packed
+from ..runtime.ready import Running, load_ready
 from ..stream.evaluate import divergences
 from ..stream.sources import CheckpointSource
 from .prepare import evaluation_windows, open_model, vocabulary
@@ -122,16 +121,14 @@ def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, 
     needed = 2 * (one.checkpoint.nbytes + two.checkpoint.nbytes)
     if needed > available_memory_bytes(one.device):
         return None, None, f"speed and continuations: both models need {needed / 1e9:.1f} GB of memory"
-    models = [_whole(source, remote).to(one.device) for source in pair]
+    models = [_whole(source, remote, one.device).to(one.device) for source in pair]
     ids = [prompt.to(one.device) for prompt in starts]
     said = [[tokenizer.decode(generate(model, prompt, new_tokens)) for prompt in ids] for model in models]
     return decode_speeds(models, ids[0], new_tokens, repeats=5), said, None
 
 
-def _whole(source: CheckpointSource, remote: bool) -> Any:
+def _whole(source: CheckpointSource, remote: bool, device: torch.device) -> Any:
     """The model in memory as its user would run it: a packed one stays packed."""
     if source.checkpoint.packed:
-        loaded = load_packed(source.checkpoint.folder, Silent(), remote)
-        keep_fastest(loaded, Silent())
-        return loaded.model
+        return load_ready(source.checkpoint.folder, Running(device=device), Silent(), remote)[0].model
     return load_whole(source.checkpoint.folder, source.model.dtype, remote)[0]

@@ -8,30 +8,30 @@ from typing import Any, Literal
 
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
-from ..runtime.choose import keep_fastest
-from ..runtime.library import backend
-from ..runtime.load import load_packed
+from ..runtime.ready import Running, load_ready
+from .prepare import choose_device
 
 _log = logging.getLogger("prunus")
 
 
-def load(model: str | Path, *, keep: Literal["fastest", "packed"] = "fastest", trust_remote_code: bool = False,
-         progress: Progress | None = None) -> Any:  # fmt: skip
-    """A checkpoint, packed or plain, as a Transformers model in fp32 on the CPU: ``generate`` and all else work as ever.
+def load(model: str | Path, *, keep: Literal["fastest", "packed"] = "fastest", device: str = "cpu", tokens: int = 1,
+         trust_remote_code: bool = False, progress: Progress | None = None) -> Any:  # fmt: skip
+    """A checkpoint, packed or plain, as a Transformers model: ``generate`` and all else work as ever.
 
-    Packed linear layers multiply by their weights as they are packed. ``keep="fastest"`` times those of each shape against
-    dense ones, and keeps what is faster here; ``"packed"`` keeps them all packed, which takes the least memory.
+    On the CPU it computes in fp32, and packed linear layers multiply by their weights as they are packed.
+    ``keep="fastest"`` times those of each shape against dense ones, and keeps what is faster here; ``"packed"`` keeps them
+    all packed, which takes the least memory. On a GPU (``device="cuda"``) it is unpacked, in fp16 or bf16, and 2:4 layers run
+    on sparse tensor cores where a measurement at ``tokens`` tokens at once finds them faster there.
 
     Raises:
+        RecipeError: if there is no such device.
         CheckpointError: if the model cannot be read, or is damaged.
         UnsupportedModelError: if no causal language model can be built of it.
     """
-    reporter = progress or Silent()
+    reporter, running = progress or Silent(), Running(keep, choose_device(device), tokens)
     try:
-        loaded = load_packed(locate(model), reporter, trust_remote_code)
-        if keep == "fastest":
-            keep_fastest(loaded, reporter)
+        loaded, _ = load_ready(locate(model), running, reporter, trust_remote_code)
     finally:
         reporter.close()
-    _log.info("%d of %d linear layers run packed (%s)", loaded.packed, len(loaded.layers), backend())
+    _log.info("%d of %d linear layers run sparse (%s)", loaded.packed, len(loaded.layers), running.backend)
     return loaded.model

@@ -1,0 +1,51 @@
+"""A checkpoint, packed or plain, ready to run on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoint.source import Checkpoint
+from ..core.progress import Progress
+from .choose import Choice, keep_fastest
+from .library import backend
+from .load import Loaded, load_packed
+from .tensor_cores import to_gpu
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a model is to run: ``keep`` is ``fastest`` or ``packed``; a GPU's layers are timed at ``tokens`` tokens."""
+
+    keep: str = "fastest"
+    device: torch.device = _CPU
+    tokens: int = 1
+
+    @property
+    def backend(self) -> str:
+        """What its layers run on, in a few words."""
+        return backend() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+
+def load_ready(
+    folder: Path, running: Running, progress: Progress, trust_remote_code: bool = False
+) -> tuple[Loaded, list[Choice]]:
+    """The causal language model of a checkpoint, each layer in the faster way, and what was measured to find it.
+
+    On the CPU it computes in fp32 on prunus's kernels. On a GPU it is unpacked and computes in fp16 where the checkpoint is
+    stored so, else in bf16; 2:4 layers may use sparse tensor cores.
+
+    Raises:
+        CheckpointError: if the checkpoint is incomplete or damaged.
+    """
+    if running.device.type == "cpu":
+        loaded = load_packed(folder, progress, trust_remote_code)
+        return loaded, keep_fastest(loaded, progress) if running.keep == "fastest" else []
+    loaded = load_packed(folder, progress, trust_remote_code, unpacked=True)
+    stored = {entry.dtype for shard in Checkpoint.open(folder).shards for entry in shard.entries.values()}
+    dtype = torch.float16 if torch.float16 in stored else torch.bfloat16
+    return loaded, to_gpu(loaded, running.device, dtype, running.tokens, progress)
