@@ -20,8 +20,8 @@ def load(model: str | Path, *, keep: Literal["fastest", "packed"] = "fastest", d
 
     On the CPU it computes in fp32, and packed linear layers multiply by their weights as they are packed.
     ``keep="fastest"`` times those of each shape against dense ones, and keeps what is faster here; ``"packed"`` keeps them
-    all packed, which takes the least memory. On a GPU (``device="cuda"``) it is unpacked, in fp16 or bf16, and 2:4 layers run
-    on sparse tensor cores where a measurement at ``tokens`` tokens at once finds them faster there.
+    all packed, which takes the least memory. On a GPU (``device="cuda"``) it is unpacked, in fp16 or bf16, and 2:4 layers
+    run on sparse tensor cores where a measurement at ``tokens`` tokens at once finds them faster there.
 
     Raises:
         RecipeError: if there is no such device.
