@@ -176,7 +176,9 @@ def test_an_export_that_fails_on_the_way_leaves_what_was_there(gridded, checkpoi
 
 
 def test_what_comes_into_its_place_meanwhile_is_kept(gridded, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("prunus.verbs.export._write_rest", lambda *_: (tmp_path / "packed").write_text("another's"))
+    monkeypatch.setattr(
+        "prunus.exports.compressed_tensors._write_rest", lambda *_: (tmp_path / "packed").write_text("another's")
+    )
     with pytest.raises(OutputError, match="exists already"):
         prunus.export(gridded, tmp_path / "packed")
     assert (tmp_path / "packed").read_text() == "another's"
