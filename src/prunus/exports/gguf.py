@@ -273,3 +273,11 @@ def _tokenizer_checked(path: Path, tokenizer: Any, fields: Mapping[str, Any]) ->
             "Nothing was written. Please report it."
         )
     return []
+
+
+def product_bytes(path: Path) -> int:
+    """Bytes of a file's matrices that decoding a token reads: all, but an embedding that is not the head too."""
+    from gguf import GGUFReader
+
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors if len(tensor.shape) > 1}
+    return sum(size for name, size in sizes.items() if name != "token_embd.weight" or "output.weight" not in sizes)

@@ -7,6 +7,7 @@ Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.K.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -155,20 +156,52 @@ class Session:
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits ``[batch new vocabulary]`` of new tokens ``ids [batch new]`` behind those seen before."""
         import numpy as np
+        from onnxruntime import OrtValue
 
         batch, new = ids.shape
         past = self._past or {
-            name: np.zeros((batch, heads, 0, width), np.float32) for name, (heads, width) in self._empty.items()
+            name: OrtValue.ortvalue_from_numpy(np.zeros((batch, heads, 0, width), np.float32))
+            for name, (heads, width) in self._empty.items()
         }
         whole = {
             "input_ids": ids.numpy(),
             "attention_mask": np.ones((batch, self._seen + new), np.int64),
-            "position_ids": np.broadcast_to(np.arange(self._seen, self._seen + new), (batch, new)),
+            "position_ids": np.ascontiguousarray(np.broadcast_to(np.arange(self._seen, self._seen + new), (batch, new))),
         }
-        given = {name: value for name, value in whole.items() if name in self._takes}
-        logits, *kept = self._session.run(self._outputs, {**given, **past})
+        given = {name: OrtValue.ortvalue_from_numpy(value) for name, value in whole.items() if name in self._takes}
+        logits, *kept = self._session.run_with_ort_values(self._outputs, {**given, **past})
         self._past, self._seen = dict(zip(self._empty, kept, strict=True)), self._seen + new
-        return torch.from_numpy(logits)
+        return torch.from_numpy(logits.numpy())
+
+
+def quantised(path: Path, target: Path) -> Path:
+    """A copy of a model whose products with weights are of whole numbers: weights in 8 bits with a scale an output,
+    activations rounded as they come (``onnxruntime.quantization.quantize_dynamic``)."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it advises steps for models of images
+    try:
+        quantize_dynamic(
+            path, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True,
+            use_external_data_format=path.with_name(f"{path.name}.data").is_file(),
+            extra_options={"MatMulConstBOnly": True},
+        )  # fmt: skip
+    finally:
+        logger.setLevel(level)
+    return target
+
+
+def product_bytes(path: Path) -> int:
+    """Bytes of the weights that activations are multiplied by: what decoding a token reads."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    sizes = {entry.name: math.prod(entry.dims) * onnx.helper.tensor_dtype_to_np_dtype(entry.data_type).itemsize
+             for entry in graph.initializer}  # fmt: skip
+    products = {"MatMul", "MatMulInteger", "Gemm", "DynamicQuantizeMatMul"}
+    return sum(sizes.get(name, 0) for node in graph.node if node.op_type in products for name in node.input[:2])
 
 
 def _checked(path: Path, source: Opened) -> Check:
