@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 import prunus
 from prunus.core.errors import CheckpointError, OutputError, ProofError, RecipeError, UnsupportedModelError
 from prunus.exports.gguf_tokens import split_name, tokenizer_fields
-from tiny import VOCABULARY, model_of
+from tiny import VOCABULARY, model_of, sentencepiece_like
 
 gguf = pytest.importorskip("gguf")
 
@@ -34,7 +34,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
     "llama 3": ("llama", {"rope_parameters": LLAMA3}),
     "llama, linear": ("llama", {"rope_parameters": LINEAR}),
-    "mistral": ("mistral", {}),
+    "mistral": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "qwen3, yarn": ("qwen3", {"rope_parameters": YARN}),
@@ -118,6 +118,13 @@ def test_a_packed_checkpoint_is_exported_as_what_it_unpacks_to(checkpoint, quick
     prunus.export(tmp_path / "packed", tmp_path / "other", to="gguf")
     one, other = (gguf.GGUFReader(tmp_path / name / "model.gguf").tensors for name in ("one", "other"))
     assert all(np.array_equal(a.data, b.data) for a, b in zip(one, other, strict=True))
+
+
+def test_a_sliding_window_that_llama_cpp_does_not_know_ends_the_context(save, tmp_path) -> None:
+    (note,) = prunus.export(save("mistral", sliding_window=32), tmp_path / "out", to="gguf").notes
+    assert "its context ends at 32 tokens" in note
+    fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
+    assert fields["llama.context_length"].contents() == 32
 
 
 def test_overwrite_replaces_an_earlier_export_and_nothing_else(save, tmp_path) -> None:
@@ -216,24 +223,6 @@ def test_entries_have_their_kinds(tokenizer) -> None:
     fields, remarks = tokenizer_fields(tokenizer, VOCABULARY)
     assert len(fields["ggml.tokens"]) == VOCABULARY
     assert remarks == [f"1 entries of the tokenizer are beyond the model's {VOCABULARY}: left out."]
-
-
-def sentencepiece_like(text: str) -> transformers.PreTrainedTokenizerFast:
-    """Byte-pair entries over characters, spaces as ▁ and bytes for what has no entry, as Llama 2 has them."""
-    from tokenizers import trainers
-
-    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<unk>", "<s>", "</s>", *pieces], show_progress=False, limit_alphabet=100
-    )
-    inner.train_from_iterator([line.replace(" ", "▁") for line in text.splitlines()], trainer)
-    plain = json.loads(inner.to_str())
-    plain["added_tokens"] = plain["added_tokens"][:3]
-    again = Tokenizer.from_str(json.dumps(plain))
-    return transformers.LlamaTokenizerFast(tokenizer_object=again, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def test_sentencepiece_like_tokenizers_are_kept(save, text, tmp_path) -> None:

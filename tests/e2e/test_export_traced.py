@@ -92,7 +92,7 @@ def test_what_cannot_be_said_is_refused(checkpoint, tmp_path, monkeypatch) -> No
     for to in ("onnx", "torch-export"):
         with pytest.raises(RecipeError, match=f"{to} is written in float32 alone, not in --dtype q8_0"):
             prunus.export(checkpoint("llama"), tmp_path / "out", to=to, dtype="q8_0")
-    with pytest.raises(UnsupportedModelError, match="Mamba2ForCausalLM, or it keeps other things than keys and values"):
+    with pytest.raises(UnsupportedModelError, match="Mamba2ForCausalLM: it keeps other things than keys and values"):
         prunus.export(checkpoint("mamba2"), tmp_path / "out", to="onnx")
     monkeypatch.setattr("prunus.exports.onnx.find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(RecipeError, match=r"ONNX needs onnxruntime, which is not installed: pip install 'prunus\[onnx\]'"):
@@ -117,8 +117,18 @@ def test_a_program_that_is_not_the_model_is_never_given_its_name(checkpoint, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["onnx", "torch-export"])
-@pytest.mark.parametrize("family", FAMILIES)
+def test_what_torch_export_cannot_follow_is_refused(checkpoint, tmp_path) -> None:
+    with pytest.raises(UnsupportedModelError, match="MptForCausalLM: torch.export cannot follow it"):
+        prunus.export(checkpoint("mpt"), tmp_path / "out", to="torch-export")
+    with pytest.raises(UnsupportedModelError, match="has a step that ONNX"):
+        prunus.export(checkpoint("falcon_alibi"), tmp_path / "out", to="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "to"),
+    [(family, to) for family in FAMILIES for to in ("onnx", "torch-export") if (family, to) != ("mpt", "torch-export")],
+)
 def test_families(family: str, to: str, checkpoint, tmp_path) -> None:
     (check,) = prunus.export(checkpoint(family), tmp_path / "out", to=to).checks
     assert check.largest <= 2e-5 * check.scale

@@ -262,9 +262,12 @@ def _tokenizer_checked(path: Path, tokenizer: Any, fields: Mapping[str, Any]) ->
         return [
             f"Transformers' GGUF reader does not split text as '{fields['ggml.pre']}' does: its tokens were not compared."
         ]
+    text = read_text("factbook-heldout")[:4000]
     with quiet_transformers():
-        read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        text = read_text("factbook-heldout")[:4000]
+        try:
+            read = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except Exception as error:  # tokenizers raises no narrower kind
+            raise ProofError(f"Transformers makes no tokenizer of the file ({error}). Nothing was written.") from error
         own, other = tokenizer(text)["input_ids"], read(text)["input_ids"]
     if own != other:
         at = next((k for k, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,7 +156,6 @@ class Session:
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Logits ``[batch new vocabulary]`` of new tokens ``ids [batch new]`` behind those seen before."""
-        import numpy as np
         from onnxruntime import OrtValue
 
         batch, new = ids.shape
@@ -177,20 +177,35 @@ class Session:
 def quantised(path: Path, target: Path) -> Path:
     """A copy of a model whose products with weights are of whole numbers: weights in 8 bits with a scale an output,
     activations rounded as they come (``onnxruntime.quantization.quantize_dynamic``)."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(path)
+    _turn_weights(model.graph)
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # it advises steps for models of images
     try:
         quantize_dynamic(
-            path, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True,
+            model, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True,
             use_external_data_format=path.with_name(f"{path.name}.data").is_file(),
             extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
     finally:
         logger.setLevel(level)
     return target
+
+
+def _turn_weights(graph: Any) -> None:
+    """Products by a weight that is transposed on the way, as a head that is the embedding is, take it transposed."""
+    from onnx import numpy_helper
+
+    weights = {entry.name: entry for entry in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
+        turned = numpy_helper.to_array(weights[node.input[0]]).transpose(order)
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), node.output[0]))
+        graph.node.remove(node)
 
 
 def product_bytes(path: Path) -> int:
@@ -200,7 +215,10 @@ def product_bytes(path: Path) -> int:
     graph = onnx.load(path, load_external_data=False).graph
     sizes = {entry.name: math.prod(entry.dims) * onnx.helper.tensor_dtype_to_np_dtype(entry.data_type).itemsize
              for entry in graph.initializer}  # fmt: skip
-    products = {"MatMul", "MatMulInteger", "Gemm", "DynamicQuantizeMatMul"}
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in sizes:
+            sizes[node.output[0]] = sizes[node.input[0]]
+    products = {"MatMul", "MatMulInteger", "Gemm"}
     return sum(sizes.get(name, 0) for node in graph.node if node.op_type in products for name in node.input[:2])
 
 

@@ -88,7 +88,7 @@ def traced(source: Opened, module: nn.Module, sample: tuple[Any, ...], shapes: t
                 model.set_experts_implementation("batched_mm")
             return torch.export.export(module, sample, dynamic_shapes=shapes, strict=False)
     except (torch._dynamo.exc.UserError, *_FAILURES) as error:
-        raise _untraceable(source, error) from error
+        raise _refused(source, "torch.export cannot follow it", error) from error
 
 
 def cached_sample(source: Opened) -> tuple[tuple[Any, ...], tuple[Any, ...], int]:
@@ -107,7 +107,7 @@ def cached_sample(source: Opened) -> tuple[tuple[Any, ...], tuple[Any, ...], int
             if not past or any(tensor.dim() != 4 or tensor.shape[2] != 7 for tensor in past):
                 raise ValueError("what it keeps between tokens is not keys and values of each")
     except _FAILURES as error:
-        raise _untraceable(source, error) from error
+        raise _refused(source, "it keeps other things than keys and values of earlier tokens", error) from error
     new = ids[:, 7:12].contiguous()
     sample = (new, torch.ones(len(ids), 12, dtype=torch.int64), torch.arange(7, 12).expand(len(ids), 5), past)
     batch, length, before = Dim("batch_size"), Dim("sequence_length"), Dim("past_sequence_length")
@@ -115,12 +115,9 @@ def cached_sample(source: Opened) -> tuple[tuple[Any, ...], tuple[Any, ...], int
     return sample, shapes, len(past) // 2
 
 
-def _untraceable(source: Opened, error: Exception) -> UnsupportedModelError:
+def _refused(source: Opened, what: str, error: Exception) -> UnsupportedModelError:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return UnsupportedModelError(
-        f"{source.checkpoint.folder}: torch.export cannot follow {type(source.model).__name__}, or it keeps other "
-        f"things than keys and values of earlier tokens ({reason})."
-    )
+    return UnsupportedModelError(f"{source.checkpoint.folder}: {type(source.model).__name__}: {what} ({reason}).")
 
 
 def copy_beside(source: Opened, place: Path) -> None:

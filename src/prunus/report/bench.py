@@ -36,8 +36,8 @@ def bench_table(found: Any) -> RenderableType:
         )
     if found.bandwidth:
         lines.append(
-            f"The memory gave {found.bandwidth / 1e9:.1f} GB/s to all threads, measured between the ways; limit: the share of "
-            "a step that reading the weights alone takes."
+            f"The memory gave {found.bandwidth / 1e9:.1f} GB/s to all threads, measured between the ways; limit: the share "
+            "of a step that reading the weights alone takes."
         )
     lines += found.left_out
     return Group(table, Text("\n".join(lines)))
