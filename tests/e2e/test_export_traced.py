@@ -117,6 +117,19 @@ def test_a_program_that_is_not_the_model_is_never_given_its_name(checkpoint, tmp
 
 
 @pytest.mark.slow
+def test_weights_that_are_too_many_for_one_file_have_another(checkpoint, tmp_path, monkeypatch) -> None:
+    from prunus.exports import onnx as exporter
+
+    monkeypatch.setattr(exporter, "_INLINE", 0)
+    told = prunus.export(checkpoint("mistral"), tmp_path / "out", to="onnx")
+    model, data = tmp_path / "out" / "model.onnx", tmp_path / "out" / "model.onnx.data"
+    assert told.packed_bytes == model.stat().st_size + data.stat().st_size
+    small = exporter.quantised(model, tmp_path / "small.onnx")
+    assert exporter.product_bytes(small) == exporter.product_bytes(model) // 4
+    assert exporter.Session(small)(torch.tensor([[3, 4, 5]])).shape == (1, 3, VOCABULARY)
+
+
+@pytest.mark.slow
 def test_what_torch_export_cannot_follow_is_refused(checkpoint, tmp_path) -> None:
     with pytest.raises(UnsupportedModelError, match="MptForCausalLM: torch.export cannot follow it"):
         prunus.export(checkpoint("mpt"), tmp_path / "out", to="torch-export")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,15 +18,19 @@ from ..checkpoint.source import INDEX, Checkpoint
 from ..core.errors import CheckpointError, ProofError, RecipeError, UnsupportedModelError
 from ..core.progress import Progress
 from ..core.site import Site
+from ..measure.memory import available_memory_bytes
+from ..models.reload import load_whole, reload_bytes
 from ..stream.evaluate import open_source
 from ..stream.sources import CheckpointSource
-from .written import Request, Written
+from .opened import real_ids, tokenizer_or_none
+from .written import Check, Request, Written, compared
 
 
 def write(request: Request, place: Path, progress: Progress) -> Written:
     """Write a checkpoint that was pruned or quantised onto a grid in the compressed-tensors layout ``pack-quantized``.
 
-    Every packed layer is unpacked again and held against the plain weights, bit for bit. Zeros are stored as codes: the
+    Every packed layer is unpacked again and held against the plain weights, bit for bit; and Transformers loads it, where
+    compressed-tensors is installed. Zeros are stored as codes: the
     layout has no sparsity.
 
     Raises:
@@ -42,7 +47,37 @@ def write(request: Request, place: Path, progress: Progress) -> Written:
     layers = _layers(source, levels)
     size = _write(source, levels, layers, place, progress)
     before = sum(entry.nbytes for shard in source.checkpoint.shards for entry in shard.entries.values())
-    return Written("compressed-tensors pack-quantized", len(layers), before, size)
+    checks, notes = _loaded(request, place, source, levels)
+    return Written("compressed-tensors pack-quantized", len(layers), before, size, checks, notes)
+
+
+def _loaded(
+    request: Request, place: Path, source: CheckpointSource, levels: StoredLevels
+) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """What Transformers makes of the packed checkpoint beside the plain one, in the dtype that they are stored in; or why
+    it was not asked: every layer was unpacked already."""
+    needed = 2 * reload_bytes(source.checkpoint)
+    if find_spec("compressed_tensors") is None:
+        return (), ("Not loaded by Transformers as well, which takes pip install compressed-tensors.",)
+    if not levels.grid["symmetric"]:
+        return (), ("Not loaded by Transformers as well: it refuses zero points that are packed, as the layout has them.",)
+    if source.names.converted:
+        return (), (
+            "Not loaded by Transformers as well: it stacks this model's experts, which it cannot do of packed ones.",
+        )
+    if needed > available_memory_bytes():
+        return (), (f"Not loaded by Transformers as well, which takes {needed / 1e9:.1f} GB of memory.",)
+    ids = real_ids(source.config, tokenizer_or_none(request))
+    logits = []
+    for folder in (request.folder, place):
+        try:
+            model, _ = load_whole(folder, trust_remote_code=request.trust_remote_code)
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            raise ProofError(f"Transformers does not load what was packed ({error}). Nothing was written.") from error
+        with torch.inference_mode():
+            logits.append(model(input_ids=ids, use_cache=False).logits.float())
+    tolerance = 1e-4 if model.dtype is torch.float32 else 2**-6
+    return (compared("Transformers with compressed-tensors", logits[0], logits[1], tolerance),), ()
 
 
 def _layers(source: CheckpointSource, levels: StoredLevels) -> dict[str, Site]:

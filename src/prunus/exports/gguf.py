@@ -31,6 +31,7 @@ from .gguf_architectures import (
     hyperparameters,
     pieces,
     remarks,
+    zero_biases,
 )
 from .gguf_tokens import reader_splits_alike, tokenizer_fields
 from .opened import Opened, opened
@@ -171,6 +172,8 @@ def _tensors(source: Opened, plan: Plan) -> Iterator[tuple[str, Any, Any]]:
     factors = frequency_factors(source.model)
     if factors is not None:
         yield "rope_freqs.weight", gguf.GGMLQuantizationType.F32, lambda: factors
+    for name in zero_biases(source.model.config):
+        yield name, gguf.GGMLQuantizationType.F32, lambda: torch.zeros(source.model.config.hidden_size)
     for piece, kind in plan:
         value = source.model.get_parameter(piece.parameter).detach()
         yield piece.name, gguf.GGMLQuantizationType[kind.name], lambda piece=piece, value=value: piece.of(value)
@@ -215,7 +218,7 @@ def _checked(path: Path, source: Opened, plan: Plan, progress: Progress) -> Chec
         logits = model(input_ids=source.ids, use_cache=False).logits.float()
         if worst:  # the model's own config with the weights that were read
             own = torch.func.functional_call(
-                source.model, dict(model.named_parameters()), (), {"input_ids": source.ids, "use_cache": False}
+                source.model, _like(source.model, model), (), {"input_ids": source.ids, "use_cache": False}
             )
             compared("Transformers' GGUF reader", own.logits.float(), logits, TOLERANCE)
     progress.step()
@@ -245,6 +248,12 @@ def _weights_checked(model: Any, read: Any, plan: Plan) -> float:
         if kind.step:
             worst = max(worst, float((error / allowed).max()))
     return worst
+
+
+def _like(model: Any, read: Any) -> dict[str, Tensor]:
+    """What was read for each parameter that the model has."""
+    own = dict(model.named_parameters())
+    return {name: value for name, value in read.named_parameters() if name in own}
 
 
 def _least(piece: Piece, kind: Kind, own: Tensor) -> Tensor:

@@ -66,10 +66,18 @@ def architecture_of(config: Any) -> Architecture:
             f"model type '{config.model_type}': GGUF is written of {', '.join(ARCHITECTURES)}. Export it --to onnx or "
             "torch-export, or convert it with llama.cpp's own script."
         )
+    if _as_llama(config):
+        found = ARCHITECTURES["llama"]
     faults = list(_faults(config, found))
     if faults:
         raise UnsupportedModelError(f"llama.cpp's {found.name} cannot be told what this model does: {'; '.join(faults)}.")
     return found
+
+
+def _as_llama(config: Any) -> bool:
+    """Whether it is a Qwen2 that llama.cpp knows as a Llama with biases alone: its heads are not as wide together as its
+    channels."""
+    return bool(config.model_type == "qwen2" and head_dim(config) * config.num_attention_heads != config.hidden_size)
 
 
 def _faults(config: Any, architecture: Architecture) -> Iterator[str]:
@@ -98,8 +106,6 @@ def _kind_faults(config: Any, architecture: Architecture) -> Iterator[str]:
         yield f"not every {every}th of its blocks alone looks at all tokens (layer_types {', '.join(kinds)})"
     if not architecture.alternates and "sliding_attention" in kinds and config.model_type != "mistral":
         yield "some of its blocks look at a window of tokens"
-    if config.model_type == "qwen2" and head_dim(config) * config.num_attention_heads != config.hidden_size:
-        yield f"its {config.num_attention_heads} heads of {head_dim(config)} are not {config.hidden_size} channels together"
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != head_dim(config):
         yield f"attention is scaled by 1/√{scale}, not 1/√{head_dim(config)}"
@@ -160,6 +166,11 @@ def hyperparameters(config: Any) -> dict[str, Value]:
 def remarks(config: Any) -> list[str]:
     """What llama.cpp does otherwise, although the file says all that it can."""
     window = getattr(config, "sliding_window", None)
+    if _as_llama(config):
+        heads = f"{config.num_attention_heads} heads of {head_dim(config)}"
+        return [
+            f"Written as a Llama with biases, which is the same: llama.cpp has no Qwen2 whose {heads} are not its channels."
+        ]
     if config.model_type == "mistral" and window and window < config.max_position_embeddings:
         return [
             f"llama.cpp has no sliding window for this model: its context ends at {window} tokens, where it would begin."
@@ -222,6 +233,11 @@ def _paired(tensor: Tensor, heads: int) -> Tensor:
 def _half(which: int) -> Callable[[Tensor], Tensor]:
     """The first or second half of what every expert's gate and up are stacked to, ``[experts 2·width hidden]``."""
     return lambda tensor: tensor.chunk(2, dim=1)[which]
+
+
+def zero_biases(config: Any) -> list[str]:
+    """Biases of zeros that a Qwen2 has to have in a file that says it is a Llama."""
+    return [f"blk.{block}.attn_output.bias" for block in range(config.num_hidden_layers)] if _as_llama(config) else []
 
 
 def frequency_factors(model: Any) -> Tensor | None:

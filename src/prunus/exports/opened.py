@@ -52,20 +52,33 @@ class Opened:
 
     @cached_property
     def ids(self) -> Tensor:
-        """Tokens ``[windows tokens]`` of the embedded text; where there is no tokenizer, random ones."""
-        vocabulary = int(self.model.config.get_text_config().vocab_size)
-        if self.tokenizer is not None:
-            found = tokenize(self.tokenizer, read_text("factbook-heldout")[:4000], vocabulary)[: WINDOWS * TOKENS]
-            if len(found) == WINDOWS * TOKENS:
-                return found.reshape(WINDOWS, TOKENS)
-        known = plain_ids(self.model.config, self.tokenizer, vocabulary)
-        return known[torch.randint(len(known), (WINDOWS, TOKENS), generator=torch.Generator().manual_seed(0))]
+        """Tokens ``[windows tokens]`` to run it on."""
+        return real_ids(self.model.config, self.tokenizer)
 
     @cached_property
     @torch.inference_mode()
     def logits(self) -> Tensor:
         """The model's own logits ``[windows tokens vocabulary]`` on :attr:`ids`."""
         return self.model(input_ids=self.ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+
+
+def real_ids(config: Any, tokenizer: Any) -> Tensor:
+    """Tokens ``[windows tokens]`` of the embedded text; where there is no tokenizer, random ones."""
+    vocabulary = int(config.get_text_config().vocab_size)
+    if tokenizer is not None:
+        found = tokenize(tokenizer, read_text("factbook-heldout")[:4000], vocabulary)[: WINDOWS * TOKENS]
+        if len(found) == WINDOWS * TOKENS:
+            return found.reshape(WINDOWS, TOKENS)
+    known = plain_ids(config, tokenizer, vocabulary)
+    return known[torch.randint(len(known), (WINDOWS, TOKENS), generator=torch.Generator().manual_seed(0))]
+
+
+def tokenizer_or_none(request: Request) -> Any:
+    """The tokenizer beside the checkpoint, where there is one."""
+    try:
+        return load_tokenizer(request.folder, request.trust_remote_code)
+    except CheckpointError:
+        return None
 
 
 def opened(request: Request, copies: float) -> Opened:
@@ -91,8 +104,4 @@ def opened(request: Request, copies: float) -> Opened:
     for index in range(len(source.blocks)):
         source.load(index)
     source.load_outside(head=True)
-    try:
-        tokenizer = load_tokenizer(request.folder, request.trust_remote_code)
-    except CheckpointError:
-        tokenizer = None
-    return Opened(source, tokenizer, request.trust_remote_code)
+    return Opened(source, tokenizer_or_none(request), request.trust_remote_code)
