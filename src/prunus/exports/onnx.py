@@ -141,6 +141,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry(
+            "session.force_spinning_stop", "1"
+        )  # its threads leave the cores to whoever is next
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._empty = {
             entry.name: [entry.shape[1], entry.shape[3]] for entry in self._session.get_inputs() if "past_key" in entry.name
