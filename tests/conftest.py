@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 
-from tiny import VOCABULARY, model_of
+from tiny import byte_level, model_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +33,7 @@ def text() -> str:
 @pytest.fixture(scope="session")
 def tokenizer(text: str):
     """A byte-pair tokenizer of 512 entries, trained on that text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    inner.train_from_iterator([text], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="Ā", pad_token="Ā")
+    return byte_level(text)
 
 
 @pytest.fixture(scope="session")

@@ -129,3 +129,38 @@ def model_of(family: str, dtype: torch.dtype = torch.float32, **changed: Any):
         if parameter.dim() >= 2 and float(parameter.detach().float().std()) < 0.05:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
+
+
+def byte_level(text: str):
+    """A byte-level byte-pair tokenizer trained on a text, as GPT-2 has it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator([text], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="Ā", pad_token="Ā")
+
+
+def sentencepiece_like(text: str):
+    """Byte-pair entries over characters, spaces as ▁ and bytes for what has no entry, as Llama 2 has them."""
+    import json
+
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import LlamaTokenizerFast
+
+    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<unk>", "<s>", "</s>", *pieces], show_progress=False, limit_alphabet=100
+    )
+    inner.train_from_iterator([line.replace(" ", "▁") for line in text.splitlines()], trainer)
+    plain = json.loads(inner.to_str())
+    plain["added_tokens"] = plain["added_tokens"][:3]
+    again = Tokenizer.from_str(json.dumps(plain))
+    return LlamaTokenizerFast(tokenizer_object=again, unk_token="<unk>", bos_token="<s>", eos_token="</s>")

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
     return place
 
 
-LONG = ("choosing.md", "command-line.md", "healing.md", "shrinking.md")
+LONG = ("choosing.md", "command-line.md", "exporting.md", "healing.md", "shrinking.md")
 """Pages whose commands take most of the time: `make test-slow` runs them."""
 
 

@@ -18,6 +18,7 @@ from prunus.checkpoint.levels import FILE, StoredLevels
 from prunus.checkpoint.safetensors_file import write_file
 from prunus.checkpoint.work_folder import WorkFolder
 from prunus.core.errors import CheckpointError, OutputError, UnsupportedModelError
+from prunus.exports import compressed_tensors
 from stopping import stopped_and_resumed
 from tiny import VOCABULARY
 
@@ -39,6 +40,7 @@ def test_transformers_loads_it_and_computes_the_same(grid, dtype, checkpoint, qu
     told = prunus.export(tmp_path / "plain", tmp_path / "packed")
     assert told.layers == 3 * 7
     assert told.packed_bytes < told.plain_bytes
+    assert [check.largest for check in told.checks] == [0.0]
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
     assert config["quantization_config"]["ignore"] == ["lm_head"]
     torch.testing.assert_close(logits(tmp_path / "packed", dtype), logits(tmp_path / "plain", dtype), rtol=0, atol=0)
@@ -71,7 +73,8 @@ def test_the_library_reads_grids_that_are_not_symmetric(dtype, checkpoint, quick
 
     settings = {**quick, **FOUR, "grid": "int:bits=4,group=16,symmetric=false"}
     prunus.prune(checkpoint("llama", dtype), tmp_path / "plain", **settings)
-    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    (note,) = prunus.export(tmp_path / "plain", tmp_path / "packed").notes
+    assert "it refuses zero points that are packed" in note
     config = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
     args = QuantizationArgs(**config["config_groups"]["group_0"]["weights"])
     scheme = QuantizationScheme(targets=["Linear"], weights=args)
@@ -145,7 +148,8 @@ def test_what_was_left_dense_is_stored_plainly(checkpoint, quick, tmp_path) -> N
     """Experts that too few tokens reached: here all of them, with more asked for than there are."""
     settings = {**quick, **FOUR, "starved_experts": "dense", "min_expert_tokens": 10**6}
     prunus.prune(checkpoint("mixtral"), tmp_path / "plain", **settings)
-    prunus.export(tmp_path / "plain", tmp_path / "packed")
+    (note,) = prunus.export(tmp_path / "plain", tmp_path / "packed").notes
+    assert "it stacks this model's experts" in note
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint("mixtral"), tmp_path / "packed"))
     experts = [name for name in before if ".experts." in name]
     assert experts
@@ -176,7 +180,13 @@ def test_an_export_that_fails_on_the_way_leaves_what_was_there(gridded, checkpoi
 
 
 def test_what_comes_into_its_place_meanwhile_is_kept(gridded, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("prunus.verbs.export._write_rest", lambda *_: (tmp_path / "packed").write_text("another's"))
+    write_rest = compressed_tensors._write_rest
+
+    def meanwhile(*given: object) -> None:
+        write_rest(*given)
+        (tmp_path / "packed").write_text("another's")
+
+    monkeypatch.setattr(compressed_tensors, "_write_rest", meanwhile)
     with pytest.raises(OutputError, match="exists already"):
         prunus.export(gridded, tmp_path / "packed")
     assert (tmp_path / "packed").read_text() == "another's"

@@ -295,6 +295,8 @@ def test_the_command_line_packs_generates_benches_and_unpacks(checkpoint, tmp_pa
     code, out, err = run(capsys, monkeypatch, "generate", tmp_path / "packed", "-p", "The country", "--new-tokens", 5)
     assert (code, out.strip()) == (0, texts[0][0].strip())
     assert "linear layers packed" in err
+    monkeypatch.setattr("prunus.exports.onnx.find_spec", lambda _: None)  # engines have tests of their own
+    monkeypatch.delenv("PRUNUS_LLAMA_CPP", raising=False)
     code, out, _ = run(
         capsys, monkeypatch, "bench", tmp_path / "packed", "--prompt-tokens", 8, "--new-tokens", 3, "--repeats", 2, "--json"
     )  # fmt: skip

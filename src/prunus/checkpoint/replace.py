@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ..core.errors import OutputError
 
+EXPORTED = (".gguf", ".onnx", ".pt2")
+"""What files with weights end in that `export` writes beside ``prunus.json``."""
+
 
 def check_free(target: Path, overwrite: bool) -> None:
     """Raise OutputError if something has the name ``target`` and ``overwrite`` was not asked for."""
@@ -44,4 +47,7 @@ def check_replaceable(target: Path, model: Path, typed: str | Path, what: str = 
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    """Whether a checkpoint is there, or what was exported of one."""
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return True
+    return (folder / "prunus.json").is_file() and any(any(folder.glob(f"*{kind}")) for kind in EXPORTED)

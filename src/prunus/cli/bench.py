@@ -14,7 +14,10 @@ def command(
     model: Model,
     way: Annotated[
         list[str] | None,
-        typer.Option(help="Dense way beside it: float32, bfloat16, 'torch int8', 'dense int8' (repeatable; default: all)."),
+        typer.Option(
+            help="Way beside it: float32, bfloat16, 'torch int8', 'dense int8', onnxruntime, 'onnxruntime int8', "
+            "llama.cpp, 'llama.cpp q8_0' (repeatable; default: all that are installed)."
+        ),
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens decoded after it.", min=2)] = 32,

@@ -26,6 +26,9 @@ from .skeleton import build_skeleton, quiet_transformers
 SHARD_BYTES = 5 * 10**9
 OUTPUT = "output"
 _VERSION = 1
+_HEADS = ("llama", "mistral", "qwen2", "qwen3")
+_LARGEST_GEMMAS = (46, 62)
+"""Numbers of blocks of the Gemmas that scale attention by the hidden width over the heads."""
 _ROOM = 64 << 20
 """Bytes that what is beside the weights may take."""
 
@@ -86,7 +89,7 @@ def _convert(path: Path, folder: Path) -> None:
         reader = GGUFReader(path)
         with quiet_transformers():
             metadata = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
-            config, tokenizer = _config_and_tokenizer(path)
+            config, tokenizer = _config_and_tokenizer(path, reader)
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({str(error).strip().splitlines()[0]}).") from error
     model = build_skeleton(config, torch.float32)
@@ -111,16 +114,49 @@ def _convert(path: Path, folder: Path) -> None:
     _write_shards(folder, found, shapes, lambda tensor: _dequantised(tensor, processor, names))
 
 
-def _config_and_tokenizer(path: Path) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
+def _config_and_tokenizer(path: Path, reader: Any) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    config = gguf_config(path, reader)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.dtype = torch.float32
     return config, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def gguf_config(path: Path, reader: Any) -> Any:
+    """The config of a GGUF file through Transformers, with what its reader leaves out put in from the file.
+
+    That is the width of heads, where it is not the hidden width over their number; linear and YaRN scaling of positions;
+    which layers have biases; the width of experts; the caps and the scale of Gemma's attention.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    architecture = str(reader.fields["general.architecture"].contents())
+    prefix, kind = f"{architecture}.", config.model_type
+    told = {key.removeprefix(prefix): field.contents() for key, field in reader.fields.items() if key.startswith(prefix)}
+    names = {tensor.name for tensor in reader.tensors}
+    if kind in _HEADS and "attention.key_length" in told:
+        config.head_dim = int(told["attention.key_length"])
+    if kind in _HEADS and told.get("rope.scaling.type") in ("linear", "yarn"):
+        scaled = {"rope_type": told["rope.scaling.type"], "factor": float(told["rope.scaling.factor"])}
+        if "rope.scaling.original_context_length" in told:
+            scaled["original_max_position_embeddings"] = int(told["rope.scaling.original_context_length"])
+        config.rope_parameters = {**config.rope_parameters, **scaled}
+    if kind == "llama":
+        config.attention_bias = "blk.0.attn_q.bias" in names
+        config.mlp_bias = "blk.0.ffn_up.bias" in names
+    if kind == "qwen3_moe" and "expert_feed_forward_length" in told:
+        config.moe_intermediate_size = int(told["expert_feed_forward_length"])
+    if kind == "gemma2":
+        config.attn_logit_softcapping = told.get("attn_logit_softcapping", config.attn_logit_softcapping)
+        config.final_logit_softcapping = told.get("final_logit_softcapping", config.final_logit_softcapping)
+    if kind in ("gemma2", "gemma3_text") and told["block_count"] not in _LARGEST_GEMMAS:
+        config.query_pre_attn_scalar = config.head_dim
+    return config
 
 
 def _stored_dtype(tensor: Any) -> torch.dtype:

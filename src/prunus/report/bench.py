@@ -16,14 +16,15 @@ def bench_table(found: Any) -> RenderableType:
     table = Table(title=Text(title))
     table.add_column("way")
     table.columns[0].no_wrap = True
-    for name in ("prefill", "decode, tokens/s", "over float32", "MB a step", "of memory's limit"):
+    for name in ("prefill", "decode, tokens/s", "× fp32", "MB/step", "limit"):
         table.add_column(name, justify="right")
     base = next((way.decode_tokens_per_second.median for way in found.ways if way.name == "float32"), None)
     for way in found.ways:
         speed = way.decode_tokens_per_second
         table.add_row(
-            way.name, f"{way.prefill_tokens_per_second.median:.1f}",
-            f"{speed.median:.2f} ({speed.least:.2f} to {speed.most:.2f})", f"{speed.median / base:.2f}×" if base else "",
+            way.name, _short(way.prefill_tokens_per_second.median),
+            f"{_short(speed.median)} ({_short(speed.least)} to {_short(speed.most)})",
+            f"{speed.median / base:.2f}" if base else "",
             f"{way.weight_bytes / 1e6:.1f}", f"{way.of_floor:.0%}" if found.bandwidth else "",
         )  # fmt: skip
     lines = [f"{found.packed_layers} of {found.linear_layers} linear layers run packed on {found.backend}."]
@@ -34,5 +35,18 @@ def bench_table(found: Any) -> RenderableType:
             f"{1e6 * choice.packed_seconds:.0f} µs packed, {1e6 * choice.dense_seconds:.0f} µs dense: {kept}"
         )
     if found.bandwidth:
-        lines.append(f"The memory gave {found.bandwidth / 1e9:.1f} GB/s to all threads, measured between the ways.")
+        lines.append(
+            f"The memory gave {found.bandwidth / 1e9:.1f} GB/s to all threads, measured between the ways; limit: the share "
+            "of a step that reading the weights alone takes."
+        )
+    lines += found.left_out
     return Group(table, Text("\n".join(lines)))
+
+
+def _short(speed: float) -> str:
+    """Tokens a second, to a digit that means something.
+
+    >>> _short(35.1234), _short(2807.88)
+    ('35.12', '2808')
+    """
+    return f"{speed:.0f}" if speed >= 100 else f"{speed:.4g}"

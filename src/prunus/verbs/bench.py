@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -14,6 +15,8 @@ import torch
 from ..core.errors import RecipeError, ResourceError
 from ..core.progress import Progress, Silent
 from ..core.registry import suggest
+from ..exports.engines import ENGINES, Running, Sizes, engine_faults, running
+from ..exports.written import Request
 from ..measure.environment import environment
 from ..measure.memory import available_memory_bytes
 from ..models.locate import locate
@@ -55,7 +58,8 @@ class Way:
 
 @dataclass(frozen=True)
 class Bench:
-    """All ways, which took turns; ``layers`` counts linear layers by how the packed model runs them."""
+    """All ways, which took turns; ``layers`` counts linear layers by how the packed model runs them; engines that are not
+    installed are ``left_out``."""
 
     model: str
     backend: str
@@ -69,6 +73,7 @@ class Bench:
     linear_layers: int
     choices: list[Choice]
     ways: list[Way]
+    left_out: list[str]
     environment: dict[str, Any]
 
 
@@ -77,15 +82,17 @@ def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens
           trust_remote_code: bool = False, progress: Progress | None = None) -> Bench:  # fmt: skip
     """Time a checkpoint as ``load`` gives it against dense ways to run the same weights, interleaved in one run.
 
-    ``ways`` are names of :data:`prunus.runtime.ways.WAYS` (default: all). The prompts are random tokens.
+    ``ways`` are names of :data:`prunus.runtime.ways.WAYS` and :data:`prunus.exports.engines.ENGINES` (default: all that are
+    installed). The prompts are random tokens.
 
     Raises:
         RecipeError: if a setting has a fault.
         CheckpointError, UnsupportedModelError: if the model cannot be read or built.
         ResourceError: if the models do not fit in memory together.
     """
-    wanted = list(WAYS) if ways is None else list(ways)
-    faults = [f"there is no way '{name}'{suggest(name, WAYS)}" for name in wanted if name not in WAYS]
+    known = {**WAYS, **ENGINES}
+    faults = [f"there is no way '{name}'{suggest(name, known)}" for name in ways or () if name not in known]
+    faults += engine_faults(ways or (), batch)
     least = {
         "prompt_tokens": (prompt_tokens, 1),
         "new_tokens": (new_tokens, 2),
@@ -99,17 +106,20 @@ def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)
-        return _bench(str(model), locate(model), wanted, (prompt_tokens, new_tokens, batch, repeats), keep,
-                      trust_remote_code, reporter)  # fmt: skip
+        request = Request(locate(model), trust_remote_code=trust_remote_code)
+        dense = [name for name in WAYS if ways is None or name in ways]
+        sizes = Sizes(torch.get_num_threads(), prompt_tokens + new_tokens, batch)
+        with running(ways, request, sizes, reporter) as beside:
+            return _bench(str(model), request, dense, beside, (prompt_tokens, new_tokens, batch, repeats), keep, reporter)
     finally:
         torch.set_num_threads(before)
         reporter.close()
 
 
-def _bench(name: str, folder: Path, wanted: list[str], sizes: tuple[int, int, int, int], keep: str, remote: bool,
+def _bench(name: str, request: Request, wanted: list[str], beside: Running, sizes: tuple[int, int, int, int], keep: str,
            progress: Progress) -> Bench:  # fmt: skip
     prompt_tokens, new_tokens, batch, repeats = sizes
-    loaded = load_packed(folder, progress, remote)
+    loaded = load_packed(request.folder, progress, request.trust_remote_code)
     choices = keep_fastest(loaded, progress) if keep == "fastest" else []
     layers = [module for module in loaded.model.modules() if hasattr(module, "in_features")]
     dense = 4 * sum(module.in_features * module.out_features for module in layers)
@@ -127,25 +137,28 @@ def _bench(name: str, folder: Path, wanted: list[str], sizes: tuple[int, int, in
         progress.step(way)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, loaded.model.config.vocab_size, (batch, prompt_tokens), generator=generator)
-    times: dict[str, list[Decoded]] = {way: [] for way in models}
+    runs: dict[str, Callable[[], Decoded]] = {way: partial(decode, one, ids, new_tokens) for way, one in models.items()}
+    runs |= {way: partial(engine.decode, ids, new_tokens) for way, engine in beside.engines.items()}
+    nbytes = {way: bytes_a_token(one) for way, one in models.items()}
+    nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}
+    times: dict[str, list[Decoded]] = {way: [] for way in runs}
     reading: list[float] = []
     progress.start("Timing", repeats + 1)
     for turn in range(repeats + 1):
-        for way, one in models.items():
-            decoded = decode(one, ids, new_tokens)
+        for way, run in runs.items():
+            decoded = run()
             if turn:
                 times[way].append(decoded)
         reading += [_bytes_a_second()] if kernels() is not None else []
         progress.step()
     bandwidth = median(reading) if reading else None
-    found = [_way(way, models[way], times[way], ids.numel(), batch, bandwidth) for way in models]
+    found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth) for way in runs]
     return Bench(name, backend(), prompt_tokens, new_tokens, batch, repeats, torch.get_num_threads(), bandwidth,
-                 loaded.packed, len(loaded.layers), choices, found, environment())  # fmt: skip
+                 loaded.packed, len(loaded.layers), choices, found, beside.left_out, environment())  # fmt: skip
 
 
-def _way(name: str, model: Any, runs: list[Decoded], tokens: int, batch: int, bandwidth: float | None) -> Way:
+def _way(name: str, nbytes: int, runs: list[Decoded], tokens: int, batch: int, bandwidth: float | None) -> Way:
     steps = [median(run.step_seconds) for run in runs]
-    nbytes = bytes_a_token(model)
     return Way(
         name,
         Timing.of([tokens / run.prefill_seconds for run in runs]),
