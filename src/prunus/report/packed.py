@@ -17,7 +17,8 @@ def packed_table(found: Any) -> RenderableType:
     kinds: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for layer in found.layers:
         role = re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
-        kinds[role, "×".join(map(str, layer.shape)), layer.storage, layer.values].append(layer)
+        how = layer.values if layer.coder == "fixed" else f"{layer.values} {layer.coder}"
+        kinds[role, "×".join(map(str, layer.shape)), layer.storage, how].append(layer)
     table = Table(title=Text(f"{found.model} packed"))
     table.add_column("layers", no_wrap=True)
     table.add_column("stored as")
@@ -45,7 +46,7 @@ def packed_table(found: Any) -> RenderableType:
 def _short(storage: str) -> str:
     """A storage format as people say it.
 
-    >>> _short("nm:n=2,m=4"), _short("bitmask")
-    ('2:4', 'bitmask')
+    >>> _short("nm:n=2,m=4"), _short("gaps:bits=3"), _short("bitmask")
+    ('2:4', '3-bit gaps', 'bitmask')
     """
-    return re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage)
+    return re.sub(r"^gaps:bits=(\d+)$", r"\1-bit gaps", re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage))
