@@ -358,6 +358,27 @@ def test_shared_values_are_kept_to_the_bit_once_they_are_few(checkpoint, tmp_pat
     same_folders(tmp_path / "again", tmp_path / "once-more")
 
 
+@pytest.mark.parametrize("coder", ["fixed", "huffman", "ans"])
+def test_the_last_stage_is_what_is_in_the_file(coder, checkpoint, tmp_path, capsys, monkeypatch) -> None:
+    plain, packed = zeroed(checkpoint("llama"), tmp_path / "plain"), tmp_path / "packed"
+    words = ["pack", plain, "-o", packed, "--storage", "gaps", "--values", "shared4", "--coder", coder]
+    code, out, _ = run(capsys, monkeypatch, *words, "--json")
+    assert code == 0
+    told, tensors = json.loads(out), load_file(packed / "packed-model.safetensors")
+    last = {"fixed": "shared"}.get(coder, coder)
+    sizes = {layer["name"]: layer["stages"]["nbytes"][last] for layer in told["layers"]}
+    for name, size in sizes.items():
+        assert size == sum(tensor.nbytes for part, tensor in tensors.items() if part.startswith(f"{name}."))
+    assert told["stages"]["nbytes"][last] == sum(sizes.values())
+    assert told["stages"]["ratios"][last] == pytest.approx(4 * told["stages"]["weights"] / sum(sizes.values()))
+    assert json.loads((packed / "prunus.json").read_text())["stages"] == told["stages"]
+    code, out, _ = run(capsys, monkeypatch, *words, "--overwrite")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.strip().startswith("together"))
+    assert [f"{ratio:.2f}" for ratio in told["stages"]["ratios"].values()] == row.split()[-4:]
+    assert "…" not in row
+
+
 def test_dense_layers_share_values_too(checkpoint, tmp_path) -> None:
     told = prunus.pack(checkpoint("gpt2"), tmp_path / "packed", values="shared6", coder="ans")
     assert {(layer.storage, layer.values) for layer in told.layers} == {("dense", "shared6")}

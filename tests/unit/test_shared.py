@@ -21,6 +21,7 @@ from prunus.storage.dense import Dense
 from prunus.storage.gaps import Gaps, gap_counts, run_counts
 from prunus.storage.nm import NMStorage
 from prunus.storage.packed import PackedWeight, smallest_storage
+from prunus.storage.stages import CODED, Stages
 from prunus.storage.values import SHARED, Values
 
 
@@ -155,6 +156,26 @@ def test_a_large_weight_is_unpacked_in_chunks_to_the_same_bytes() -> None:
         assert shared.planned_bytes == pytest.approx(shared.nbytes, rel=1e-3 if coder == ANS() else 1e-5)
         again = PackedWeight.of(shared.unpack(), storage, Values("shared4"), coder=coder)
         assert all(torch.equal(again.parts[name], part) for name, part in shared.parts.items())
+
+
+@pytest.mark.parametrize("coder", [Fixed(), Huffman(), ANS()])
+def test_stages_are_what_packing_in_each_way_would_take(coder: Coder) -> None:
+    weight = sparse(256, 1024, 0.3, 0)
+    packed = PackedWeight.of(weight, Gaps(4), Values("shared5"), coder=coder)
+    stages = Stages.of(packed, int((weight != 0).sum()))
+    assert stages.nbytes["pruned"] == PackedWeight.of(weight.abs(), Gaps(4), Values("float32")).nbytes
+    for stage, other in CODED.items():
+        size = PackedWeight.of(weight, Gaps(4), Values("shared5"), coder=other).nbytes
+        assert stages.nbytes[stage] == size if other == coder else abs(stages.nbytes[stage] - size) <= 8
+        parts = stages.stored * (stages.code_bits[stage] + stages.position_bits[stage]) / 8 + 4 * 32
+        assert parts == pytest.approx(size, abs=16)
+    assert stages.code_bits["shared"] == 5
+    assert stages.position_bits["shared"] == 4
+    assert list(stages.ratios.values()) == sorted(stages.ratios.values())  # each stage takes less than the one before
+    twice = Stages.together([stages, stages])
+    assert twice.ratios == stages.ratios
+    assert twice.code_bits == pytest.approx(stages.code_bits)
+    assert twice.nbytes["ans"] == 2 * stages.nbytes["ans"]
 
 
 def test_an_empty_matrix_is_packed_or_refused_in_words() -> None:

@@ -183,15 +183,19 @@ class PackedWeight:
     @property
     def planned_bytes(self) -> float:
         """What it should take by arithmetic: positions, values, scales or codebook; symbols by how often each occurs."""
-        bits = float(self.storage.position_bits(self.rows, self.cols, self.count))
+        return self.planned_bytes_by(self.coder)
+
+    def planned_bytes_by(self, coder: Coder) -> float:
+        """The same if its symbols went through another coder."""
+        values = coder.planned_bits(self.code_counts) if self.values.coded else self.values.bits * self.count
+        codebook = 32 * self.values.codebook(self.parts).numel() if self.values.shared else 0
+        return (self.position_bits(coder) + values + codebook + self.values.scale_bits(self.rows, self.cols)) / 8
+
+    def position_bits(self, coder: Coder) -> float:
+        """Bits that positions take by arithmetic, gaps with a coder."""
         if self.storage.symbols:
-            bits = self.coder.planned_bits(self.gap_counts)
-        if self.values.coded:
-            bits += self.coder.planned_bits(self.code_counts)
-        else:
-            bits += self.values.bits * self.count
-        bits += 32 * self.values.codebook(self.parts).numel() if self.values.shared else 0
-        return (bits + self.values.scale_bits(self.rows, self.cols)) / 8
+            return coder.planned_bits(self.gap_counts)
+        return self.storage.position_bits(self.rows, self.cols, self.count)
 
     @cached_property
     def gap_counts(self) -> Tensor:

@@ -30,6 +30,7 @@ from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
 from ..storage.dense import Dense
 from ..storage.packed import PackedWeight, smallest_storage
+from ..storage.stages import Stages
 from ..storage.values import CODES, FLOATS, SHARED, Values
 from ..stream.evaluate import open_source
 from ..stream.sources import CheckpointSource
@@ -39,7 +40,7 @@ from ..stream.sources import CheckpointSource
 class PackedLayer:
     """One packed weight: the fraction of zeros, how it is stored, its bytes, and what arithmetic says they should be.
 
-    ``error`` is ‖W − Ŵ‖ / ‖W‖: 0 where values are stored as they were.
+    ``error`` is ‖W − Ŵ‖ / ‖W‖: 0 where values are stored as they were. ``stages`` are those of shared weights.
     """
 
     name: str
@@ -51,11 +52,15 @@ class PackedLayer:
     nbytes: int
     planned_bytes: float
     error: float
+    stages: Stages | None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written; bytes are those of all files with weights, ``planned_bytes`` what arithmetic says."""
+    """What was written; bytes are those of all files with weights, ``planned_bytes`` what arithmetic says.
+
+    ``stages`` are those of all layers with shared weights together.
+    """
 
     model: str
     output: str
@@ -63,6 +68,7 @@ class Packed:
     plain_bytes: int
     packed_bytes: int
     planned_bytes: int
+    stages: Stages | None
     seconds: float
 
 
@@ -181,7 +187,9 @@ class _Packing:
             )
         self._write_rest(folder)
         size = sum(path.stat().st_size for path in folder.glob(f"{PREFIX}*.safetensors"))
-        found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), round(perf_counter() - start, 3))
+        stages = [layer.stages for layer in layers if layer.stages is not None]
+        together, seconds = Stages.together(stages) if stages else None, round(perf_counter() - start, 3)
+        found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), together, seconds)
         write_atomically(
             folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n"
         )
@@ -255,12 +263,14 @@ class _Packing:
                 raise ProofError(f"{name}: what was packed does not unpack to the same bytes. Please report it.")
             lost, whole = (float(value.double().norm()) for value in (before.double() - after.double(), before))
             error = 0.0 if exact or not whole else lost / whole
-            sparsity = 1 - float(torch.count_nonzero(after)) / after.numel()
+            kept = int(torch.count_nonzero(after))
+            stages = Stages.of(packed, kept) if packed.values.shared else None
             how = registry.storage.spec(packed.storage), registry.coder.spec(packed.coder)
             values = packed.values.kind + (f", group {packed.values.group}" if packed.values.group else "")
             yield PackedLayer(
-                name, tuple(before.shape), sparsity, how[0], values, how[1], packed.nbytes, packed.planned_bytes, error
-            )
+                name, tuple(before.shape), 1 - kept / after.numel(), how[0], values, how[1], packed.nbytes,
+                packed.planned_bytes, error, stages,
+            )  # fmt: skip
 
     def _write_rest(self, folder: Path) -> None:
         """Config, tokenizer and the like; the config says that no one but prunus can read the weights."""
