@@ -75,7 +75,7 @@ class PackedWeight:
                 parts["minus"] = pack_bits(minus.unsqueeze(0))[0]
         parts = {name: part.contiguous() for name, part in parts.items()}
         _check_size(rows, cols, parts)
-        return cls(rows, cols, weight.dtype, storage, values, coder, int(held.sum()), parts)
+        return cls(rows, cols, weight.dtype, storage, values, coder, int(torch.count_nonzero(held)), parts)
 
     @classmethod
     def from_parts(cls, about: Mapping[str, Any], parts: dict[str, Tensor]) -> PackedWeight:
@@ -121,8 +121,9 @@ class PackedWeight:
             ValueError: if the positions are damaged.
         """
         held = self.storage.read({**self.parts, **self._gaps()}, self.rows, self.cols)
-        if int(held.sum()) != self.count:
-            raise ValueError(f"{self.count} values are said to be stored, and it has positions of {int(held.sum())}")
+        found = int(torch.count_nonzero(held))  # a sum would make eight bytes of each first
+        if found != self.count:
+            raise ValueError(f"{self.count} values are said to be stored, and it has positions of {found}")
         return held
 
     @cached_property
@@ -155,7 +156,7 @@ class PackedWeight:
         """The weight ``[rows cols]``; of a float kind that is the stored dtype, bit for bit what was packed.
 
         Symbols are decoded and put into their places some at a time: beside the weight, and for storage formats other than
-        gaps a mask, that takes a few megabytes, whatever its size.
+        gaps a mask, that takes some tens of megabytes, whatever its size.
 
         Raises:
             ValueError: if the parts are damaged.
@@ -250,7 +251,7 @@ def smallest_storage(weight: Tensor, values: Values, coder: Coder | None = None)
     not shared and the coder is none but the fixed one.
     """
     keep, (rows, cols) = weight != 0, weight.shape
-    kept, coder = int(keep.sum()), coder or Fixed()
+    kept, coder = int(torch.count_nonzero(keep)), coder or Fixed()
     running = isinstance(coder, Fixed) and not values.shared
     sizes: list[tuple[float, int, StorageFormat]] = []
     for entry in registry.storage.entries().values():
@@ -259,7 +260,7 @@ def smallest_storage(weight: Tensor, values: Values, coder: Coder | None = None)
         storage = entry.cls().fitted(keep, values.bits, coder.planned_bits)
         if storage.fault(keep) is None:
             held = storage.holds(keep)
-            sizes.append((_position_bits(storage, held, coder) + int(held.sum()) * values.bits, 1, storage))
+            sizes.append((_position_bits(storage, held, coder) + int(torch.count_nonzero(held)) * values.bits, 1, storage))
     for n, m in _GROUPS:
         pairs = NMStorage(n, m)
         stored = rows * cols * n // m
@@ -290,7 +291,7 @@ def _positions(storage: StorageFormat, held: Tensor, coder: Coder) -> dict[str, 
 def _position_bits(storage: StorageFormat, held: Tensor, coder: Coder) -> float:
     """Bits that they take, by arithmetic."""
     if not storage.symbols:
-        return storage.position_bits(held.shape[0], held.shape[1], int(held.sum()))
+        return storage.position_bits(held.shape[0], held.shape[1], int(torch.count_nonzero(held)))
     return coder.planned_bits(_counts([storage.write(held)[storage.symbols]], storage.symbol_bits))
 
 
