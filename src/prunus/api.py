@@ -6,6 +6,7 @@ from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
+from .train.shared import SharedWeights, share_weights
 from .verbs.bench import Bench, bench
 from .verbs.compare import Comparison, compare
 from .verbs.distill import distill
@@ -39,6 +40,7 @@ __all__ = [
     "PruneResult",
     "PrunusError",
     "Recipe",
+    "SharedWeights",
     "ShrinkRecipe",
     "ShrinkResult",
     "Unpacked",
@@ -57,6 +59,7 @@ __all__ = [
     "plan",
     "prune",
     "recover",
+    "share_weights",
     "shrink",
     "shrink_family",
     "shrink_module",

@@ -25,7 +25,8 @@ class HealRecipe(Settings):
     """Settings of ``distill`` and ``recover``, named as the command line names them.
 
     ``loss`` are ``"name:option=value,…"``, added up (none: the teacher's ``kl``, or ``ce`` without one). ``batch`` and
-    ``held_out`` are windows, ``tokens`` those of one of the ``epochs``, ``lora`` a rank (None: all weights are trained).
+    ``held_out`` are windows, ``tokens`` those of one of the ``epochs``. All weights are trained, unless ``lora`` is a rank
+    of updates, or ``shared`` the bits of codebooks that pruned matrices share their weights from.
     """
 
     teacher: str | None = None
@@ -40,6 +41,7 @@ class HealRecipe(Settings):
     weight_decay: float = 0.0
     lora: int | None = None
     lora_alpha: float | None = None
+    shared: int | None = None
     masks: str = "held"
     held_out: int = 16
     evaluations: int = 10
@@ -92,10 +94,7 @@ class HealRecipe(Settings):
             faults.append(f"masks '{self.masks}' is neither held nor free")
         if self.dtype not in DTYPES or self.dtype == "float16":
             faults.append(f"dtype '{self.dtype}' is none of auto, float32, bfloat16")
-        if self.masks == "free" and self.lora is not None:
-            faults.append("masks free: low-rank updates leave zeros as they are; leave out one of masks and lora")
-        if self.lora_alpha is not None and self.lora is None:
-            faults.append("lora_alpha says nothing without lora, the rank")
+        faults += self._trained_faults()
         try:
             losses = self.losses()
         except ValueError as error:
@@ -111,6 +110,19 @@ class HealRecipe(Settings):
             faults.append(f"loss '{taught[0]}' needs a teacher")
         return faults
 
+    def _trained_faults(self) -> list[str]:
+        """What is wrong with what is to be trained in the place of weights."""
+        faults = []
+        if self.masks == "free" and self.lora is not None:
+            faults.append("masks free: low-rank updates leave zeros as they are; leave out one of masks and lora")
+        if self.shared is not None and self.shared not in range(2, 9):
+            faults.append(f"shared {self.shared!r} must be a whole number from 2 to 8, the bits of a code")
+        if self.shared is not None and (self.lora is not None or self.masks == "free"):
+            faults.append("shared: codebooks alone are trained, and zeros stay; leave out lora and masks free")
+        if self.lora_alpha is not None and self.lora is None:
+            faults.append("lora_alpha says nothing without lora, the rank")
+        return faults
+
     def losses(self) -> list[Loss]:
         """The losses that are added up.
 
@@ -121,8 +133,13 @@ class HealRecipe(Settings):
 
     @property
     def learning_rate(self) -> float:
-        """The highest learning rate: 1e-4 for all weights, 1e-3 for low-rank updates, unless another was asked for."""
+        """The highest learning rate: 1e-4 for weights and codebooks, 1e-3 for low-rank updates, or what was asked for."""
         return self.lr if self.lr is not None else 1e-3 if self.lora is not None else 1e-4
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether all weights are trained, and not something in their place."""
+        return self.lora is None and self.shared is None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

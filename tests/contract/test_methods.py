@@ -160,7 +160,7 @@ def test_problems_that_share_inputs_are_solved_as_each_alone(solver: str) -> Non
 def test_every_method_is_documented_and_described_exactly(axis) -> None:
     for name, entry in axis.entries().items():
         assert entry.summary.endswith((".", ".)"))
-        assert entry.paper.startswith(("arXiv:", "https://")) or axis.axis == "storage"
+        assert entry.paper.startswith(("arXiv:", "https://")) or axis.axis in ("storage", "coder")
         assert entry.cost
         assert all(entry.explained.values()), f"{name} has an option that nothing explains"
         made = axis.make(name)

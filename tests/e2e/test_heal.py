@@ -142,7 +142,30 @@ class StopTraining(StopAfter):
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("what", [{}, {"teacher": True}, {"lora": 2}])
+@pytest.mark.parametrize("what", [{"lr": 3e-3, "epochs": 2}, {"lr": 1e-12}])
+def test_codebooks_are_trained_and_packed_to_the_bit(what, pruned, brief, tmp_path) -> None:
+    result = prunus.recover(pruned, tmp_path / "out", shared=4, **{**brief, **what})
+    before, after = load_file(pruned / MODEL), load_file(tmp_path / "out" / MODEL)
+    zeros = zeros_of(pruned)
+    for name, weight in after.items():
+        if name in zeros:
+            assert torch.equal(weight == 0, zeros[name]), name
+            assert len(weight[weight != 0].unique()) <= 15, name
+        else:
+            assert torch.equal(weight, before[name]), name  # nothing but codebooks is trained
+    assert (result.held_out[1] < result.held_out[0]) or what["lr"] < 1e-6
+    told = prunus.pack(tmp_path / "out", tmp_path / "packed", storage="gaps", values="shared4", coder="huffman")
+    assert {layer.error for layer in told.layers} == {0.0}
+    prunus.unpack(tmp_path / "packed", tmp_path / "again")
+    assert (tmp_path / "again" / MODEL).read_bytes() == (tmp_path / "out" / MODEL).read_bytes()
+
+
+def test_codebooks_of_what_was_not_pruned_are_refused(checkpoint, brief, tmp_path) -> None:
+    with pytest.raises(UnsupportedModelError, match="no matrix has 5% zeros"):
+        prunus.recover(checkpoint("llama"), tmp_path / "out", shared=4, **brief)
+
+
+@pytest.mark.parametrize("what", [{}, {"teacher": True}, {"lora": 2}, {"shared": 3}])
 def test_stopped_and_resumed_writes_the_same_bytes(what, pruned, brief, checkpoint, tmp_path) -> None:
     settings = {**brief, **what, "evaluations": 4}
     if "teacher" in what:
@@ -325,6 +348,7 @@ def test_other_families(family, checkpoint, brief, tmp_path) -> None:
     ({"tokens": 10**8}, CalibrationError, "--epochs"), ({"lora": 0}, RecipeError, "lora"),
     ({"lora_alpha": 3.0}, RecipeError, "without lora"), ({"colour": "red"}, RecipeError, "unknown setting"),
     ({"masks": "free", "lora": 2}, RecipeError, "leave out one of"),
+    ({"shared": 4, "lora": 2}, RecipeError, "leave out lora"), ({"shared": 9}, RecipeError, "from 2 to 8"),
     ({"masks": "loose"}, RecipeError, "neither held nor free"), ({"dtype": "float16"}, RecipeError, "float32, bfloat16"),
     ({"lr": -1.0}, RecipeError, "lr"), ({"batch": 1.5}, RecipeError, "batch"),
     ({"lr": 1e30, "warmup": 0.0}, NumericalError, "smaller --lr"),

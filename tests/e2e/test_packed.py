@@ -148,8 +148,8 @@ def test_what_cannot_be_packed_is_refused(checkpoint, tmp_path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"a group of 4 keeps \d, more than 2"):
         prunus.pack(plain, tmp_path / "no", storage="nm:n=2,m=4")
     with pytest.raises(RecipeError) as caught:
-        prunus.pack(plain, tmp_path / "no", storage="bitmaks", values="int3", head="float32", group=-1)
-    assert len(caught.value.faults) == 4
+        prunus.pack(plain, tmp_path / "no", storage="bitmaks", values="int3", coder="huffmann", head="float32", group=-1)
+    assert len(caught.value.faults) == 5
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
@@ -321,3 +321,129 @@ def test_wrong_words_are_told(words, said, checkpoint, tmp_path, capsys, monkeyp
     code, _, err = run(capsys, monkeypatch, *[word.format(packed=tmp_path / "packed") for word in words])
     assert code == 3
     assert said in " ".join(err.split())
+
+
+def coded(folder: Path, target: Path, **settings: object) -> prunus.Packed:
+    return prunus.pack(folder, target, storage="gaps", **{"values": "shared5", "coder": "huffman", **settings})
+
+
+@pytest.mark.parametrize(("values", "coder"), [("shared5", "huffman"), ("shared4", "ans"), ("auto", "ans"), ("int8", "ans"),
+                                               ("int4", "huffman"), ("shared3", "fixed")])  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_coded_for_distribution_is_read_by_all_verbs(values, coder, dtype, checkpoint, text_file, tmp_path) -> None:
+    plain = zeroed(checkpoint("llama", dtype), tmp_path / "plain")
+    told = coded(plain, tmp_path / "packed", values=values, coder=coder)
+    assert len(told.layers) == 3 * 7
+    assert all(layer.storage.startswith("gaps:bits=") and layer.coder == coder for layer in told.layers)
+    if values != "auto":  # there the signs of zeros are kept as well
+        assert all(layer.nbytes == pytest.approx(layer.planned_bytes, rel=0.02) for layer in told.layers)
+    prunus.unpack(tmp_path / "packed", tmp_path / "again")
+    if values == "auto":
+        same_folders(plain, tmp_path / "again")
+    wanted = logits(plain_model(tmp_path / "again"))
+    found = logits(load(tmp_path / "packed", keep="packed"))
+    assert (found - wanted).norm() < (0.05 if values.startswith("int") else 1e-4) * wanted.norm()
+    one, two = (prunus.evaluate(tmp_path / name, text_file, seqlen=64, windows=2) for name in ("again", "packed"))
+    assert one.perplexity == two.perplexity
+    said = [prunus.generate(tmp_path / name, ["The country"], new_tokens=5).texts for name in ("again", "packed")]
+    assert said[0] == said[1] or values.startswith("int")
+
+
+def test_shared_values_are_kept_to_the_bit_once_they_are_few(checkpoint, tmp_path) -> None:
+    plain = zeroed(checkpoint("mixtral"), tmp_path / "plain")
+    told = coded(plain, tmp_path / "packed")
+    assert 0 < max(layer.error for layer in told.layers) < 0.1
+    prunus.unpack(tmp_path / "packed", tmp_path / "again")
+    told = coded(tmp_path / "again", tmp_path / "repacked", coder="ans")
+    assert {layer.error for layer in told.layers} == {0.0}
+    prunus.unpack(tmp_path / "repacked", tmp_path / "once-more")
+    same_folders(tmp_path / "again", tmp_path / "once-more")
+
+
+@pytest.mark.parametrize("coder", ["fixed", "huffman", "ans"])
+def test_the_last_stage_is_what_is_in_the_file(coder, checkpoint, tmp_path, capsys, monkeypatch) -> None:
+    plain, packed = zeroed(checkpoint("llama"), tmp_path / "plain"), tmp_path / "packed"
+    words = ["pack", plain, "-o", packed, "--storage", "gaps", "--values", "shared4", "--coder", coder]
+    code, out, _ = run(capsys, monkeypatch, *words, "--json")
+    assert code == 0
+    told, tensors = json.loads(out), load_file(packed / "packed-model.safetensors")
+    last = {"fixed": "shared"}.get(coder, coder)
+    sizes = {layer["name"]: layer["stages"]["nbytes"][last] for layer in told["layers"]}
+    for name, size in sizes.items():
+        assert size == sum(tensor.nbytes for part, tensor in tensors.items() if part.startswith(f"{name}."))
+    assert told["stages"]["nbytes"][last] == sum(sizes.values())
+    assert told["stages"]["ratios"][last] == pytest.approx(4 * told["stages"]["weights"] / sum(sizes.values()))
+    assert json.loads((packed / "prunus.json").read_text())["stages"] == told["stages"]
+    code, out, _ = run(capsys, monkeypatch, *words, "--overwrite")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.strip().startswith("together"))
+    assert [f"{ratio:.2f}" for ratio in told["stages"]["ratios"].values()] == row.split()[-4:]
+    assert "…" not in row
+
+
+def test_dense_layers_share_values_too(checkpoint, tmp_path) -> None:
+    told = prunus.pack(checkpoint("gpt2"), tmp_path / "packed", values="shared6", coder="ans")
+    assert {(layer.storage, layer.values) for layer in told.layers} == {("dense", "shared6")}
+    prunus.unpack(tmp_path / "packed", tmp_path / "again")
+    one, two = logits(load(tmp_path / "packed")), logits(plain_model(tmp_path / "again"))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("coder", ["huffman", "ans"])
+def test_every_flipped_bit_of_a_coded_file_is_refused(coder, checkpoint, tmp_path) -> None:
+    plain = zeroed(checkpoint("llama"), tmp_path / "plain")
+    coded(plain, tmp_path / "packed", coder=coder)
+    path = tmp_path / "packed" / "packed-model.safetensors"
+    whole, generator = path.read_bytes(), torch.Generator().manual_seed(0)
+    for place in torch.randint(0, 8 * len(whole), (60,), generator=generator).tolist():
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError):
+            load_packed(tmp_path / "packed", Silent())
+
+
+@pytest.mark.parametrize("coder", ["huffman", "ans"])
+@pytest.mark.parametrize("part", ["values", "gaps", "gaps_lengths", "gaps_frequencies", "values_sizes", "codebook"])
+def test_coded_parts_that_lie_with_digests_of_their_own_are_refused(part, coder, checkpoint, tmp_path) -> None:
+    """Noise of the right size in the place of a stream or table, as if someone had packed it so."""
+    from prunus.checkpoint.packed_file import _digest_of, digest
+    from prunus.checkpoint.safetensors_file import raw_bytes
+
+    plain = zeroed(checkpoint("llama"), tmp_path / "plain")
+    coded(plain, tmp_path / "packed", coder=coder)
+    path = tmp_path / "packed" / "packed-model.safetensors"
+    tensors, about = load_file(path), json.loads(SafetensorsFile.open(path).metadata[KEY])
+    name = next((name for name in tensors if name.endswith(f".{part}")), None)
+    if name is None:
+        return  # a part of the other coder
+    noise = torch.randint(0, 256, (tensors[name].nbytes,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tensors[name] = noise.view(tensors[name].dtype).view(tensors[name].shape)
+    about["digests"][name] = digest(raw_bytes(tensors[name]))
+    text = json.dumps(about)
+    save_file(tensors, path, metadata={"format": "pt", KEY: text, DIGEST: "0"})
+    save_file(
+        tensors, path, metadata={"format": "pt", KEY: text, DIGEST: _digest_of(SafetensorsFile.open(path).entries, text)}
+    )
+    for read in (
+        lambda: load_packed(tmp_path / "packed", Silent()),
+        lambda: prunus.unpack(tmp_path / "packed", tmp_path / "no"),
+    ):
+        with pytest.raises(CheckpointError, match="cannot be unpacked"):
+            read()
+
+
+def test_a_library_that_is_not_there_is_named(checkpoint, tmp_path, monkeypatch, capsys) -> None:
+    plain = zeroed(checkpoint("llama"), tmp_path / "plain")
+    coded(plain, tmp_path / "packed", coder="ans")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    packed, no = tmp_path / "packed", tmp_path / "no"
+    for words in (
+        ["pack", plain, "-o", no, "--coder", "ans"],
+        ["unpack", packed, "-o", no],
+        ["generate", packed, "-p", "A"],
+    ):
+        code, _, err = run(capsys, monkeypatch, *words)
+        assert code == 10
+        assert "pip install 'prunus[ans]'" in " ".join(err.split())
+    assert not (tmp_path / "no").exists()

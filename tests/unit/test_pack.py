@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
+from matrices import pairs, same_bytes, sparse
+from prunus.coders.ans import ANS
+from prunus.coders.fixed import Fixed
+from prunus.coders.huffman import Huffman
 from prunus.core import registry
 from prunus.storage.bitmask import Bitmask
-from prunus.storage.bits import pack_bits, pack_nibbles, unpack_bits, unpack_nibbles
+from prunus.storage.bits import pack_bits, unpack_bits
 from prunus.storage.columns import Columns
 from prunus.storage.dense import Dense
+from prunus.storage.gaps import Gaps
 from prunus.storage.nm import NMStorage
 from prunus.storage.packed import PackedWeight, smallest_storage
 from prunus.storage.values import FLOATS, Values
@@ -22,35 +27,17 @@ from prunus.storage.values import FLOATS, Values
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 21))
 
 
-def sparse(rows: int, cols: int, density: float, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(rows, cols, generator=generator)
-    keep = torch.rand(rows, cols, generator=generator) < density
-    return (weight * keep).to(dtype)  # a negative weight times zero is -0.0, as many tools write it
-
-
-def pairs(rows: int, cols: int, n: int = 2, m: int = 4, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(rows, cols, generator=generator)
-    groups = torch.rand(rows, cols // m, m, generator=generator)
-    keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, groups.topk(n, dim=-1).indices, True).flatten(1)
-    return torch.where(keep, weight, torch.zeros(()))
-
-
-def same_bytes(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(
-        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
-    )
-
-
 @given(SHAPES, st.sampled_from([0.0, 0.03, 0.5, 1.0]), st.integers(0, 99), st.sampled_from(list(FLOATS)))
 @settings(deadline=None, max_examples=60)
 def test_float_weights_unpack_to_the_same_bytes(shape: tuple[int, int], density: float, seed: int, kind: str) -> None:
     weight = sparse(*shape, density, seed, FLOATS[kind])
-    for storage in (Bitmask(), Columns(), Dense(), smallest_storage(weight, Values(kind))):
-        packed = PackedWeight.of(weight, storage, Values(kind))
+    some = (Bitmask(), Columns(), Dense(), Gaps(), Gaps(1), Gaps(3), smallest_storage(weight, Values(kind)))
+    for storage, coder in zip(some, itertools.cycle([Fixed(), Huffman(), ANS()]), strict=False):
+        packed = PackedWeight.of(weight, storage, Values(kind), coder=coder)
         again = PackedWeight.from_parts(packed.about(), packed.parts)
         assert same_bytes(again.unpack(), weight)
+        again.check()
+        assert same_bytes(again.unpack(), weight)  # also from what was looked through
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (2, 8), (1, 2), (3, 16), (1, 16), (5, 7)])
@@ -106,24 +93,23 @@ def test_the_smallest_storage_is_chosen() -> None:
 
 @given(st.integers(0, 40), st.integers(0, 99))
 @settings(deadline=None)
-def test_bits_and_nibbles_come_back(count: int, seed: int) -> None:
+def test_bits_come_back(count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     bits = torch.rand(3, count, generator=generator) < 0.5
     assert torch.equal(unpack_bits(pack_bits(bits), count), bits)
-    codes = torch.randint(-8, 8, (count,), generator=generator, dtype=torch.int8)
-    assert torch.equal(unpack_nibbles(pack_nibbles(codes), count), codes)
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
     """Whatever is changed, what comes out is an error in words or a weight of the right shape, never a crash."""
-    names = st.sampled_from([Bitmask(), NMStorage(), NMStorage(1, 4), Columns(), Dense()])
+    names = st.sampled_from([Bitmask(), NMStorage(), NMStorage(1, 4), Columns(), Dense(), Gaps(), Gaps(1)])
     storage = data.draw(names)
-    values = data.draw(st.sampled_from([Values("float32"), Values("int8"), Values("int4", 8)]))
-    packed = PackedWeight.of(pairs(4, 16, 1, 4), storage, values)
+    values = data.draw(st.sampled_from([Values("float32"), Values("int8"), Values("int4", 8), Values("shared3")]))
+    coder = data.draw(st.sampled_from([Fixed(), Huffman(), ANS()]))
+    packed = PackedWeight.of(pairs(4, 16, 1, 4), storage, values, coder=coder)
     about, parts = packed.about(), {name: part.clone() for name, part in packed.parts.items()}
-    kind = data.draw(st.sampled_from(["flip", "cut", "shape", "drop", "dtype", "options"]))
+    kind = data.draw(st.sampled_from(["flip", "cut", "shape", "drop", "dtype", "options", "coder", "count"]))
     name = data.draw(st.sampled_from(sorted(parts)))
     if kind == "flip":
         view = parts[name].view(torch.uint8).flatten()
@@ -138,9 +124,24 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
         del parts[name]
     elif kind == "dtype":
         parts[name] = parts[name].to(torch.float64)
+    elif kind == "coder":
+        about["coder"] = data.draw(st.sampled_from([{"name": "fixed"}, {"name": "huffman"}, {"name": "ans"}, {}, "x"]))
+    elif kind == "count":
+        about["stored"] = data.draw(st.sampled_from([0, -1, 15, 17, 64, 65, 1 << 60]))
     else:
         about["storage"] = data.draw(
-            st.sampled_from([{"name": "nm", "n": 3, "m": 4}, {"name": "none"}, {}, {"name": "nm", "n": 9, "m": 4}, None])
+            st.sampled_from(
+                [
+                    {"name": "nm", "n": 3, "m": 4},
+                    {"name": "none"},
+                    {},
+                    {"name": "nm", "n": 9, "m": 4},
+                    None,
+                    {"name": "gaps", "bits": 3},
+                    {"name": "gaps", "bits": 0},
+                    {"name": "gaps", "bits": 9},
+                ]
+            )
         )
     weight = None
     with suppress(ValueError):
@@ -149,7 +150,7 @@ def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
 
 
 def test_every_format_is_registered() -> None:
-    assert set(registry.storage.entries()) == {"bitmask", "columns", "dense", "nm"}
+    assert set(registry.storage.entries()) == {"bitmask", "columns", "dense", "gaps", "nm"}
 
 
 def test_values_that_their_kind_cannot_hold_are_refused() -> None:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,28 +99,39 @@ class PackedFile:
         }
 
     def packed(self, name: str) -> PackedWeight:
-        """A packed weight as it is stored.
+        """A packed weight as it is stored, looked through.
 
         Raises:
             CheckpointError: if its tensors are damaged.
         """
-        about = self.weights[name]
-        parts = {part: self._checked(f"{name}.{part}") for part in about["parts"]}
-        try:
-            return PackedWeight.from_parts(about, parts)
-        except ValueError as error:
-            raise CheckpointError(f"{self.path}: '{name}' cannot be unpacked: {error}. {_ANEW}") from error
+        with self._refused(name):
+            found = self._opened(name)
+            found.check()
+            return found
 
     def read(self, name: str) -> Tensor:
         """One tensor as it was before it was packed."""
         if name not in self.weights:
             return self._checked(name)
         about = self.weights[name]
-        weight = self.packed(name).unpack()
+        with self._refused(name):
+            weight = self._opened(name).unpack()
         shape = about["tensor"]
         if not about["transposed"]:
             return weight.view(shape)
         return weight.view(*shape[:-2], shape[-1], shape[-2]).transpose(-1, -2).contiguous()
+
+    def _opened(self, name: str) -> PackedWeight:
+        about = self.weights[name]
+        return PackedWeight.from_parts(about, {part: self._checked(f"{name}.{part}") for part in about["parts"]})
+
+    @contextmanager
+    def _refused(self, name: str) -> Iterator[None]:
+        """What cannot be unpacked is told with the file's name."""
+        try:
+            yield
+        except ValueError as error:
+            raise CheckpointError(f"{self.path}: '{name}' cannot be unpacked: {error}. {_ANEW}") from error
 
     def _checked(self, name: str) -> Tensor:
         tensor = self.inner.read(name)

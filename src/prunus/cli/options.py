@@ -194,6 +194,11 @@ HEAL: dict[str, tuple[str, str, str]] = {
     "weight_decay": ("--weight-decay", "Training", "AdamW's. Default 0."),
     "lora": ("--lora", "Training", "Train low-rank updates of this rank in place of all weights; merged at the end."),
     "lora_alpha": ("--lora-alpha", "Training", "Their scale is alpha / rank. Default twice the rank."),
+    "shared": (
+        "--shared",
+        "Training",
+        "Train codebooks of this many bits in place of weights: pruned matrices share their values, as pack keeps them.",
+    ),
     "held_out": ("--held-out", "Training", "Windows of the text that are not trained on, but watched. Default 16."),
     "evaluations": ("--evaluations", "Training", "How often they are looked at, and a checkpoint is saved. Default 10."),
     "patience": (
@@ -291,7 +296,7 @@ def _option(name: str, told: tuple[str, str, str]) -> inspect.Parameter:
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
         "tokens": int | None, "epochs": int | None, "batch": int | None, "lr": float | None, "warmup": float | None,
         "weight_decay": float | None, "lora": int | None, "lora_alpha": float | None, "held_out": int | None,
-        "evaluations": int | None, "patience": int | None, "loss": list[str] | None,
+        "shared": int | None, "evaluations": int | None, "patience": int | None, "loss": list[str] | None,
         "stage": list[str] | None, "cut": list[str] | None, "along": list[str] | None,
         **dict.fromkeys(("params", "params_nonembedding", "flops", "memory", "latency"), list[str] | None),
     }  # fmt: skip

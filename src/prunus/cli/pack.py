@@ -15,11 +15,18 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the packed checkpoint.")],
     storage: Annotated[
         str,
-        typer.Option(help="How positions are stored: auto (the smallest), bitmask, nm:n=2,m=4, columns or dense."),
+        typer.Option(help="How positions are stored: auto (the smallest), bitmask, nm:n=2,m=4, columns, gaps or dense."),
     ] = "auto",
     values: Annotated[
-        str, typer.Option(help="Survivors' values: auto (as they are), float32, float16, bfloat16, int8 or int4.")
+        str,
+        typer.Option(
+            help="Survivors' values: auto (as they are), float32, float16, bfloat16, int8, int4, or shared2 to shared8: a "
+            "codebook a layer."
+        ),
     ] = "auto",
+    coder: Annotated[
+        str, typer.Option(help="How codes and gaps become bytes: fixed, or for distribution huffman or ans.")
+    ] = "fixed",
     group: Annotated[int, typer.Option(help="Columns of a row that share a scale of int4 values; 0: all.", min=0)] = 64,
     head: Annotated[str | None, typer.Option(help="Quantise the language-model head as well: int8 or int4.")] = None,
     overwrite: Overwrite = False,
@@ -31,7 +38,7 @@ def command(
     from .progress import Bars
 
     found = pack(
-        model, output, storage=storage, values=values, group=group, head=head, overwrite=overwrite,
+        model, output, storage=storage, values=values, coder=coder, group=group, head=head, overwrite=overwrite,
         trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:

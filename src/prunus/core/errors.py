@@ -68,3 +68,9 @@ class ProofError(PrunusError):
     """The finished run failed one of its own checks; nothing was given its final name."""
 
     exit_code = 8
+
+
+class MissingLibraryError(PrunusError):
+    """A library that only some choices need is not installed."""
+
+    exit_code = 10

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
+from .coder import Coder
 from .roles import (
     Allocator,
     BlockStage,
@@ -239,7 +240,8 @@ depth: Registry[Depth] = Registry("depth", "prunus.depth")
 experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
 loss: Registry[Loss] = Registry("loss", "prunus.losses")
 storage: Registry[StorageFormat] = Registry("storage", "prunus.storage")
+coder: Registry[Coder] = Registry("coder", "prunus.coders")
 AXES: tuple[Registry[Any], ...] = (
     criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
-    loss, storage,
+    loss, storage, coder,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,7 +17,21 @@ class StorageFormat(ABC):
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors that it writes."""
+    """Names of the tensors that it writes as they are."""
+    symbols: ClassVar[str] = ""
+    """Name of the stream of symbols that it writes in their place, one for each stored value, for a coder; "": none."""
+
+    @property
+    def symbol_bits(self) -> int:
+        """Bits of such a symbol."""
+        return 0
+
+    def fitted(self, keep: Tensor, value_bits: float, planned_bits: Callable[[Tensor], float]) -> StorageFormat:
+        """The format with all its options settled: those of the fewest bits for ``keep``, where they were left open.
+
+        ``planned_bits`` tells what a coder takes for so many of each symbol.
+        """
+        return self
 
     @abstractmethod
     def fault(self, keep: Tensor) -> str | None:
@@ -33,7 +47,7 @@ class StorageFormat(ABC):
 
     @abstractmethod
     def write(self, held: Tensor) -> dict[str, Tensor]:
-        """The positions of ``held [rows cols]`` as plain tensors."""
+        """The positions of ``held [rows cols]`` as plain tensors; symbols uint8, one for each value."""
 
     @abstractmethod
     def read(self, parts: Mapping[str, Tensor], rows: int, cols: int) -> Tensor:
@@ -42,6 +56,14 @@ class StorageFormat(ABC):
         Raises:
             ValueError: if the tensors are not of the right kind or size, or say what cannot be.
         """
+
+    def places(self, symbols: Iterable[Tensor], rows: int, cols: int) -> Iterator[Tensor]:
+        """Where the values stand in the matrix row after row, some at a time, of a format that writes ``symbols``.
+
+        Raises:
+            ValueError: if the symbols say what cannot be.
+        """
+        raise NotImplementedError
 
 
 def expect(parts: Mapping[str, Tensor], name: str, dtype: object, shape: tuple[int, ...]) -> Tensor:

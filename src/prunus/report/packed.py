@@ -7,17 +7,21 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from ..storage.stages import CODED, Stages
 
 
 def packed_table(found: Any) -> RenderableType:
     """Layers by what they are in their block and how they are stored; files before, after and by arithmetic."""
     kinds: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for layer in found.layers:
-        role = re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
-        kinds[role, "×".join(map(str, layer.shape)), layer.storage, layer.values].append(layer)
+        role = _role(layer)
+        how = layer.values if layer.coder == "fixed" else f"{layer.values} {layer.coder}"
+        kinds[role, "×".join(map(str, layer.shape)), _short(layer.storage), how].append(layer)
     table = Table(title=Text(f"{found.model} packed"))
     table.add_column("layers", no_wrap=True)
     table.add_column("stored as")
@@ -29,7 +33,7 @@ def packed_table(found: Any) -> RenderableType:
         zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in layers) / weights
         error = max(layer.error for layer in layers)
         table.add_row(
-            Text(f"{role} {shape}"), f"{_short(storage)} {values}", str(len(layers)), f"{zeros:.2%}",
+            Text(f"{role} {shape}"), f"{storage} {values}", str(len(layers)), f"{zeros:.2%}",
             f"{nbytes / weights:.4f}", f"{error:.2g}",
         )  # fmt: skip
     before, after, planned = (size / 1e6 for size in (found.plain_bytes, found.packed_bytes, found.planned_bytes))
@@ -39,13 +43,39 @@ def packed_table(found: Any) -> RenderableType:
         "Every layer was read back and unpacked. "
         f"Written to {found.output}; prunus.load runs it, prunus generate tries it, prunus bench times it."
     )
-    return Group(table, Text(line))
+    return Group(table, *([_stage_table(found)] if found.stages else []), Text(line))
+
+
+def _stage_table(found: Any) -> RenderableType:
+    """Shared weights stage by stage, as Deep Compression's tables are: how many times smaller than fp32."""
+    shared = [layer for layer in found.layers if layer.stages is not None]
+    coder = shared[0].coder if shared[0].coder in CODED else "huffman"
+    table = Table(
+        title=Text(f"fp32 bytes ÷ bytes, stage by stage; bits before and after {coder}"), box=SIMPLE_HEAD, padding=0
+    )
+    table.add_column("layers", no_wrap=True)
+    for name in ("weights", "kept", "code", "gap", *shared[0].stages.ratios):
+        table.add_column(name, justify="right", no_wrap=True)
+    kinds: dict[str, list[Stages]] = defaultdict(list)
+    for layer in shared:
+        kinds[_role(layer)].append(layer.stages)
+    for role, stages in {**kinds, "together": [layer.stages for layer in shared]}.items():
+        one = Stages.together(stages)
+        bits = (f"{each['shared']:.2g}→{each[coder]:.2f}" for each in (one.code_bits, one.position_bits))
+        ratios = (f"{ratio:.2f}" for ratio in one.ratios.values())
+        table.add_row(role, f"{one.weights / 1e6:.3g}M", f"{one.kept / one.weights:.0%}", *bits, *ratios)
+    return table
+
+
+def _role(layer: Any) -> str:
+    """What a layer is in its block."""
+    return re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
 
 
 def _short(storage: str) -> str:
     """A storage format as people say it.
 
-    >>> _short("nm:n=2,m=4"), _short("bitmask")
-    ('2:4', 'bitmask')
+    >>> _short("nm:n=2,m=4"), _short("gaps:bits=3"), _short("bitmask")
+    ('2:4', 'gaps', 'bitmask')
     """
-    return re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage)
+    return re.sub(r"^gaps:bits=\d+$", "gaps", re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage))

@@ -61,13 +61,15 @@ class Arranged:
 def arrange(packed: PackedWeight) -> Arranged | None:
     """A packed weight for the kernels; None where they have none for it (fp16 values, groups of odd sizes).
 
-    fp16 values become fp32, int4 ones that are in no dense or 2:4 order int8: the same numbers, in more bytes.
+    fp16 values become fp32, int4 ones that are in no dense or 2:4 order int8: the same numbers, in more bytes. So do shared
+    values, bf16 where the weights were.
     """
     values, storage = packed.values, packed.storage
     rows, cols, held = packed.rows, packed.cols, packed.held
-    if values.coded:
+    if values.scaled:
         return _arranged_codes(packed)
-    floats = packed.floats if values.kind == "bfloat16" else packed.floats.float()
+    narrow = values.kind == "bfloat16" or (values.shared and packed.dtype is torch.bfloat16)
+    floats = packed.floats.to(torch.bfloat16 if narrow else torch.float32)
     kind = str(floats.dtype).removeprefix("torch.")
     if isinstance(storage, Dense):
         if kind != "bfloat16":

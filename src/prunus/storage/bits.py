@@ -1,4 +1,4 @@
-"""Bits and half bytes, packed into bytes: the first in the lowest bits."""
+"""Bits packed into bytes: the first in the lowest."""
 
 from __future__ import annotations
 
@@ -28,20 +28,3 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
     return torch.from_numpy(bits[:, :count]).view(torch.bool) if bits.shape[1] == count else torch.from_numpy(
         np.ascontiguousarray(bits[:, :count])
     ).view(torch.bool)  # fmt: skip
-
-
-def pack_nibbles(codes: Tensor) -> Tensor:
-    """Codes −8 … 7, of any shape, as the bytes ``[⌈n/2⌉]`` of what each is above −8, two a byte.
-
-    >>> pack_nibbles(torch.tensor([-8, 7, 0], dtype=torch.int8)).tolist()
-    [240, 8]
-    """
-    above = (codes.flatten() + 8).to(torch.uint8)
-    above = torch.nn.functional.pad(above, (0, above.numel() % 2))
-    return above[0::2] | above[1::2] << 4
-
-
-def unpack_nibbles(packed: Tensor, count: int) -> Tensor:
-    """Undo :func:`pack_nibbles`: int8 ``[count]``."""
-    both = torch.stack((packed & 15, packed >> 4), dim=-1).flatten()[:count]
-    return both.to(torch.int8) - 8

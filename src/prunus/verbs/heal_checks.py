@@ -57,7 +57,7 @@ def check_memory(source: CheckpointSource, teacher: CheckpointSource | None, rec
     if source.device.type != "cpu":
         return
     count = parameters_of(source.model)
-    needed = (18 if recipe.lora is None else 10) * count
+    needed = (18 if recipe.trains_weights else 10) * count
     if teacher is not None and any(loss.needs_hidden for loss in recipe.losses()):
         needed += 4 * parameters_of(teacher.model)
     needed += 4 * 4 * min(recipe.batch_tokens, recipe.batch * recipe.seqlen) * vocabulary(source)
@@ -72,7 +72,7 @@ def check_disk(source: CheckpointSource, recipe: HealRecipe, folder: Path) -> No
     """Raise ResourceError where three of training's checkpoints (weights in fp32, two moments) and the output are more than
     is free with what is there already."""
     count = parameters_of(source.model)
-    moments = 0 if recipe.lora is not None else 8 * count
+    moments = 8 * count if recipe.trains_weights else 0
     needed = 3 * (4 * count + moments) + source.checkpoint.nbytes
     here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,6 +37,7 @@ from ..train.low_rank import add_low_rank, merge_low_rank
 from ..train.prove import prove_healed
 from ..train.ranks import is_first, wait, world
 from ..train.run import Run, asked_of, lessons_of, train
+from ..train.shared import SharedWeights, share_pruned
 from ..train.teacher import TeacherCache
 from ..train.write import write_healed
 from .heal_checks import check_disk, check_finite, check_memory, check_teacher
@@ -209,9 +210,9 @@ def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: Teacher
     student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
     pruned = pruned_matrices(student) if recipe.masks == "held" else frozenset()
     zeros = {name: student.get_parameter(name) == 0 for name in pruned}
-    _add_low_rank(student, recipe)
-    if recipe.lora is not None:
-        pruned = frozenset()  # they are frozen, and their updates leave out what is zero
+    shared = _instead(student, recipe)
+    if recipe.lora is not None or shared is not None:
+        pruned = frozenset()  # they are frozen, and what is trained in their place leaves out what is zero
     live = opened.teacher if any(loss.needs_hidden for loss in recipe.losses()) else None
     lessons = lessons_of(recipe.losses(), source, live, recipe.trust_remote_code)
     windows = (Windows(opened.windows, cache), Windows(opened.held_out, cache, len(opened.windows)))
@@ -223,21 +224,23 @@ def _train(opened: _Opened, recipe: HealRecipe, journal: Journal, cache: Teacher
 
     saved = frozenset(entry["checkpoint"] for entry in journal.entries() if "checkpoint" in entry)
     trained = train(student, Run(folder, recipe, source.device, mark, saved), windows, lessons, pruned, progress)
-    if not trained.better:
+    if not trained.better or trained.gathered:
         student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
-        return student, zeros, trained.history
-    if trained.gathered:
-        student, _ = load_whole(source.checkpoint.folder, torch.float32, recipe.trust_remote_code)
-        _add_low_rank(student, recipe)
+        shared = _instead(student, recipe if trained.better else replace(recipe, lora=None))
+    if trained.better and trained.gathered:
         student.load_state_dict(trained.gathered)
-    if trained.gathered != {}:
+    if not trained.better or trained.gathered != {}:
+        if shared is not None:
+            shared.finish()
         merge_low_rank(student)
     return student, zeros, trained.history
 
 
-def _add_low_rank(student: Any, recipe: HealRecipe) -> None:
+def _instead(student: Any, recipe: HealRecipe) -> SharedWeights | None:
+    """Put what is trained in the place of weights there, where the recipe asks for it."""
     if recipe.lora is not None:
         add_low_rank(student, recipe.lora, recipe.lora_alpha or 2 * recipe.lora, recipe.seed)
+    return None if recipe.shared is None else share_pruned(student, recipe.shared)
 
 
 def _cache(opened: _Opened, recipe: HealRecipe, journal: Journal) -> TeacherCache | None:

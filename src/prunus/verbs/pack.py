@@ -19,16 +19,19 @@ from ..checkpoint.packed_file import PREFIX, PackedFile, PackedWriter, open_shar
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.source import INDEX, Checkpoint
 from ..core import registry
+from ..core.coder import Coder
 from ..core.errors import ProofError, RecipeError, UnsupportedModelError
 from ..core.mask import PRUNED
 from ..core.progress import Progress, Silent
+from ..core.registry import Role
 from ..core.site import Site
 from ..core.storage import StorageFormat
 from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
 from ..storage.dense import Dense
 from ..storage.packed import PackedWeight, smallest_storage
-from ..storage.values import CODES, FLOATS, Values
+from ..storage.stages import Stages
+from ..storage.values import CODES, FLOATS, SHARED, Values
 from ..stream.evaluate import open_source
 from ..stream.sources import CheckpointSource
 
@@ -37,7 +40,7 @@ from ..stream.sources import CheckpointSource
 class PackedLayer:
     """One packed weight: the fraction of zeros, how it is stored, its bytes, and what arithmetic says they should be.
 
-    ``error`` is ‖W − Ŵ‖ / ‖W‖: 0 where values are stored as they were.
+    ``error`` is ‖W − Ŵ‖ / ‖W‖: 0 where values are stored as they were. ``stages`` are those of shared weights.
     """
 
     name: str
@@ -45,14 +48,19 @@ class PackedLayer:
     sparsity: float
     storage: str
     values: str
+    coder: str
     nbytes: int
     planned_bytes: float
     error: float
+    stages: Stages | None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written; bytes are those of all files with weights, ``planned_bytes`` what arithmetic says."""
+    """What was written; bytes are those of all files with weights, ``planned_bytes`` what arithmetic says.
+
+    ``stages`` are those of all layers with shared weights together.
+    """
 
     model: str
     output: str
@@ -60,6 +68,7 @@ class Packed:
     plain_bytes: int
     packed_bytes: int
     planned_bytes: int
+    stages: Stages | None
     seconds: float
 
 
@@ -69,43 +78,52 @@ class _Choice:
 
     storage: StorageFormat | None
     values: str
+    coder: Coder
     group: int
     head: str | None
 
     @classmethod
-    def of(cls, storage: str, values: str, group: int, head: str | None) -> _Choice:
-        faults = []
-        chosen = None
-        if storage != "auto":
-            try:
-                chosen = registry.make(registry.storage, storage)
-            except ValueError as error:
-                faults.append(str(error))
-        kinds = {**FLOATS, **CODES}
+    def of(cls, storage: str, values: str, coder: str, group: int, head: str | None) -> _Choice:
+        faults: list[str] = []
+        where = None if storage == "auto" else _made(registry.storage, storage, faults)
+        how = _made(registry.coder, coder, faults)
+        kinds = {**FLOATS, **CODES, **SHARED}
         if values not in {"auto", *kinds}:
             faults.append(f"values are auto, {', '.join(kinds)}, not '{values}'")
         if head is not None and head not in CODES:
             faults.append(f"the head may be {' or '.join(CODES)}, not '{head}'")
         if group < 0:
             faults.append(f"a group of {group} columns: at least 1, or 0 for the whole row")
-        if faults:
+        if faults or how is None:
             raise RecipeError(faults)
-        return cls(chosen, values, group, head)
+        how.require()
+        return cls(where, values, how, group, head)
 
 
-def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values: str = "auto", group: int = 64,
-         head: str | None = None, overwrite: bool = False, trust_remote_code: bool = False,
+def _made(axis: registry.Registry[Role], spec: str, faults: list[str]) -> Role | None:
+    """The member of an axis that ``spec`` spells; None, and a fault, where there is none."""
+    try:
+        return registry.make(axis, spec)
+    except ValueError as error:
+        faults.append(str(error))
+        return None
+
+
+def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values: str = "auto", coder: str = "fixed",
+         group: int = 64, head: str | None = None, overwrite: bool = False, trust_remote_code: bool = False,
          progress: Progress | None = None) -> Packed:  # fmt: skip
     """Write a pruned or quantised checkpoint so that its zeros take no room; ``load`` runs it, ``unpack`` undoes it.
 
     ``storage`` is how positions are stored (``auto``: the smallest for each layer), ``values`` what of the survivors:
     ``auto`` is the dtype they have, or the codes of a checkpoint that lies on a grid; ``int8`` and ``int4`` quantise, dense
-    layers too, with a scale for ``group`` columns of a row (0, and int8: for the whole row). ``head`` is the same for the
-    language-model head. Every layer is read back from the written file and unpacked: to the same bytes, unless values were
-    rounded.
+    layers too, with a scale for ``group`` columns of a row (0, and int8: for the whole row); ``shared5`` (2 to 8) lets the
+    weights of a layer share 2^5 values. ``coder`` is how codes, and gaps between values, become bytes. ``head`` is what
+    ``values`` is, int8 or int4, for the language-model head. Every layer is read back from the written file and unpacked:
+    to the same bytes, unless values were rounded.
 
     Raises:
         RecipeError: if a setting has a fault.
+        MissingLibraryError: if the ``coder`` takes a library that is not installed.
         UnsupportedModelError: if a layer's zeros do not fit the ``storage`` asked for, or nothing is there to be packed.
         CheckpointError: if the model or its levels cannot be read.
         OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be
@@ -113,7 +131,7 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
         ProofError: if a packed layer does not unpack to what it was.
     """
     start, reporter, target = perf_counter(), progress or Silent(), Path(output).expanduser()
-    choice = _Choice.of(storage, values, group, head)
+    choice = _Choice.of(storage, values, coder, group, head)
     check_free(target, overwrite)
     folder = locate(model)
     check_replaceable(target, folder, model)
@@ -169,7 +187,9 @@ class _Packing:
             )
         self._write_rest(folder)
         size = sum(path.stat().st_size for path in folder.glob(f"{PREFIX}*.safetensors"))
-        found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), round(perf_counter() - start, 3))
+        stages = [layer.stages for layer in layers if layer.stages is not None]
+        together, seconds = Stages.together(stages) if stages else None, round(perf_counter() - start, 3)
+        found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), together, seconds)
         write_atomically(
             folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n"
         )
@@ -189,12 +209,13 @@ class _Packing:
         scales = self._scales(site, tensor, weight, kind)
         if kind == "auto":
             kind = stored if scales is None else self._narrowest()
-        if sparsity < PRUNED and kind not in CODES:
+        if sparsity < PRUNED and kind in FLOATS:
             return None
         values = self._values(kind, weight, scales)
-        storage = Dense() if sparsity < PRUNED else self.choice.storage or smallest_storage(weight, values)
+        coder = self.choice.coder
+        storage = Dense() if sparsity < PRUNED else self.choice.storage or smallest_storage(weight, values, coder)
         try:
-            return PackedWeight.of(weight, storage, values, scales)
+            return PackedWeight.of(weight, storage, values, scales, coder)
         except ValueError as error:
             raise UnsupportedModelError(f"{name}: {error}. Give another --storage, or leave the choice to auto.") from error
 
@@ -242,12 +263,14 @@ class _Packing:
                 raise ProofError(f"{name}: what was packed does not unpack to the same bytes. Please report it.")
             lost, whole = (float(value.double().norm()) for value in (before.double() - after.double(), before))
             error = 0.0 if exact or not whole else lost / whole
-            sparsity = 1 - float(torch.count_nonzero(after)) / after.numel()
-            storage = registry.storage.spec(packed.storage)
+            kept = int(torch.count_nonzero(after))
+            stages = Stages.of(packed, kept) if packed.values.shared else None
+            how = registry.storage.spec(packed.storage), registry.coder.spec(packed.coder)
             values = packed.values.kind + (f", group {packed.values.group}" if packed.values.group else "")
             yield PackedLayer(
-                name, tuple(before.shape), sparsity, storage, values, packed.nbytes, packed.planned_bytes, error
-            )
+                name, tuple(before.shape), 1 - kept / after.numel(), how[0], values, how[1], packed.nbytes,
+                packed.planned_bytes, error, stages,
+            )  # fmt: skip
 
     def _write_rest(self, folder: Path) -> None:
         """Config, tokenizer and the like; the config says that no one but prunus can read the weights."""

@@ -1,0 +1,1 @@
+"""Coders: how symbols become bytes. One file a coder."""
