@@ -18,7 +18,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Running:
+class RunsOn:
     """How a model is to run: ``keep`` is ``fastest`` or ``packed``; a GPU's layers are timed at ``tokens`` tokens."""
 
     keep: str = "fastest"
@@ -32,7 +32,7 @@ class Running:
 
 
 def load_ready(
-    folder: Path, running: Running, progress: Progress, trust_remote_code: bool = False
+    folder: Path, how: RunsOn, progress: Progress, trust_remote_code: bool = False
 ) -> tuple[Loaded, list[Choice]]:
     """The causal language model of a checkpoint, each layer in the faster way, and what was measured to find it.
 
@@ -42,10 +42,10 @@ def load_ready(
     Raises:
         CheckpointError: if the checkpoint is incomplete or damaged.
     """
-    if running.device.type == "cpu":
+    if how.device.type == "cpu":
         loaded = load_packed(folder, progress, trust_remote_code)
-        return loaded, keep_fastest(loaded, progress) if running.keep == "fastest" else []
+        return loaded, keep_fastest(loaded, progress) if how.keep == "fastest" else []
     loaded = load_packed(folder, progress, trust_remote_code, unpacked=True)
     stored = {entry.dtype for shard in Checkpoint.open(folder).shards for entry in shard.entries.values()}
     dtype = torch.float16 if torch.float16 in stored else torch.bfloat16
-    return loaded, to_gpu(loaded, running.device, dtype, running.tokens, progress)
+    return loaded, to_gpu(loaded, how.device, dtype, how.tokens, progress)

@@ -20,10 +20,11 @@ from ..exports.written import Request
 from ..measure.environment import environment
 from ..measure.memory import available_memory_bytes
 from ..models.locate import locate
-from ..runtime.choose import Choice, keep_fastest
+from ..runtime.choose import Choice
 from ..runtime.decode import Decoded, decode
 from ..runtime.library import backend, kernels
-from ..runtime.load import load_packed
+from ..runtime.peak import Run, peak_bytes
+from ..runtime.ready import RunsOn, load_ready
 from ..runtime.ways import WAYS, bytes_a_token
 
 _READ_BYTES = 512 << 20
@@ -47,6 +48,7 @@ class Way:
     """One way to run the model: tokens a second of prompt and of decoding, and how near the memory's limit decoding is.
 
     ``weight_bytes`` are read for each step; ``of_floor`` is the time that reading them takes over a step's own time.
+    ``peak_bytes`` is the memory of a process that does nothing else (None: not known, as of other engines).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Way:
     decode_tokens_per_second: Timing
     weight_bytes: int
     of_floor: float
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,7 @@ def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens
 def _bench(name: str, request: Request, wanted: list[str], beside: Running, sizes: tuple[int, int, int, int], keep: str,
            progress: Progress) -> Bench:  # fmt: skip
     prompt_tokens, new_tokens, batch, repeats = sizes
-    loaded = load_packed(request.folder, progress, request.trust_remote_code)
-    choices = keep_fastest(loaded, progress) if keep == "fastest" else []
+    loaded, choices = load_ready(request.folder, RunsOn(keep), progress, request.trust_remote_code)
     layers = [module for module in loaded.model.modules() if hasattr(module, "in_features")]
     dense = 4 * sum(module.in_features * module.out_features for module in layers)
     needed = int(1.1 * dense * sum({"float32": 1.0, "bfloat16": 1.5}.get(way, 1.25) for way in wanted))
@@ -129,7 +131,8 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
             f"{name}: {len(wanted)} dense ways take about {needed / 1e9:.1f} GB beside the packed model, "
             f"{available_memory_bytes() / 1e9:.1f} GB are free. Choose fewer with --way."
         )
-    models = {"packed" if loaded.packed else "as loaded": loaded.model}
+    own = "packed" if loaded.packed else "as loaded"
+    models = {own: loaded.model}
     progress.start("Making dense ways", len(wanted))
     for way in wanted:
         if way != "dense int8" or kernels() is not None:
@@ -152,12 +155,21 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
         reading += [_bytes_a_second()] if kernels() is not None else []
         progress.step()
     bandwidth = median(reading) if reading else None
-    found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth) for way in runs]
+    peaks: dict[str, int | None] = dict.fromkeys(runs)
+    progress.start("Measuring memory", len(models))
+    for way in models:
+        peaks[way] = peak_bytes(
+            Run(str(request.folder), None if way == own else way, keep, prompt_tokens, new_tokens, batch,
+                torch.get_num_threads(), request.trust_remote_code)
+        )  # fmt: skip
+        progress.step(way)
+    found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth, peaks[way]) for way in runs]
     return Bench(name, backend(), prompt_tokens, new_tokens, batch, repeats, torch.get_num_threads(), bandwidth,
                  loaded.packed, len(loaded.layers), choices, found, beside.left_out, environment())  # fmt: skip
 
 
-def _way(name: str, nbytes: int, runs: list[Decoded], tokens: int, batch: int, bandwidth: float | None) -> Way:
+def _way(name: str, nbytes: int, runs: list[Decoded], tokens: int, batch: int, bandwidth: float | None,
+         peak: int | None) -> Way:  # fmt: skip
     steps = [median(run.step_seconds) for run in runs]
     return Way(
         name,
@@ -165,6 +177,7 @@ def _way(name: str, nbytes: int, runs: list[Decoded], tokens: int, batch: int, b
         Timing.of([batch / step for step in steps]),
         nbytes,
         nbytes / bandwidth / median(steps) if bandwidth else float("nan"),
+        peak,
     )
 
 

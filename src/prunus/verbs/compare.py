@@ -17,7 +17,7 @@ from ..measure.speed import decode_speeds, generate
 from ..models.reload import load_whole
 from ..models.tokens import load_tokenizer
 from ..recipe import Recipe
-from ..runtime.ready import Running, load_ready
+from ..runtime.ready import RunsOn, load_ready
 from ..stream.evaluate import divergences
 from ..stream.sources import CheckpointSource
 from .prepare import evaluation_windows, open_model, vocabulary
@@ -130,5 +130,5 @@ def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], tokenizer: Any, 
 def _whole(source: CheckpointSource, remote: bool, device: torch.device) -> Any:
     """The model in memory as its user would run it: a packed one stays packed."""
     if source.checkpoint.packed:
-        return load_ready(source.checkpoint.folder, Running(device=device), Silent(), remote)[0].model
+        return load_ready(source.checkpoint.folder, RunsOn(device=device), Silent(), remote)[0].model
     return load_whole(source.checkpoint.folder, source.model.dtype, remote)[0]

@@ -14,7 +14,7 @@ from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer
-from ..runtime.ready import Running, load_ready
+from ..runtime.ready import RunsOn, load_ready
 from .prepare import choose_device
 
 
@@ -55,13 +55,13 @@ def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64,
     if faults:
         raise RecipeError(faults)
     folder, reporter, before = locate(model), progress or Silent(), torch.get_num_threads()
-    running = Running(keep, choose_device(device), len(prompts))
+    where = RunsOn(keep, choose_device(device), len(prompts))
     tokenizer: Any = load_tokenizer(folder, trust_remote_code)
     try:
         torch.set_num_threads(threads or before)
-        loaded, _ = load_ready(folder, running, reporter, trust_remote_code)
+        loaded, _ = load_ready(folder, where, reporter, trust_remote_code)
         reporter.close()
-        batch = {name: tensor.to(running.device) for name, tensor in _batch(tokenizer, prompts, chat).items()}
+        batch = {name: tensor.to(where.device) for name, tensor in _batch(tokenizer, prompts, chat).items()}
         streamer = _Pieces(tokenizer, say) if say is not None and len(prompts) == 1 else None
         drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature > 0:
@@ -78,7 +78,7 @@ def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64,
     new = output[:, batch["input_ids"].shape[1] :]
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in new]
     count = int((new != tokenizer.pad_token_id).sum()) if len(prompts) > 1 else new.numel()
-    return Generation(str(model), running.backend, loaded.packed, len(loaded.layers), list(prompts), texts, count,
+    return Generation(str(model), where.backend, loaded.packed, len(loaded.layers), list(prompts), texts, count,
                       round(seconds, 3), round(count / seconds, 2))  # fmt: skip
 
 

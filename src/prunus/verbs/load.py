@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
-from ..runtime.ready import Running, load_ready
+from ..runtime.ready import RunsOn, load_ready
 from .prepare import choose_device
 
 _log = logging.getLogger("prunus")
@@ -28,10 +28,10 @@ def load(model: str | Path, *, keep: Literal["fastest", "packed"] = "fastest", d
         CheckpointError: if the model cannot be read, or is damaged.
         UnsupportedModelError: if no causal language model can be built of it.
     """
-    reporter, running = progress or Silent(), Running(keep, choose_device(device), tokens)
+    reporter, where = progress or Silent(), RunsOn(keep, choose_device(device), tokens)
     try:
-        loaded, _ = load_ready(locate(model), running, reporter, trust_remote_code)
+        loaded, _ = load_ready(locate(model), where, reporter, trust_remote_code)
     finally:
         reporter.close()
-    _log.info("%d of %d linear layers run sparse (%s)", loaded.packed, len(loaded.layers), running.backend)
+    _log.info("%d of %d linear layers run sparse (%s)", loaded.packed, len(loaded.layers), where.backend)
     return loaded.model
