@@ -66,7 +66,7 @@ class ANS(Coder):
         least = count * float(_BITS - np.log2(MOST))
         if least > 8 * stream.numel() + _STATE:
             raise ValueError(f"its {name} are said to be {count}, too many for {stream.numel()} bytes")
-        words = np.require(stream.numpy().view("<u4"), np.uint32, "AC")
+        words = np.require(stream.numpy().view("<u4"), np.uint32, ["A", "C"])
         if not words[-1]:
             raise ValueError(f"the stream of its {name} ends in nothing")
         model, stack = _model(library, shares), library.stream.stack.AnsCoder(words)
