@@ -17,7 +17,7 @@ struct FloatWork {
     bool halves;
     template <class Decoder>
     void few(const float *x, int64_t batch, float *y) const {
-        const int64_t held = batch <= 1 ? 1 : batch <= 2 ? 2 : batch <= 4 ? 4 : 8;
+        const int64_t held = rows_held(batch);
         hold_floats(x, batch, held, a.cols, halves, room);
         if (held == 1) return float_rows<Decoder, 1>(a, room, batch, y);
         if (held == 2) return float_rows<Decoder, 2>(a, room, batch, y);
@@ -26,7 +26,7 @@ struct FloatWork {
     }
     template <class V>
     void few_columns(const float *x, int64_t batch, float *y) const {
-        const int64_t held = batch <= 1 ? 1 : batch <= 2 ? 2 : batch <= 4 ? 4 : 8;
+        const int64_t held = rows_held(batch);
         if (held == 1) return column_rows<V, 1>(a, x, batch, y);
         if (held == 2) return column_rows<V, 2>(a, x, batch, y);
         if (held == 4) return column_rows<V, 4>(a, x, batch, y);

@@ -105,7 +105,7 @@ void integers_held(const Matrix &a, const Codes &x, int64_t batch, float *y) {
 
 template <class Decoder>
 void integers(const Matrix &a, const float *x, int64_t batch, float *y, void *room) {
-    const int64_t held = batch <= 1 ? 1 : batch <= 2 ? 2 : batch <= 4 ? 4 : 8;
+    const int64_t held = rows_held(batch);
     const Codes to = codes_in(room, held, blocks_of(a.cols));
     for (int64_t m = 0; m < held; m++)
         quantise(x + (m < batch ? m : batch - 1) * a.cols, a.cols, Decoder::BIAS, m, held, to);

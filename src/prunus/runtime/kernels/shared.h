@@ -22,6 +22,9 @@ inline void ask_ahead(const void *place) {
 }
 inline int count(uint64_t bits) { return __builtin_popcountll(bits); }
 
+// Rows of activations are held one, two, four or eight at a time.
+inline int64_t rows_held(int64_t batch) { return batch <= 1 ? 1 : batch <= 2 ? 2 : batch <= 4 ? 4 : 8; }
+
 constexpr int side_by_side(int streams, int m, int most_sums) {
     return streams * m <= most_sums ? streams : most_sums > m ? most_sums / m : 1;
 }
