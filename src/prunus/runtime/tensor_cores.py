@@ -71,9 +71,10 @@ def _choose(loaded: Loaded, paths: list[str], shape: tuple[int, int], tokens: in
         return None
     sparse_seconds, dense_seconds = times((compressed, dense), x)
     keeps = sparse_seconds < dense_seconds
+    made = dict(zip(some, compressed, strict=True))
     for path in paths:
         if keeps:
-            swap(loaded.model, path, sparse(loaded.model.get_submodule(path)))
+            swap(loaded.model, path, made[path] if path in made else sparse(loaded.model.get_submodule(path)))
         loaded.layers[path] = "2:4 sparse tensor cores" if keeps else "dense: faster here"
     kind = str(dtype).removeprefix("torch.")
     return Choice(f"2:4 {kind}", rows, cols, len(paths), sparse_seconds, dense_seconds, keeps)
