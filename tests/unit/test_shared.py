@@ -25,13 +25,12 @@ from prunus.storage.stages import CODED, Stages
 from prunus.storage.values import SHARED, Values
 
 
-def lloyd(weights: Tensor, count: int) -> Tensor:
+def lloyd(weights: Tensor, centroids: Tensor, steps: int = 1000) -> Tensor:
     """k-means as it is written down: every weight to the nearest centroid, every centroid to the mean of its weights."""
-    centroids = torch.linspace(float(weights.min()), float(weights.max()), count, dtype=torch.float64)
-    for _ in range(1000):
+    for _ in range(steps):
         owner = (weights.double()[:, None] - centroids).abs().argmin(1)
         moved = torch.stack([
-            weights[owner == k].double().mean() if (owner == k).any() else centroids[k] for k in range(count)
+            weights[owner == k].double().mean() if (owner == k).any() else centroids[k] for k in range(len(centroids))
         ])  # fmt: skip
         if torch.equal(moved, centroids):
             break
@@ -39,11 +38,30 @@ def lloyd(weights: Tensor, count: int) -> Tensor:
     return centroids[owner.unique()]
 
 
+def equal_steps(weights: Tensor, count: int) -> Tensor:
+    return torch.linspace(float(weights.min()), float(weights.max()), count, dtype=torch.float64)
+
+
+def squared_error(weights: Tensor, values: Tensor) -> float:
+    return float((weights.double()[:, None] - values.double()).abs().min(1).values.square().sum())
+
+
 @pytest.mark.parametrize("bits", [2, 3, 5])
-def test_centroids_are_those_of_k_means_from_equal_steps(bits: int) -> None:
+def test_centroids_are_those_of_k_means_and_no_worse_than_from_equal_steps(bits: int) -> None:
     weights = torch.randn(3000) * 0.05
     found = shared_values(weights, 1 << bits)
-    torch.testing.assert_close(found.double(), lloyd(weights, 1 << bits), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(lloyd(weights, found.double(), steps=1), found.double(), rtol=1e-5, atol=1e-7)
+    linear = lloyd(weights, equal_steps(weights, 1 << bits))
+    assert squared_error(weights, found) <= squared_error(weights, linear) * (1 + 1e-9)
+
+
+def test_each_beginning_is_taken_where_it_ends_better() -> None:
+    """Lumps of few values each want equal steps; a few weights far out, as language models have, the density."""
+    lumps = torch.cat([torch.randn(n) * 0.01 + x for n, x in ((5000, -1.0), (5, -1 / 3), (5000, 1 / 3), (5, 1.0))])
+    torch.testing.assert_close(shared_values(lumps, 4).double(), lloyd(lumps, equal_steps(lumps, 4)), rtol=1e-5, atol=1e-7)
+    tailed = torch.distributions.StudentT(3.0).sample((20_000,))
+    linear = lloyd(tailed, equal_steps(tailed, 16))
+    assert squared_error(tailed, shared_values(tailed, 16)) < 0.8 * squared_error(tailed, linear)
 
 
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 99), st.sampled_from([torch.float32, torch.bfloat16]))
