@@ -90,6 +90,27 @@ def test_kernels_equal_dense(storage: StorageFormat, values: Values, kind: str) 
                     assert off < (2e-5 if values.coded else 1e-6), (level.name, rows, cols, batch, group)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("size", [1.0, 1e-4, 3e3])
+def test_scales_are_read_in_the_16_bits_of_the_checkpoint(dtype: torch.dtype, size: float) -> None:
+    """float16 ones that are subnormal (of weights about 1e-4, scales are about 3e-6) among them."""
+    for storage, values in (case for case in CASES if case[1].scaled):
+        for cols, group in ((1088, 0), (1088, 64), (128, 64)):
+            packed = PackedWeight.of((weight(9, cols, storage) * size).to(dtype), storage, Values(values.kind, group))
+            dense = torch.zeros(9, cols)
+            dense[packed.held] = packed.codes.float()
+            dense.unflatten(1, (packed.scales.shape[1], -1)).mul_(packed.scales.float().unsqueeze(-1))
+            arranged = arrange(packed)
+            assert arranged is not None
+            x = torch.randn(11, cols, generator=torch.Generator().manual_seed(0))
+            wanted = rounded(x).double() @ dense.double().T
+            for level in levels():
+                assert torch.equal(level.decode(arranged.matrix, 0, 9), dense), level.name
+                for batch in (1, 4, 11):
+                    off = (PackedLinear(arranged, None, level)(x[:batch]) - wanted[:batch]).abs().max()
+                    assert off < 2e-5 * cols * dense.abs().max(), (level.name, storage, values, cols, group)
+
+
 def test_rows_are_unpacked_from_the_middle() -> None:
     packed = PackedWeight.of(weight(37, 100, Bitmask()), Bitmask(), Values("float32"))
     arranged = arrange(packed)

@@ -33,7 +33,8 @@ LAYOUTS = (
 class Arranged:
     """A matrix as prunus.h describes it; the tensors' bytes are what a product reads.
 
-    ``mask`` int64 ``[rows blocks]``, ``starts`` int64 ``[rows + 1]``, ``scales`` fp32 ``[rows groups]``.
+    ``mask`` int64 ``[rows blocks]``, ``starts`` int64 ``[rows + 1]``, ``scales`` ``[rows groups]`` in
+    the 16 bits of the checkpoint; all with some bytes more at the end.
     """
 
     layout: str
@@ -55,7 +56,11 @@ class Arranged:
     def matrix(self) -> CMatrix:
         """For the library; valid as long as this object is."""
         places = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
-        return CMatrix(layout=LAYOUTS.index(self.layout), group=self.group, rows=self.rows, cols=self.cols, **places)
+        brain = self.coded and self.tensors["scales"].dtype is torch.bfloat16
+        return CMatrix(
+            layout=LAYOUTS.index(self.layout), group=self.group, rows=self.rows, cols=self.cols,
+            brain_scales=brain, **places,
+        )  # fmt: skip
 
 
 def arrange(packed: PackedWeight) -> Arranged | None:
@@ -92,9 +97,9 @@ def _arranged_codes(packed: PackedWeight) -> Arranged | None:
     wide = torch.zeros(rows, cols, dtype=torch.int8)
     wide[held] = packed.codes
     if values.kind == "int4" and (pairs or isinstance(packed.storage, Dense)):
-        return _in_lanes(wide, held if pairs else None, packed.scales.float())
+        return _in_lanes(wide, held if pairs else None, packed.scales)
     used = wide.view(rows, packed.scales.shape[1], -1).any(-1)
-    scales = {"scales": _padded(packed.scales.float() * used)}  # biased sums of nothing but zeros come to zero
+    scales = {"scales": _padded(packed.scales * used)}  # biased sums of nothing but zeros come to zero
     if isinstance(packed.storage, Dense):
         return Arranged("dense int8", rows, cols, group, {"values": _padded(_whole_blocks(wide))} | scales)
     if pairs:
@@ -129,7 +134,7 @@ def densified(arranged: Arranged, kernels: Kernels) -> Arranged | None:
     if not kind.startswith("int"):
         return None
     rows, cols, scales = arranged.rows, arranged.cols, arranged.tensors["scales"]
-    ones = _padded(torch.ones(rows, -(-cols // (arranged.group or cols))))
+    ones = torch.ones_like(scales)
     plain = Arranged(arranged.layout, rows, cols, arranged.group, {**arranged.tensors, "scales": ones})
     codes = kernels.decode(plain.matrix, 0, rows).to(torch.int8)  # with scales of one, codes are what comes out
     codes = _whole_blocks(codes)
@@ -154,9 +159,9 @@ def _laned(matrix: Tensor) -> Tensor:
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """The tensor's bytes, with some more behind them."""
-    out = torch.zeros(tensor.nbytes + _PADDING, dtype=torch.uint8)
-    out[: tensor.nbytes].view(tensor.dtype).copy_(tensor.flatten())
+    """All of the tensor in one row, with some bytes more behind it."""
+    out = torch.zeros(tensor.numel() + _PADDING // tensor.itemsize, dtype=tensor.dtype)
+    out[: tensor.numel()].copy_(tensor.flatten())
     return out
 
 

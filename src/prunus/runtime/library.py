@@ -34,6 +34,7 @@ class CMatrix(ctypes.Structure):
         ("starts", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("columns", ctypes.c_void_p),
+        ("brain_scales", ctypes.c_int32),
     )
 
 

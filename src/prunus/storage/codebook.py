@@ -48,7 +48,8 @@ def _by_density(ordered: np.ndarray, count: int) -> np.ndarray:
     """
     found, edges = np.histogram(ordered, bins=_BINS)
     share = np.concatenate([[0.0], np.cumsum(np.cbrt(found))])
-    return np.interp((np.arange(count) + 0.5) / count * share[-1], share, edges)
+    begun: np.ndarray = np.interp((np.arange(count) + 0.5) / count * share[-1], share, edges)
+    return begun
 
 
 def _lloyd(ordered: np.ndarray, sums: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:

@@ -38,6 +38,10 @@ struct Isa {
     static inline F zero() { return _mm256_setzero_ps(); }
     static inline F set(float x) { return _mm256_set1_ps(x); }
     static inline F load(const float *x) { return _mm256_loadu_ps(x); }
+    static inline F shifted(const uint16_t *x, int by) {
+        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i *>(x));
+        return _mm256_castsi256_ps(_mm256_sll_epi32(_mm256_cvtepu16_epi32(narrow), _mm_cvtsi32_si128(by)));
+    }
     static inline void store(float *to, F x) { _mm256_storeu_ps(to, x); }
     static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -148,9 +152,9 @@ struct Isa {
         sums.high = _mm256_add_epi32(sums.high, products(weights.high, thirty_two(x + 32)));
     }
     // total + sums · a · b
-    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
-        total = fma(to_float(sums.low), _mm256_mul_ps(load(a), load(b)), total);
-        return fma(to_float(sums.high), _mm256_mul_ps(load(a + 8), load(b + 8)), total);
+    static inline F add_lanes(Lanes sums, const F *a, const float *b, F total) {
+        total = fma(to_float(sums.low), mul(a[0], load(b)), total);
+        return fma(to_float(sums.high), mul(a[1], load(b + 8)), total);
     }
 
     // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products

@@ -50,6 +50,10 @@ struct Isa {
     static inline F zero() { return _mm512_setzero_ps(); }
     static inline F set(float x) { return _mm512_set1_ps(x); }
     static inline F load(const float *x) { return _mm512_loadu_ps(x); }
+    static inline F shifted(const uint16_t *x, int by) {  // 16 bits each, as parts of floats
+        const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
+        return _mm512_castsi512_ps(_mm512_sll_epi32(_mm512_cvtepu16_epi32(narrow), _mm_cvtsi32_si128(by)));
+    }
     static inline void store(float *to, F x) { _mm512_storeu_ps(to, x); }
     static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -205,8 +209,8 @@ struct Isa {
     }
 #endif
     // total + sums · a · b
-    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
-        return fma(to_float(sums), _mm512_mul_ps(load(a), load(b)), total);
+    static inline F add_lanes(Lanes sums, const F *a, const float *b, F total) {
+        return fma(to_float(sums), mul(*a, load(b)), total);
     }
 
     // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products

@@ -19,18 +19,11 @@ struct FloatWork {
     void few(const float *x, int64_t batch, float *y) const {
         const int64_t held = rows_held(batch);
         hold_floats(x, batch, held, a.cols, halves, room);
-        if (held == 1) return float_rows<Decoder, 1>(a, room, batch, y);
-        if (held == 2) return float_rows<Decoder, 2>(a, room, batch, y);
-        if (held == 4) return float_rows<Decoder, 4>(a, room, batch, y);
-        float_rows<Decoder, 8>(a, room, batch, y);
+        for_held(held, [&](auto m) { float_rows<Decoder, m>(a, room, batch, y); });
     }
     template <class V>
     void few_columns(const float *x, int64_t batch, float *y) const {
-        const int64_t held = rows_held(batch);
-        if (held == 1) return column_rows<V, 1>(a, x, batch, y);
-        if (held == 2) return column_rows<V, 2>(a, x, batch, y);
-        if (held == 4) return column_rows<V, 4>(a, x, batch, y);
-        column_rows<V, 8>(a, x, batch, y);
+        for_held(rows_held(batch), [&](auto m) { column_rows<V, m>(a, x, batch, y); });
     }
     template <class V, bool MASKED>
     void tiles(const float *x, int64_t batch, float *y) const {

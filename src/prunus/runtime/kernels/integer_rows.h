@@ -12,16 +12,16 @@ constexpr int64_t SCALES = 64;  // blocks whose scales are worked out at once
 // The products of the scales of a row's weights, one a group, and of some rows of activations, for some blocks from `b` on; the
 // offsets of these blocks are added up in `offset`.
 template <int M, bool BIASED>
-inline void fill_scales(const Matrix &a, const Codes &x, const float *weights, int64_t b, int64_t length, float (&out)[M][SCALES],
-                        float (&offset)[M]) {
-    alignas(64) float repeated[SCALES];
-    const float *wide = weights + b;
+inline void fill_scales(const Matrix &a, const Codes &x, const uint16_t *weights, int64_t b, int64_t length,
+                        float (&out)[M][SCALES], float (&offset)[M]) {
+    alignas(64) float wide[SCALES];
+    const Widening widened = widening_of(a);
     const int64_t blocks_a_group = a.group / BLOCK;
     if (blocks_a_group == 1) {
-        for (int64_t j = 0; j < length; j += 16) __builtin_prefetch(wide + length + j);  // next time's
+        for (int64_t j = 0; j < length; j += 32) __builtin_prefetch(weights + b + length + j);  // next time's
+        for (int64_t j = 0; j < length; j += Isa::WIDTH) Isa::store(wide + j, widened.many(weights + b + j));
     } else {
-        for (int64_t j = 0; j < length; j++) repeated[j] = weights[(b + j) / blocks_a_group];
-        wide = repeated;
+        for (int64_t j = 0; j < length; j++) wide[j] = widened(weights[(b + j) / blocks_a_group]);
     }
     for (int m = 0; m < M; m++) {
         const float *scales = x.scales + m * x.blocks + b, *offsets = x.offsets + m * x.blocks + b;
@@ -73,7 +73,7 @@ void integer_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
                 scale[r] = GROUPED ? products[r][0] - from : x.scales;
                 if (!GROUPED) continue;
                 const int64_t n = first + r * stride;
-                const float *scales = a.scales + (n < a.rows ? n : a.rows - 1) * groups;
+                const uint16_t *scales = a.scales + (n < a.rows ? n : a.rows - 1) * groups;
                 fill_scales<M, Decoder::BIAS != 0>(a, x, scales, from, length, products[r], offset[r]);
             }
             for (int64_t b = from; b < end; b += 2)
@@ -93,14 +93,9 @@ void integer_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
             for (int m = 0; m < M && m < batch; m++) {
                 const int64_t n = first + r * stride;
                 const float sum = Isa::sum(total[r][m]);
-                y[m * a.rows + n] = GROUPED ? sum + offset[r][m] : a.scales[n] * (sum + whole[m]);
+                y[m * a.rows + n] = GROUPED ? sum + offset[r][m] : widening_of(a)(a.scales[n]) * (sum + whole[m]);
             }
     }
-}
-
-template <class Decoder, int M>
-void integers_held(const Matrix &a, const Codes &x, int64_t batch, float *y) {
-    a.group ? integer_rows<Decoder, M, true>(a, x, batch, y) : integer_rows<Decoder, M, false>(a, x, batch, y);
 }
 
 template <class Decoder>
@@ -109,10 +104,9 @@ void integers(const Matrix &a, const float *x, int64_t batch, float *y, void *ro
     const Codes to = codes_in(room, held, blocks_of(a.cols));
     for (int64_t m = 0; m < held; m++)
         quantise(x + (m < batch ? m : batch - 1) * a.cols, a.cols, Decoder::BIAS, m, held, to);
-    if (held == 1) return integers_held<Decoder, 1>(a, to, batch, y);
-    if (held == 2) return integers_held<Decoder, 2>(a, to, batch, y);
-    if (held == 4) return integers_held<Decoder, 4>(a, to, batch, y);
-    integers_held<Decoder, 8>(a, to, batch, y);
+    for_held(held, [&](auto m) {
+        a.group ? integer_rows<Decoder, m, true>(a, to, batch, y) : integer_rows<Decoder, m, false>(a, to, batch, y);
+    });
 }
 
 }  // namespace

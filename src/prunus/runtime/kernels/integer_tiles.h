@@ -98,6 +98,7 @@ template <class Decoder, bool LANED>
 void integer_tiles(const Matrix &a, const float *activations, int64_t batch, float *y, void *room) {
     const int64_t blocks = blocks_of(a.cols), blocks_a_group = a.group ? a.group / BLOCK : blocks;
     const int64_t groups = (blocks + blocks_a_group - 1) / blocks_a_group;
+    const Widening widened = widening_of(a);
     const int64_t stride = (blocks | 1) * BLOCK;  // an odd number of lines, so that rows do not all share a set of the cache
     CodedTokens together[MOST_TOKENS / TOKENS_TOGETHER];
     for (int64_t m = 0; m < batch; m += TOKENS_TOGETHER) {
@@ -120,7 +121,7 @@ void integer_tiles(const Matrix &a, const float *activations, int64_t batch, flo
                 Decoder row;
                 row.open(a, n);
                 unpack_codes(row, blocks, codes.data() + r * stride);
-                std::memcpy(scales.data() + r * groups, a.scales + n * groups, sizeof(float) * groups);
+                for (int64_t g = 0; g < groups; g++) scales[r * groups + g] = widened(a.scales[n * groups + g]);
             }
             for (int64_t m = 0; m < batch; m += TOKENS_TOGETHER) {
                 const CodedTokens &x = together[m / TOKENS_TOGETHER];

@@ -15,10 +15,11 @@ template <class Decoder, int M>
 void lane_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
     constexpr int R = side_by_side(Decoder::STREAMS, M, 8);
     const int64_t stride = (a.rows + R - 1) / R, supers = x.blocks / LANES;
+    const Widening widened = widening_of(a);
 #pragma omp parallel for schedule(static) if (a.rows * a.cols > WORTH_A_THREAD)
     for (int64_t first = 0; first < stride; first++) {
         Decoder row[R];
-        const float *scales[R];
+        const uint16_t *scales[R];
         F total[R][M];
         float offset[R][M] = {};
 #pragma GCC unroll 8
@@ -32,7 +33,7 @@ void lane_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
         for (int64_t s = 0; s < supers; s++) {
             Isa::Lanes sums[R][M];
             for (int r = 0; r < R; r++) {
-                ask_ahead<4 * LANES * 4>(scales[r] + s * LANES);
+                ask_ahead<4 * LANES * 2>(scales[r] + s * LANES);
                 for (int m = 0; m < M; m++) sums[r][m] = Isa::lanes(x.starts + (s * M + m) * LANES);
             }
             const int8_t *codes = x.codes + s * LANES * M * BLOCK;
@@ -46,10 +47,13 @@ void lane_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
 #pragma GCC unroll 8
                     for (int m = 0; m < M; m++) Isa::add_products(weights[1], codes + (M + m) * BLOCK, sums[r][m]);
                 }
-            for (int r = 0; r < R; r++)
+            for (int r = 0; r < R; r++) {
+                F wide[LANES / Isa::WIDTH];
+                for (int part = 0; part < LANES / Isa::WIDTH; part++)
+                    wide[part] = widened.many(scales[r] + s * LANES + part * Isa::WIDTH);
                 for (int m = 0; m < M; m++)
-                    total[r][m] = Isa::add_lanes(
-                        sums[r][m], scales[r] + s * LANES, x.scales + m * x.blocks + s * LANES, total[r][m]);
+                    total[r][m] = Isa::add_lanes(sums[r][m], wide, x.scales + m * x.blocks + s * LANES, total[r][m]);
+            }
         }
         for (int64_t b = supers * LANES; b < x.blocks; b += 2)
             for (int r = 0; r < R; r++) {
@@ -62,7 +66,7 @@ void lane_rows(const Matrix &a, const Codes &x, int64_t batch, float *y) {
                 for (int k = 0; k < some; k++)
                     for (int m = 0; m < M; m++) {
                         const F products = Isa::to_float(Isa::dot(weights[k], x.codes + ((b + k) * M + m) * BLOCK));
-                        const float scale = scales[r][b + k];
+                        const float scale = widened(scales[r][b + k]);
                         total[r][m] = Isa::fma(products, Isa::set(scale * x.scales[m * x.blocks + b + k]), total[r][m]);
                         offset[r][m] += scale * x.offsets[m * x.blocks + b + k];
                     }
@@ -79,10 +83,7 @@ void lanes(const Matrix &a, const float *x, int64_t batch, float *y, void *room)
     const Codes to = codes_in(room, held, blocks_of(a.cols));
     for (int64_t m = 0; m < held; m++)
         quantise_lanes(x + (m < batch ? m : batch - 1) * a.cols, a.cols, Decoder::BIAS, m, held, to);
-    if (held == 1) return lane_rows<Decoder, 1>(a, to, batch, y);
-    if (held == 2) return lane_rows<Decoder, 2>(a, to, batch, y);
-    if (held == 4) return lane_rows<Decoder, 4>(a, to, batch, y);
-    lane_rows<Decoder, 8>(a, to, batch, y);
+    for_held(held, [&](auto m) { lane_rows<Decoder, m>(a, to, batch, y); });
 }
 
 }  // namespace

@@ -53,6 +53,9 @@ struct Isa {
     static inline F zero() { return vdupq_n_f32(0); }
     static inline F set(float x) { return vdupq_n_f32(x); }
     static inline F load(const float *x) { return vld1q_f32(x); }
+    static inline F shifted(const uint16_t *x, int by) {
+        return vreinterpretq_f32_u32(vshlq_u32(vmovl_u16(vld1_u16(x)), vdupq_n_s32(by)));
+    }
     static inline void store(float *to, F x) { vst1q_f32(to, x); }
     static inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
     static inline F add(F a, F b) { return vaddq_f32(a, b); }
@@ -165,8 +168,8 @@ struct Isa {
         for (int k = 0; k < 4; k++) sums.part[k] = vdotq_s32(sums.part[k], weights.part[k], vld1q_s8(x + 16 * k));
     }
     // total + sums · a · b
-    static inline F add_lanes(const Lanes &sums, const float *a, const float *b, F total) {
-        for (int k = 0; k < 4; k++) total = fma(to_float(sums.part[k]), vmulq_f32(load(a + 4 * k), load(b + 4 * k)), total);
+    static inline F add_lanes(const Lanes &sums, const F *a, const float *b, F total) {
+        for (int k = 0; k < 4; k++) total = fma(to_float(sums.part[k]), mul(a[k], load(b + 4 * k)), total);
         return total;
     }
 

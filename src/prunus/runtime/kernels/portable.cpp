@@ -35,6 +35,13 @@ struct Isa {
         return found;
     }
     static inline F load(const float *x) { return floats(x); }
+    static inline F shifted(const uint16_t *x, int by) {
+        uint32_t bits[16];
+        for (int j = 0; j < 16; j++) bits[j] = uint32_t(x[j]) << by;
+        F found;
+        std::memcpy(found.lane, bits, sizeof(bits));
+        return found;
+    }
     static inline void store(float *to, F x) { std::memcpy(to, x.lane, sizeof(x.lane)); }
     static inline F fma(F a, F b, F c) {
         for (int j = 0; j < 16; j++) c.lane[j] += a.lane[j] * b.lane[j];
@@ -134,8 +141,8 @@ struct Isa {
         for (int j = 0; j < 64; j++) sums.lane[j / 4] += int32_t(weights.lane[j]) * x[j];
     }
     // total + sums · a · b
-    static inline F add_lanes(Lanes sums, const float *a, const float *b, F total) {
-        for (int j = 0; j < 16; j++) total.lane[j] += float(sums.lane[j]) * (a[j] * b[j]);
+    static inline F add_lanes(Lanes sums, const F *a, const float *b, F total) {
+        for (int j = 0; j < 16; j++) total.lane[j] += float(sums.lane[j]) * (a->lane[j] * b[j]);
         return total;
     }
     // ---- four weights times the same four columns of many tokens: in every lane a token's sum of four products

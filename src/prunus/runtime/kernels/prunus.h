@@ -29,8 +29,9 @@ struct Matrix {
     const void *values;      // survivors, row after row; 4-bit ones two a byte, the first in the low bits
     const uint64_t *mask;    // [rows blocks]: bit j of a word is column j of its block
     const int64_t *starts;   // [rows + 1]: where a row's survivors begin, counted in values
-    const float *scales;     // [rows groups], or null where values are floats
+    const uint16_t *scales;  // [rows groups], 16-bit floats, none negative; or null where values are floats
     const uint16_t *columns; // of every value, where there is no mask
+    int32_t brain_scales;    // whether scales are bfloat16; float16 else
 };
 
 #define PRUNUS_PUBLIC __attribute__((visibility("default")))

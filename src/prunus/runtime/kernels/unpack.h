@@ -56,6 +56,7 @@ inline int64_t place_of(int64_t column, int64_t blocks) {
 template <class Decoder, bool LANED>
 void decode_integers(const Matrix &a, int64_t first, int64_t rows, float *out) {
     const int64_t group = a.group ? a.group : a.cols, groups = (a.cols + group - 1) / group, blocks = blocks_of(a.cols);
+    const Widening widened = widening_of(a);
 #pragma omp parallel
     {
         std::vector<uint8_t> codes(blocks * BLOCK);
@@ -64,10 +65,10 @@ void decode_integers(const Matrix &a, int64_t first, int64_t rows, float *out) {
             Decoder row;
             row.open(a, first + r);
             unpack_codes(row, blocks, codes.data());
-            const float *scales = a.scales + (first + r) * groups;
+            const uint16_t *scales = a.scales + (first + r) * groups;
             for (int64_t k = 0; k < a.cols; k++) {
                 const uint8_t code = codes[place_of<LANED>(k, blocks)];
-                out[r * a.cols + k] = scales[k / group] * float(Decoder::BIAS ? code - Decoder::BIAS : int(int8_t(code)));
+                out[r * a.cols + k] = widened(scales[k / group]) * float(Decoder::BIAS ? code - Decoder::BIAS : int(int8_t(code)));
             }
         }
     }
