@@ -11,7 +11,7 @@ namespace {
 
 template <class V>
 struct BitmaskFloats {
-    static constexpr int STREAMS = 4, AHEAD = 1024;
+    static constexpr int STREAMS = 8, AHEAD = 1024;
     const V *value;
     const uint64_t *mask;
     inline void open(const Matrix &a, int64_t row) {
@@ -28,7 +28,7 @@ struct BitmaskFloats {
 };
 
 struct DenseHalves {
-    static constexpr int STREAMS = 4, AHEAD = 1024;
+    static constexpr int STREAMS = 8, AHEAD = 1024;
     const uint16_t *value;
     inline void open(const Matrix &a, int64_t row) { value = static_cast<const uint16_t *>(a.values) + row * padded(a.cols); }
     inline void next(F (&out)[PARTS]) {
@@ -43,7 +43,7 @@ struct DenseHalves {
 // At the end of a row there may be one block more.
 
 struct BitmaskBytes {
-    static constexpr int STREAMS = 4, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
+    static constexpr int STREAMS = 8, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
     const int8_t *value;
     const uint64_t *mask;
     inline void open(const Matrix &a, int64_t row) {
@@ -65,7 +65,7 @@ struct BitmaskBytes {
 };
 
 struct PairsBytes {
-    static constexpr int STREAMS = 4, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
+    static constexpr int STREAMS = 8, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
     const int8_t *value;
     const uint64_t *mask;
     inline void open(const Matrix &a, int64_t row) {
@@ -104,7 +104,7 @@ struct PairsNibbles {
 };
 
 struct DenseBytes {
-    static constexpr int STREAMS = 4, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
+    static constexpr int STREAMS = 8, AHEAD = 1024, BIAS = Isa::BIAS_INT8;
     const int8_t *value;
     inline void open(const Matrix &a, int64_t row) { value = static_cast<const int8_t *>(a.values) + row * padded(a.cols); }
     inline Bytes one() {
@@ -120,7 +120,7 @@ struct DenseBytes {
 };
 
 struct DenseNibbles {
-    static constexpr int STREAMS = 4, AHEAD = 1024, BIAS = Isa::BIAS_INT4;
+    static constexpr int STREAMS = 8, AHEAD = 1024, BIAS = Isa::BIAS_INT4;
     const uint8_t *value;
     inline void open(const Matrix &a, int64_t row) { value = static_cast<const uint8_t *>(a.values) + row * padded(a.cols) / 2; }
     inline Bytes one() { return Isa::nibbles(value); }
