@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import prunus
 from prunus.checkpoint.packed_file import DIGEST, KEY
 from prunus.checkpoint.safetensors_file import SafetensorsFile
-from prunus.core.errors import CheckpointError, OutputError, RecipeError, UnsupportedModelError
+from prunus.core.errors import CheckpointError, NumericalError, OutputError, RecipeError, UnsupportedModelError
 from prunus.core.progress import Silent
 from prunus.runtime.choose import keep_fastest
 from prunus.runtime.library import kernels
@@ -150,6 +150,14 @@ def test_what_cannot_be_packed_is_refused(checkpoint, tmp_path) -> None:
     with pytest.raises(RecipeError) as caught:
         prunus.pack(plain, tmp_path / "no", storage="bitmaks", values="int3", coder="huffmann", head="float32", group=-1)
     assert len(caught.value.faults) == 5
+    tensors = load_file(plain / "model.safetensors")
+    next(tensor for name, tensor in tensors.items() if name.endswith("up_proj.weight"))[0, 0] = float("nan")
+    shutil.copytree(plain, tmp_path / "broken")
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    for values in ("int8", "shared4"):
+        with pytest.raises(NumericalError, match=r"up_proj\.weight holds NaN or Inf"):
+            prunus.pack(tmp_path / "broken", tmp_path / "no", values=values)
+    assert not (tmp_path / "no").exists()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):

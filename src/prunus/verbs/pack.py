@@ -20,7 +20,7 @@ from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.source import INDEX, Checkpoint
 from ..core import registry
 from ..core.coder import Coder
-from ..core.errors import ProofError, RecipeError, UnsupportedModelError
+from ..core.errors import NumericalError, ProofError, RecipeError, UnsupportedModelError
 from ..core.mask import PRUNED
 from ..core.progress import Progress, Silent
 from ..core.registry import Role
@@ -125,6 +125,7 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
         RecipeError: if a setting has a fault.
         MissingLibraryError: if the ``coder`` takes a library that is not installed.
         UnsupportedModelError: if a layer's zeros do not fit the ``storage`` asked for, or nothing is there to be packed.
+        NumericalError: if a weight that is to become codes is not finite.
         CheckpointError: if the model or its levels cannot be read.
         OutputError: if ``output`` exists and ``overwrite`` was not asked for, it is no checkpoint that could be
             replaced, or it cannot be written.
@@ -212,12 +213,16 @@ class _Packing:
         if sparsity < PRUNED and kind in FLOATS:
             return None
         values = self._values(kind, weight, scales)
+        if values.coded and not bool(torch.isfinite(weight).all()):
+            raise NumericalError(f"{name} holds NaN or Inf, which no code stands for. Download the model or make it again.")
         coder = self.choice.coder
         storage = Dense() if sparsity < PRUNED else self.choice.storage or smallest_storage(weight, values, coder)
         try:
             return PackedWeight.of(weight, storage, values, scales, coder)
         except ValueError as error:
-            raise UnsupportedModelError(f"{name}: {error}. Give another --storage, or leave the choice to auto.") from error
+            raise UnsupportedModelError(
+                f"{name}: {error}. Give another --storage or --values, or leave them to auto."
+            ) from error
 
     def _values(self, kind: str, weight: Tensor, scales: Tensor | None) -> Values:
         cols = weight.shape[1]
