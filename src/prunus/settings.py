@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 from .core.errors import RecipeError
@@ -53,11 +53,11 @@ class Settings:
 
 
 def named(settings: Mapping[str, Any], known: Collection[str], faults: list[str]) -> Iterator[tuple[str, Any]]:
-    """Settings by their fields' names; the unknown join the ``faults``."""
+    """Settings by their fields' names, paths as text; the unknown join the ``faults``."""
     for key, value in settings.items():
         name = key.replace("-", "_")
         if name in known:
-            yield name, value
+            yield name, str(value) if isinstance(value, PurePath) else value
         else:
             faults.append(f"unknown setting '{key}'{suggest(name, known)}")
 

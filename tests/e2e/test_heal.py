@@ -143,8 +143,8 @@ class StopTraining(StopAfter):
 
 
 @pytest.mark.parametrize("what", [{"lr": 3e-3, "epochs": 2}, {"lr": 1e-12}])
-def test_codebooks_are_trained_and_packed_to_the_bit(what, pruned, brief, tmp_path) -> None:
-    result = prunus.recover(pruned, tmp_path / "out", shared=4, **{**brief, **what})
+def test_codebooks_are_trained_and_packed_to_the_bit(what, pruned, brief, checkpoint, tmp_path) -> None:
+    result = prunus.recover(pruned, tmp_path / "out", shared=4, teacher=checkpoint("llama"), **{**brief, **what})
     before, after = load_file(pruned / MODEL), load_file(tmp_path / "out" / MODEL)
     zeros = zeros_of(pruned)
     for name, weight in after.items():
@@ -153,7 +153,7 @@ def test_codebooks_are_trained_and_packed_to_the_bit(what, pruned, brief, tmp_pa
             assert len(weight[weight != 0].unique()) <= 15, name
         else:
             assert torch.equal(weight, before[name]), name  # nothing but codebooks is trained
-    assert (result.held_out[1] < result.held_out[0]) or what["lr"] < 1e-6
+    assert (result.held_out[1] < 0.97 * result.held_out[0]) or what["lr"] < 1e-6
     told = prunus.pack(tmp_path / "out", tmp_path / "packed", storage="gaps", values="shared4", coder="huffman")
     assert {layer.error for layer in told.layers} == {0.0}
     prunus.unpack(tmp_path / "packed", tmp_path / "again")
