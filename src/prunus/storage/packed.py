@@ -13,6 +13,7 @@ from torch import Tensor
 from ..coders.fixed import Fixed
 from ..core import registry
 from ..core.coder import CHUNK, Coder
+from ..core.finite import all_finite
 from ..core.registry import Role
 from ..core.roles import scale_dtype
 from ..core.storage import StorageFormat, expect
@@ -62,7 +63,7 @@ class PackedWeight:
         if fault:
             raise ValueError(fault)
         held = storage.holds(keep)
-        if values.coded and not bool(torch.isfinite(weight).all()):
+        if values.coded and not all_finite(weight):
             raise ValueError("it holds NaN or Inf, which no code stands for")
         if values.scaled and scales is None:
             scales = _fitted(weight, values)

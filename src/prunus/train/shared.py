@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from ..core.errors import NumericalError, RecipeError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.mask import PRUNED
 from ..models.sites import is_transposed_linear
 from ..storage.codebook import nearest, shared_values
@@ -130,7 +131,7 @@ def share_weights(model: nn.Module, bits: int = 5, *, layers: Collection[str] | 
             left[path] = "its weight is another layer's as well"
         elif not bool(weight.any()):
             left[path] = "it holds nothing but zeros"
-        elif not bool(torch.isfinite(weight).all()):
+        elif not all_finite(weight):
             raise NumericalError(f"{path}: its weight holds NaN or Inf, which no value can be shared with.")
         else:
             shared[path] = layer

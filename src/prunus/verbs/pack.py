@@ -21,6 +21,7 @@ from ..checkpoint.source import INDEX, Checkpoint
 from ..core import registry
 from ..core.coder import Coder
 from ..core.errors import NumericalError, ProofError, RecipeError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.mask import PRUNED
 from ..core.progress import Progress, Silent
 from ..core.registry import Role
@@ -213,7 +214,7 @@ class _Packing:
         if sparsity < PRUNED and kind in FLOATS:
             return None
         values = self._values(kind, weight, scales)
-        if values.coded and not bool(torch.isfinite(weight).all()):
+        if values.coded and not all_finite(weight):
             raise NumericalError(f"{name} holds NaN or Inf, which no code stands for. Download the model or make it again.")
         coder = self.choice.coder
         storage = Dense() if sparsity < PRUNED else self.choice.storage or smallest_storage(weight, values, coder)
