@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -36,20 +37,37 @@ class Layout:
     """How the stored tensor becomes ``[batch rows cols]``.
 
     ``stacked``: it has a leading batch axis (experts). ``transposed``: it is stored ``[.. cols rows]``, as GPT-2's
-    ``Conv1D`` does. ``parts`` name fused projections; they cannot be inferred from shapes.
+    ``Conv1D`` and transposed convolutions do. ``parts`` name fused projections; they cannot be inferred from shapes.
+    With a ``kernel`` it is a convolution's, of so many ``groups``, each an entry of the batch: a row for each output
+    channel of the group, a column for each place of the kernel and input channel, the channels side by side (so that N:M
+    runs along them, as sparse tensor cores want it).
+
+    >>> Layout(kernel=(3,), groups=2).to_matrix(torch.zeros(8, 5, 3)).shape
+    torch.Size([2, 4, 15])
     """
 
     stacked: bool = False
     transposed: bool = False
     parts: tuple[Part, ...] = ()
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
 
     def to_matrix(self, stored: Tensor) -> Tensor:
-        """View the stored tensor as ``[batch rows cols]``."""
+        """The stored tensor as ``[batch rows cols]``: a view, but for convolutions."""
+        if self.kernel:
+            flat: Tensor = stored.unflatten(0, (self.groups, -1)).flatten(
+                3
+            )  # [groups out in places], transposed [.. in out ..]
+            return flat.permute(0, 2, 3, 1).flatten(2) if self.transposed else flat.transpose(2, 3).flatten(2)
         matrix = stored if self.stacked else stored.unsqueeze(0)
         return matrix.transpose(1, 2) if self.transposed else matrix
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """Undo :meth:`to_matrix`."""
+        if self.kernel:
+            flat: Tensor = matrix.unflatten(2, (math.prod(self.kernel), -1))  # [groups out places in]
+            turned: Tensor = flat.permute(0, 3, 1, 2) if self.transposed else flat.transpose(2, 3)
+            return turned.unflatten(3, self.kernel).flatten(0, 1).contiguous()
         stored = matrix.transpose(1, 2) if self.transposed else matrix
         return stored.contiguous() if self.stacked else stored.squeeze(0).contiguous()
 

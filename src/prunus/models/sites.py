@@ -21,7 +21,7 @@ EXPERT_WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 class Found:
     """Sites in the order of the modules; those that are pruned only when named, with the reason; what is no Site.
 
-    ``unsupported`` are matrices that prunus does not know how to prune, by name, with the class that holds them.
+    ``unsupported`` are matrices that prunus does not know how to prune, by name, with the reason.
     """
 
     sites: list[Site] = field(default_factory=list)
@@ -86,7 +86,7 @@ def sites_of_block(block: nn.Module, prefix: str, index: int, stored_dtype: Call
                 if isinstance(module, _LEFT_DENSE):
                     found.untouched[f"{name}.{key}"] = f"{type(module).__name__} inside a block"
                 else:
-                    found.unsupported[f"{name}.{key}"] = type(module).__name__
+                    found.unsupported[f"{name}.{key}"] = f"{type(module).__name__} holds a matrix that is no linear layer"
     return found
 
 

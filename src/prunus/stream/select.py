@@ -50,10 +50,7 @@ def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) 
     """
     selection = _by_globs(source, choice)
     odd = {
-        name: f"{holder} holds a matrix that is no linear layer"
-        for found in source.found
-        for name, holder in found.unsupported.items()
-        if choice.leaves(name) is None
+        name: reason for found in source.found for name, reason in found.unsupported.items() if choice.leaves(name) is None
     }
     if windows is not None:
         odd |= dict.fromkeys(sorted(never_run(source, selection.sites, windows)), "its layer never runs")
