@@ -36,7 +36,7 @@ class Recipe(Settings):
     out. ``sparsity`` is a fraction of zeros, text of one (``"50%"``) or N:M; None where only ``set`` says any. ``include``,
     ``exclude`` and the left side of ``set`` are globs over layer names. ``own_text`` is a share of the windows, at least 0
     and below 1; ``temper`` a power above 0 and at most 1; ``memory_budget`` GiB; ``seqlen`` and ``batch_tokens`` tokens;
-    ``samples`` windows, and ``eval_windows`` too (0: none).
+    ``samples`` windows (None: 128; of a module's data 1,024 inputs), and ``eval_windows`` too (0: none).
     """
 
     method: str = "balanced"
@@ -57,7 +57,7 @@ class Recipe(Settings):
     starved_experts: str = "shared"
     min_expert_tokens: int = 64
     calibration: str | None = None
-    samples: int = 128
+    samples: int | None = None
     seqlen: int = 512
     own_text: float | None = None
     seed: int = 0
@@ -110,6 +110,8 @@ class Recipe(Settings):
             self._pins(faults)
         for name, least in _LEAST.items():
             value = getattr(self, name)
+            if name == "samples" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 faults.append(f"{name} {value!r} must be a whole number of at least {least}")
         if not (_is_number(self.memory_budget) and self.memory_budget > 0):
@@ -161,6 +163,11 @@ class Recipe(Settings):
     def own_share(self) -> float:
         """The share of calibration windows that the model writes: the preset's, unless another was asked for."""
         return PRESETS[self.method].own_text if self.own_text is None else float(self.own_text)
+
+    @property
+    def windows(self) -> int:
+        """How many calibration windows of text are wanted."""
+        return 128 if self.samples is None else self.samples
 
     def build_method(self) -> Method:
         """The choices as objects; the pattern is N:M where the sparsity says so."""

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 import prunus
 from nets import NETS, Stubborn, net_of
 from prunus.cli.app import app
-from prunus.core import registry
 from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
 from prunus.core.stats import Needs
+from prunus.observe.unfold import Unfolding
 from prunus.structure.module_stats import observe_layers, reader_layers
 
 
@@ -80,25 +80,13 @@ def test_when_norms_cannot_be_calibrated_the_module_is_as_it_was() -> None:
     image = torch.randn(1, 3, 5, 5)
     model(torch.randn(2, 3, 9, 9)).sum().backward()
     single = nn.Sequential(*model[:3], nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 3))
-    single[4].eval()
     before, gradient = copy.deepcopy(single.state_dict()), model[0].weight.grad
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         prunus.shrink_module(single, image, 0.5, importance="activation", data=[image])
     assert all(torch.equal(value, before[name]) for name, value in single.state_dict().items())
     assert single[0].weight.grad is gradient
-    assert [module.training for module in single] == [True, False, True, True, False, True, True]
+    assert [module.training for module in single] == [True, False, True, True, True, True, True]
     assert single[0].out_channels == 16
-
-
-@pytest.mark.parametrize(("size", "options"), [((9, 11), {"padding": 1}), ((12, 8), {"stride": 2, "dilation": 2}),
-                                               ((40, 40), {"padding": 2, "padding_mode": "reflect"})])  # fmt: skip
-def test_what_a_convolution_reads_is_its_patches(size, options) -> None:
-    conv = nn.Conv2d(5, 7, (3, 2), bias=False, **options)
-    x = torch.randn(2, 5, *size)
-    rows = reader_layers(conv)["weight"].rows_of(x)
-    whole = conv(x).flatten(2).transpose(1, 2)
-    some = whole[:, :: -(-whole.shape[1] // 128)]
-    torch.testing.assert_close(rows @ conv.weight.flatten(1).T, some, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("importance", ["weight", "activation", "fluctuation", "obs", "random", "taylor"])
@@ -122,22 +110,6 @@ def small_net() -> tuple[nn.Module, Tensor]:
     return model.eval(), torch.randn(4, 3, 8, 8)
 
 
-def test_what_a_convolution_reads_is_what_it_multiplies() -> None:
-    for module in (
-        nn.Conv2d(4, 6, 3, stride=2, padding=1),
-        nn.Conv2d(4, 6, (1, 3), dilation=2, padding="same", padding_mode="circular"),
-        nn.Conv1d(4, 6, 5, padding=2, bias=False), nn.Linear(4, 6),
-    ):  # fmt: skip
-        inputs = torch.randn(2, 4, 9, 8) if isinstance(module, nn.Conv2d) else torch.randn(2, 4, 11)
-        inputs = torch.randn(2, 7, 4) if isinstance(module, nn.Linear) else inputs
-        (layer,) = reader_layers(module).values()
-        rows = layer.rows_of(inputs)
-        found = rows @ layer.matrix.T + (module.bias if module.bias is not None else 0)
-        wanted = module(inputs)
-        wanted = wanted if isinstance(module, nn.Linear) else wanted.flatten(2).transpose(1, 2)
-        torch.testing.assert_close(found.detach(), wanted.detach(), rtol=1e-4, atol=1e-5)
-
-
 def test_the_repair_is_least_squares_with_a_free_bias() -> None:
     """In fp64, on the patches that the second convolution reads, with a column of ones for the bias."""
     model, example = small_net()
@@ -148,12 +120,15 @@ def test_the_repair_is_least_squares_with_a_free_bias() -> None:
     kept = torch.tensor(cut.units["0.weight dim 0"])
     layer = reader_layers(dense)["2.weight"]
     with torch.no_grad():
-        rows = torch.cat([layer.rows_of(dense[:2](batch)) for batch in data]).flatten(0, 1).double()
+        reads = Unfolding.of((3, 3), 2, 1, 1, 1)
+        rows = torch.cat([reads.rows(dense[:2](batch))[0] for batch in data]).flatten(0, 1).double()
         targets = rows @ layer.matrix.double().T + dense[2].bias.double()
     columns = layer.columns(kept.unsqueeze(1)).flatten()
     design = torch.cat([rows[:, columns], torch.ones(len(rows), 1, dtype=torch.float64)], 1)
     best = torch.linalg.lstsq(design, targets).solution
-    torch.testing.assert_close(model[2].weight.detach().flatten(1).double(), best[:-1].T, rtol=1e-3, atol=1e-4)
+    fitted = layer.as_matrix(model[2].weight.detach())
+    fitted = fitted.unflatten(1, (9, -1)).transpose(1, 2).flatten(1)  # of each channel that stays its places, as above
+    torch.testing.assert_close(fitted.double(), best[:-1].T, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(model[2].bias.detach().double(), best[-1], rtol=1e-3, atol=1e-4)
     lost = design @ best - targets
     whole = targets - targets.mean(0)
@@ -246,19 +221,18 @@ def test_shapes_of_another_module_are_refused(tmp_path) -> None:
         prunus.load_module(model, tmp_path)
 
 
-def test_layers_that_are_never_called_have_no_statistics() -> None:
+def test_weights_that_a_function_applies_are_looked_at_and_others_are_not() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+            self.first, self.second, self.idle = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(self.first(x).relu(), self.second.weight, self.second.bias)
 
     model, x = Bare(), torch.randn(4, 6)
-    assert set(observe_layers(model, reader_layers(model), Needs.NORM, [lambda: model(x)])) == {"first.weight"}
-    cut = prunus.shrink_module(copy.deepcopy(model), x, 0.5)
+    seen = observe_layers(model, reader_layers(model), Needs.NORM, [lambda: model(x)])
+    assert set(seen) == {"first.weight", "second.weight"}
+    torch.testing.assert_close(seen["second.weight"].norm_sq()[0], model.first(x).relu().square().sum(0))
+    cut = prunus.shrink_module(model, x, 0.5, importance="obs", data=[x])
     assert cut.units
-    assert registry.importance.make("obs").needs
-    with pytest.raises(UnsupportedModelError, match="nothing"):
-        prunus.shrink_module(model, x, 0.5, importance="obs", data=[x])

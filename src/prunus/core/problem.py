@@ -66,6 +66,9 @@ class Problem:
         if self.fixed_mask is not None:
             return self.fixed_mask.keep[:, :, start:stop]
         share = self._share(start, stop)
+        if self.site.layout.groups > 1 and self.pattern.pools_groups:
+            scores = self._scores(weight, stats, start)
+            return self.pattern.select(scores.flatten(0, 1).unsqueeze(0), share).view(scores.shape)
         if self._chooses_by_row:
             return self.pattern.select(self.criterion.score(weight, stats), share)
         if self.pattern.spans_projections:

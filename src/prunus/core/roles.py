@@ -81,6 +81,11 @@ class Pattern(ABC):
         return False
 
     @property
+    def pools_groups(self) -> bool:
+        """Whether the groups of a convolution are chosen from together, as the one layer that they are."""
+        return False
+
+    @property
     def rows_may_move(self) -> bool:
         """Whether a mask keeps the pattern when its rows change places."""
         return True

@@ -55,9 +55,7 @@ class Layout:
     def to_matrix(self, stored: Tensor) -> Tensor:
         """The stored tensor as ``[batch rows cols]``: a view, but for convolutions."""
         if self.kernel:
-            flat: Tensor = stored.unflatten(0, (self.groups, -1)).flatten(
-                3
-            )  # [groups out in places], transposed [.. in out ..]
+            flat: Tensor = stored.unflatten(0, (self.groups, -1)).flatten(3)  # [groups, out and in or in and out, places]
             return flat.permute(0, 2, 3, 1).flatten(2) if self.transposed else flat.transpose(2, 3).flatten(2)
         matrix = stored if self.stacked else stored.unsqueeze(0)
         return matrix.transpose(1, 2) if self.transposed else matrix
@@ -67,7 +65,8 @@ class Layout:
         if self.kernel:
             flat: Tensor = matrix.unflatten(2, (math.prod(self.kernel), -1))  # [groups out places in]
             turned: Tensor = flat.permute(0, 3, 1, 2) if self.transposed else flat.transpose(2, 3)
-            return turned.unflatten(3, self.kernel).flatten(0, 1).contiguous()
+            whole: Tensor = turned.unflatten(3, self.kernel).flatten(0, 1)
+            return whole.contiguous()
         stored = matrix.transpose(1, 2) if self.transposed else matrix
         return stored.contiguous() if self.stacked else stored.squeeze(0).contiguous()
 

@@ -31,6 +31,10 @@ class Unstructured(Pattern):
     def within_rows(self) -> bool:
         return self.scope in ("row", "output")
 
+    @property
+    def pools_groups(self) -> bool:
+        return self.scope == "layer"
+
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
         if self.scope == "layer":
             return keep_highest(scores.flatten(-2), sparsity).view(scores.shape)

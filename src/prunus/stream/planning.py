@@ -18,8 +18,7 @@ from ..core.sparsity import Target
 from ..core.stats import Needs
 from ..patterns.nm import NM
 from ..patterns.unstructured import Unstructured
-from .select import Selection, is_table, unmatched
-from .sources import Source
+from .select import Selectable, Selection, is_table, unmatched
 
 Survey = Callable[[Sequence[Site], Sequence[Site]], Profile]
 """``survey(compared, limited)``: a profile of Sites that an allocator compares, and of those pinned to a threshold."""
@@ -40,7 +39,9 @@ class Request:
     shares: Mapping[str, float] | None = None
 
 
-def plan_steps(source: Source, selection: Selection, request: Request, survey: Survey) -> tuple[list[Step], dict[str, str]]:
+def plan_steps(
+    source: Selectable, selection: Selection, request: Request, survey: Survey
+) -> tuple[list[Step], dict[str, str]]:
     """Every Site's sparsity and pattern, and what more is left untouched.
 
     Pinned Sites get what their pin says; the allocator splits the target over the others. The ``survey`` is made only where
@@ -91,7 +92,7 @@ def _check_request(selection: Selection, request: Request, manual: Manual) -> No
         raise RecipeError(faults)
 
 
-def _check_fit(source: Source, method: Method, patterns: Mapping[Site, Pattern]) -> None:
+def _check_fit(source: Selectable, method: Method, patterns: Mapping[Site, Pattern]) -> None:
     """Raise RecipeError for Sites that their pattern or the grid does not fit, or that cannot be observed."""
     faults: dict[str, list[str]] = {}
     for site, pattern in patterns.items():
@@ -166,7 +167,7 @@ def _straddled(pattern: Pattern, site: Site) -> str | None:
     return None
 
 
-def _unobservable(source: Source, site: Site, method: Method) -> str | None:
+def _unobservable(source: Selectable, site: Site, method: Method) -> str | None:
     """An embedding looks its input up: there are no activations that could be observed."""
     if is_table(source, site) and method.needs is not Needs.NOTHING:
         return "an embedding has no input activations, so only methods that look at weights alone can prune it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..core.errors import RecipeError
 from ..core.method import Method
 from ..core.problem import Problem
 from ..core.progress import Progress
-from ..core.roles import Profile
+from ..core.roles import Criterion, Profile
 from ..core.site import Site
 from ..core.stats import Needs, Stats
 from ..observe.waves import waves
@@ -34,12 +34,8 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
     """
     criterion = method.compared_by
     own = gradients.of if gradients is not None else (lambda site: {})
-
-    def scores(site: Site, stats: Stats) -> Tensor:
-        return Problem(site, source.matrix(site), stats, 0.0, Unstructured(), criterion, own=own(site)).scores()
-
     if criterion.needs.of_inputs is Needs.NOTHING or windows is None:
-        return Profile(lambda site: scores(site, Stats.none()), source.matrix)
+        return scored(source.matrix, criterion, own, {})
     outside = [site.name for site in sites if site.block is None]
     if outside:
         raise RecipeError([f"{outside[0]}: a survey of inputs covers the blocks only; give it a sparsity with --set"])
@@ -47,7 +43,26 @@ def make_profile(source: Source, sites: Sequence[Site], method: Method, windows:
         trunk = Trunk(source, windows, *limits, folder)
         stats = _dense_stats(source, sites, method, trunk, limits.budget, progress)
         trunk.close()
-    return Profile(lambda site: scores(site, stats[site.name]), source.matrix)
+    return scored(source.matrix, criterion, own, stats)
+
+
+def scored(matrix: Callable[[Site], Tensor], criterion: Criterion, own: Callable[[Site], Mapping[str, Tensor]],
+           stats: Mapping[str, Stats]) -> Profile:  # fmt: skip
+    """A profile of scores by what is known of Sites' inputs, by name, and of weights themselves."""
+
+    def scores(site: Site) -> Tensor:
+        known = stats.get(site.name, Stats.none())
+        return Problem(site, matrix(site), known, 0.0, Unstructured(), criterion, own=own(site)).scores()
+
+    return Profile(scores, matrix)
+
+
+def condensed(stats: Stats, needs: Needs, damp: float, name: str) -> Stats:
+    """What scores are made from: of a Gram only the diagonal of its inverse is kept."""
+    moments = {key: moment for key, moment in stats.moments.items() if key != "gram"}
+    if Needs.GRAM in needs:
+        moments["inverse_diagonal"] = inverse_factor(stats, damp, name).inverse_diagonal()
+    return Stats(stats.tokens, moments)
 
 
 @torch.no_grad()
@@ -69,11 +84,8 @@ def _dense_stats(source: Source, sites: Sequence[Site], method: Method, trunk: T
             last = wave is found_waves[-1]  # no weight changes: what the last pass gives enters the next block
             runs = trunk.steps(block, index) if last else trunk.runs(block, index)
             for group, found, _ in observe(block, source.prefix(index), wave, needs, runs, to_the_end=last):
-                moments = {name: moment for name, moment in found.moments.items() if name != "gram"}
-                if Needs.GRAM in needs:
-                    factor = inverse_factor(found, method.solver.damp, group[0].name)
-                    moments["inverse_diagonal"] = factor.inverse_diagonal()
-                kept |= {site.name: Stats(found.tokens, moments) for site in group}
+                less = condensed(found, needs, method.solver.damp, group[0].name)
+                kept |= {site.name: less for site in group}
         if found_waves:
             trunk.turn()
         else:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.site import Site
-from .probe import never_run
-from .sources import Source
+from ..models.sites import Found
 
 
 @dataclass(frozen=True)
@@ -38,22 +37,42 @@ class Choice(NamedTuple):
         return "--exclude" if any(fnmatchcase(name, glob) for glob in self.exclude) else None
 
 
-def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) -> Selection:
+class Selectable(Protocol):
+    """A model with its Sites by block, in order, and what is outside the blocks."""
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def blocks(self) -> list[nn.Module]: ...
+
+    @property
+    def found(self) -> list[Found]: ...
+
+    @property
+    def outside(self) -> Found: ...
+
+    def prefix(self, index: int) -> str:
+        """Path of one block in the model."""
+        ...
+
+
+def select_sites(source: Selectable, choice: Choice,
+                 silent: Callable[[Sequence[Site]], Collection[str]] | None = None) -> Selection:  # fmt: skip
     """Sites that the choice takes (without ``include``: all in the blocks).
 
-    Routers, embeddings and head are chosen only by a glob whose last word has no wildcard, as in ``lm_head``. Where
-    ``windows`` will be run through the model, Sites whose layer would not run count as unsupported.
+    Routers, embeddings and head are chosen only by a glob whose last word has no wildcard, as in ``lm_head``. ``silent``
+    says which of some Sites have a layer that does not run on what will be looked at: they count as unsupported.
 
     Raises:
         RecipeError: if a glob matches nothing, or nothing is left to prune.
         UnsupportedModelError: if a block holds matrices that prunus cannot prune, and they may not stay dense.
     """
     selection = _by_globs(source, choice)
-    odd = {
-        name: reason for found in source.found for name, reason in found.unsupported.items() if choice.leaves(name) is None
-    }
-    if windows is not None:
-        odd |= dict.fromkeys(sorted(never_run(source, selection.sites, windows)), "its layer never runs")
+    places = [*source.found, source.outside]
+    odd = {name: why for found in places for name, why in found.unsupported.items() if choice.leaves(name) is None}
+    if silent is not None:
+        odd |= dict.fromkeys(sorted(silent(selection.sites)), "its layer never runs")
     if odd and not choice.skip_unsupported:
         raise UnsupportedModelError(_refusal(source, odd))
     untouched = {name: f"{reason} (--skip-unsupported)" for name, reason in odd.items()}
@@ -63,22 +82,25 @@ def select_sites(source: Source, choice: Choice, windows: Tensor | None = None) 
     return Selection(sites, {**selection.untouched, **untouched})
 
 
-def _refusal(source: Source, odd: Mapping[str, str]) -> str:
-    """What cannot be pruned, by the class of the block that holds it."""
-    lines = []
+def _refusal(source: Selectable, odd: Mapping[str, str]) -> str:
+    """What cannot be pruned, by the class of the block that holds it, or by the reason."""
+    lines: dict[str, str] = {}
     for index, block in enumerate(source.blocks):
         inside = [name for name in odd if name.startswith(source.prefix(index) + ".")]
         if inside:
-            lines.append((type(block).__name__, f"{inside[0]}: {odd[inside[0]]}"))
-    first = dict(reversed(lines))
-    listed = "\n".join(f"  - {kind}, as in {example}" for kind, example in first.items())
+            lines.setdefault(f"{type(block).__name__}, as in", f"{inside[0]}: {odd[inside[0]]}")
+    blocks = tuple(f"{source.prefix(index)}." for index in range(len(source.blocks)))
+    for name, reason in odd.items():
+        if not name.startswith(blocks) and reason not in lines.values():
+            lines[f"{name}:"] = reason
+    listed = "\n".join(f"  - {kind} {example}" for kind, example in lines.items())
     return (
         f"{type(source.model).__name__}: {len(odd)} matrices in its blocks cannot be pruned.\n{listed}\n"
         "Leave them dense with --skip-unsupported, or choose layers with --include."
     )
 
 
-def _by_globs(source: Source, choice: Choice) -> Selection:
+def _by_globs(source: Selectable, choice: Choice) -> Selection:
     include, exclude = choice.include, choice.exclude
     places = [*source.found, source.outside]
     sites = [site for found in places for site in found.sites]
@@ -126,6 +148,6 @@ def _why(glob: str, names: Sequence[str], untouched: Mapping[str, str]) -> str:
     return f" (they are named like '{near[0] if near else names[0]}')" if names else ""
 
 
-def is_table(source: Source, site: Site) -> bool:
+def is_table(source: Selectable, site: Site) -> bool:
     """Whether the Site is an embedding."""
     return site.block is None and isinstance(source.model.get_submodule(site.name), nn.Embedding)

@@ -51,6 +51,10 @@ Kind = tuple[type[nn.Module], tuple[str, ...]]
 """A block's class and the roles of the Sites observed in it."""
 
 
+Look = Callable[[nn.Module, str, Wave, Needs, Iterable[Call], "DenseRuns | None", "dict[Kind, int] | None"], list[Observed]]
+"""As :func:`observe`: a block, its path, what to observe of it, the runs, those of the dense model, known calls."""
+
+
 @dataclass
 class BlockSolver:
     """Solves the Sites of one loaded block after another by a method; no block is changed.
@@ -69,6 +73,8 @@ class BlockSolver:
     """Moments of inputs to observe beside those of the method: what masks are chosen by."""
     biased: Callable[[Site], bool] = lambda site: False
     """Whether a Site's layer has a bias that may make up for the mean of what its weight loses."""
+    look: Look | None = None
+    """How Sites are observed, if not by :func:`observe`."""
     _calls: dict[Kind, int] = field(default_factory=dict, init=False)
 
     def solve(self, block: nn.Module, prefix: str, steps: Sequence[Step], forward: Pass | None,
@@ -99,7 +105,7 @@ class BlockSolver:
         every = dict.fromkeys(step.site for steps in choices for step in steps)
         for wave in waves(list(every), needs, self.budget):
             beside = dense if any(not site.layout.stacked for site in wave.sites) else None
-            for sites, stats, routed in observe(block, prefix, wave, needs, forward(), beside, self._calls):
+            for sites, stats, routed in (self.look or observe)(block, prefix, wave, needs, forward(), beside, self._calls):
                 starved = self.coverage.starved(stats) if routed else []
                 again = partial(
                     _on_all_tokens, block, prefix, Wave(tuple(sites), _ids(wave, starved), True), needs, forward

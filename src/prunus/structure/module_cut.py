@@ -40,7 +40,7 @@ class Known:
         for place, positions in coupling.members.items():
             layer = self.layers.get(place.tensor)
             if layer is not None and place.dim == 1 and (self.stats is None or place.tensor in self.stats):
-                own = {"grad": self.grads[place.tensor].flatten(1)} if self.grads else {}
+                own = {"grad": layer.as_matrix(self.grads[place.tensor])} if self.grads else {}
                 stats = (self.stats or {}).get(place.tensor, Stats.none())
                 readers.append(Reader(layer.matrix, layer.columns(positions), stats, layer.path, own))
             elif place.tensor in parameters:
@@ -88,7 +88,7 @@ def repair(known: Known, cut: Cut, solver: Solver) -> dict[str, float]:
         new = solution.weight[0]
         if means is not None:
             layer.module.bias.data += ((weight[0] - new) @ means[0]).to(layer.module.bias.dtype)
-        layer.module.weight.data.copy_(new.view_as(layer.module.weight))
+        layer.module.weight.data.copy_(layer.site.layout.from_matrix(solution.weight))
         errors[layer.path] = float(solution.rel_error)
     return errors
 

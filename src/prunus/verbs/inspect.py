@@ -13,12 +13,12 @@ from torch import nn
 from ..checkpoint.source import Checkpoint
 from ..models.images import blank_image, build_image_model, is_image_model
 from ..models.locate import locate
+from ..models.modes import evaluating
 from ..models.skeleton import load_config
 from ..recipe import Recipe
 from ..structure.axes import Anatomy
 from ..structure.cost import Costs, Shape
 from ..structure.coupling import Coupling, Traced
-from ..structure.module_stats import evaluating
 from ..structure.outline import anatomy_of, is_buildable
 from ..structure.sizes import half_of, sizes_of, step_of
 from ..structure.trace import called, trace

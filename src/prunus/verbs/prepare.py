@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def limits_of(recipe: Recipe) -> Limits:
     return Limits(recipe.batch_tokens, int(recipe.memory_budget * 2**30))
 
 
+def choice_of(recipe: Recipe) -> Choice:
+    """What a recipe wants pruned."""
+    return Choice(recipe.include, recipe.exclude, recipe.skip_unsupported)
+
+
 def coverage_of(recipe: Recipe) -> Coverage:
     """What becomes of experts that too few tokens reach."""
     return Coverage(recipe.starved_experts, recipe.min_expert_tokens)
@@ -135,13 +141,13 @@ def calibration_windows(source: Source, tokenizer: object | None, recipe: Recipe
     """Random windows ``[samples seqlen]`` of the calibration text, or those that are stored."""
     name = recipe.calibration or DEFAULT_CALIBRATION
     if is_tokenised(recipe):
-        windows = stored_windows(Path(name).expanduser(), recipe.samples, vocabulary(source))
+        windows = stored_windows(Path(name).expanduser(), recipe.windows, vocabulary(source))
         check_length(source, windows.shape[1])
         return windows
     check_length(source, recipe.seqlen)
-    most = max(_LEAST_CHARACTERS, 64 * recipe.samples * recipe.seqlen)
+    most = max(_LEAST_CHARACTERS, 64 * recipe.windows * recipe.seqlen)
     ids = tokenize(tokenizer, thin(read_text(name), most, recipe.seed), vocabulary(source))
-    return random_windows(ids, recipe.samples, recipe.seqlen, recipe.seed, name)
+    return random_windows(ids, recipe.windows, recipe.seqlen, recipe.seed, name)
 
 
 def own_windows(source: Source, recipe: Recipe, windows: Tensor | None) -> int:
@@ -198,7 +204,8 @@ def prepare(source: Source, label: str, recipe: Recipe, windows: Tensor | None, 
     """The complete Plan for a Source; nothing is written. ``shares`` are known from an unfinished run."""
     own = own_windows(source, recipe, windows)
     method = recipe.build_method()
-    selection = select_sites(source, Choice(recipe.include, recipe.exclude, recipe.skip_unsupported), windows)
+    silent = partial(never_run, source, windows=windows) if windows is not None else None
+    selection = select_sites(source, choice_of(recipe), silent)
     limits = limits_of(recipe)
     needs = method.criterion.needs | method.compared_by.needs
     gradients = Gradients(source, selection.sites, windows, needs, limits, progress) if windows is not None else None
@@ -294,7 +301,7 @@ def check_memory(prepared: Prepared) -> None:
             raise ResourceError(
                 f"{prepared.plan.model}: the run needs about {needed / 2**30:.1f} GiB more memory, {free / 2**30:.1f} GiB "
                 f"are free on {device}. Try a smaller --memory-budget (now {recipe.memory_budget:g}), --batch-tokens (now "
-                f"{recipe.batch_tokens}) or --samples (now {recipe.samples}); `prunus plan` shows what each would take."
+                f"{recipe.batch_tokens}) or --samples (now {recipe.windows}); `prunus plan` shows what each would take."
             )
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint.journal import Journal
 from ..checkpoint.levels import gather_levels
 from ..checkpoint.writer import MirrorWriter
 from ..core import registry
-from ..core.errors import RecipeError, UnsupportedModelError
+from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..measure.memory import peak_memory_bytes
+from ..models.feed import Call
 from ..recipe import Recipe
 from ..report.card import model_card
 from ..report.record import build_record, read_record
@@ -42,13 +42,18 @@ from .prepare import (
     prepare,
     prepare_checkpoint,
 )
+from .prune_module import Fed, prune_module, zeros_of
+
+Loss = Callable[[nn.Module, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What a run did and measured; ``record`` is what ``prunus.json`` holds."""
+    """What a run did and measured; ``record`` is what ``prunus.json`` holds. ``masks`` are those of a module that is no
+    language model, by parameter, True = kept."""
 
     record: Mapping[str, Any]
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def output(self) -> Path | None:
@@ -72,15 +77,24 @@ class PruneResult:
 
 
 def prune(model: str | Path | nn.Module, output: str | Path | None = None, recipe: Recipe | None = None, *,
-          tokenizer: object = None, resume: bool = False, overwrite: bool = False, progress: Progress | None = None,
+          tokenizer: object = None, data: Iterable[Any] | None = None, call: Call | None = None, loss: Loss | None = None,
+          recalibrate: bool = True, resume: bool = False, overwrite: bool = False, progress: Progress | None = None,
           **settings: Any) -> PruneResult:  # fmt: skip
     """Prune a model.
 
     ``model`` is a checkpoint folder, a ``.gguf`` file, ``pkg:PACKAGE`` or a hub id, written pruned to ``output``; or a
-    model in memory, pruned in place, with the ``tokenizer`` that calibration text needs. ``settings`` are a
-    :class:`~prunus.recipe.Recipe`'s fields (``method``, ``sparsity``, ``calibration``, …), or give a whole ``recipe``.
-    ``resume`` goes on with a killed run; ``overwrite`` replaces ``output`` once the new one is complete. Of a model in
-    memory nothing is evaluated or resumed, and its own dtype is computed with: what is set for those has no effect.
+    model in memory, pruned in place. ``settings`` are a :class:`~prunus.recipe.Recipe`'s fields (``method``, ``sparsity``,
+    ``calibration``, …), or give a whole ``recipe``. ``resume`` goes on with a killed run; ``overwrite`` replaces ``output``
+    once the new one is complete. Of a model in memory nothing is evaluated or resumed, and its own dtype is computed with:
+    what is set for those has no effect.
+
+    A language model of Transformers in memory is calibrated on text, which takes its ``tokenizer``. Any other module, or
+    that one when it is given ``data``, is calibrated on batches: its linear layers and convolutions are pruned block by
+    block, each on the inputs that it has behind the pruned ones before. A batch is a tensor, keywords, or a tuple of which
+    the model gets what its forward takes, unless ``call(model, batch)`` runs it otherwise; ``samples`` inputs (1,024) of
+    the data are looked at. ``loss(model, batch)`` is for criteria that look at gradients. In the end batch norms take their
+    running statistics anew from the data, but for frozen ones (in evaluation mode in a model that is not), unless
+    ``recalibrate`` is false.
 
     Raises:
         PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
@@ -92,7 +106,11 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
         if isinstance(model, nn.Module):
             if output is not None:
                 raise RecipeError(["a model in memory is pruned in place: save it yourself, or give its path as MODEL"])
+            if data is not None or not _writes_text(model):
+                return _prune_module(model, wanted, Fed(data, call, loss, recalibrate), reporter)
             return _prune_in_memory(model, wanted, tokenizer, reporter)
+        if data is not None or call is not None or loss is not None:
+            raise RecipeError(["data, call and loss are for modules in memory; a checkpoint is calibrated on text"])
         if output is None:
             raise RecipeError(["an output folder is missing (-o OUT)"])
         return _prune_on_disk(model, Path(output).expanduser(), wanted, (resume, overwrite), reporter)
@@ -102,10 +120,6 @@ def prune(model: str | Path | nn.Module, output: str | Path | None = None, recip
 
 def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progress: Progress) -> PruneResult:
     start = perf_counter()
-    if not hasattr(model, "config"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: no model of Transformers, whose config says how it is run. Prune one that is."
-        )
     device = next(model.parameters()).device if recipe.device == "auto" else choose_device(recipe.device)
     source = MemorySource(model, device)
     windows = None
@@ -120,12 +134,24 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
         results = _loop(prepared, None, progress).run()
     finally:
         model.train(training)
-    weights = sum(record["parameters"] for record in results)
-    zeros = weights - sum(record["nonzeros"] for record in results)
-    nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in model.parameters())
-    proof = {"sparsity": zeros / weights, "sparsity_total": 1 - nonzeros / prepared.plan.parameters}
-    record = build_record(prepared.plan, recipe, results, proof, None)
+    record = build_record(prepared.plan, recipe, results, zeros_of(model, results), None)
     return PruneResult({**record, "seconds": round(perf_counter() - start, 3)})
+
+
+def _prune_module(model: nn.Module, recipe: Recipe, fed: Fed, progress: Progress) -> PruneResult:
+    start = perf_counter()
+    plan, results, masks = prune_module(model, recipe, fed, progress)
+    record = build_record(plan, recipe, results, zeros_of(model, results), None)
+    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)}, masks)
+
+
+def _writes_text(model: nn.Module) -> bool:
+    """Whether this is a model of Transformers that tokens go into."""
+    tokens = getattr(model, "get_input_embeddings", None)
+    try:
+        return hasattr(model, "config") and tokens is not None and isinstance(tokens(), nn.Embedding)
+    except NotImplementedError:  # models of images have no embedding to give
+        return False
 
 
 def _prune_on_disk(model: str | Path, output: Path, recipe: Recipe, flags: tuple[bool, bool],

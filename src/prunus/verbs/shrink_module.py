@@ -12,15 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import registry
 from ..core.errors import CheckpointError, RecipeError, UnsupportedModelError
 from ..core.registry import make
 from ..core.stats import Needs
+from ..models.feed import runs_of
+from ..models.modes import evaluating, free_norms, recalibrate
+from ..stream.module_profile import gradient_sums
 from ..structure.coupling import Coupling
 from ..structure.cut import Cut, Kept
 from ..structure.module_cut import REPAIR_NEEDS, UNSEEN, Known, choose, repair
-from ..structure.module_stats import evaluating, observe_layers, reader_layers
+from ..structure.module_stats import observe_layers, reader_layers
 from ..structure.sizes import liked_step
 from ..structure.surgery import Shapes, cut_module
 from ..structure.trace import called, trace
@@ -84,6 +88,7 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
         RecipeError: if settings do not fit together.
     """
     method = _method(importance, data, loss)
+    norms = free_norms(model)
     batches = list(data) if data is not None else []
     run = partial(called, model, example)
     with evaluating(model):
@@ -96,7 +101,7 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
         layers = {name: layer for name, layer in reader_layers(model).items() if name in read}
         solving = make(registry.solver, solver)
         needs = method.needs.of_inputs | (REPAIR_NEEDS if batches else Needs.NOTHING)
-        stats = observe_layers(model, layers, needs, [partial(called, model, one) for one in batches]) if needs else None
+        stats = observe_layers(model, layers, needs, runs_of(model, batches, None)) if needs else None
         known = Known(model, layers, stats, _gradients(model, batches, loss) if Needs.GRAD in method.needs else {})
         kept = []
         couplings, counts = [one for one, _ in chosen], [count for _, count in chosen]
@@ -107,28 +112,28 @@ def shrink_module(model: nn.Module, example: Any, share: float | Mapping[str, fl
                 kept.append(Kept(coupling, units))
         if not kept:
             raise UnsupportedModelError(f"{type(model).__name__}: nothing can be cut by '{importance}'; {UNSEEN}")
-        return _carry_out(model, run, known, kept, left, (solving, optimizer, batches))
+        return _carry_out(model, run, known, kept, left, (solving, optimizer, batches, norms))
 
 
 def _carry_out(model: nn.Module, run: Callable[[], Any], known: Known, kept: Sequence[Kept], left: Mapping[str, str],
-               rest: tuple[Any, torch.optim.Optimizer | None, Sequence[Any]]) -> ModuleCut:  # fmt: skip
-    solving, optimizer, batches = rest
+               rest: tuple[Any, torch.optim.Optimizer | None, Sequence[Any], list[_BatchNorm]]) -> ModuleCut:  # fmt: skip
+    solving, optimizer, batches, norms = rest
     everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     cut = Cut(kept, {name: tuple(value.shape) for name, value in everything.items()})
     before = sum(parameter.numel() for parameter in model.parameters())
     saved = {name: known.model.get_parameter(name).data.clone() for name in known.layers} if known.stats else {}
     saved |= {f"{layer.path}.bias": layer.module.bias.data.clone() for layer in known.layers.values()
               if known.stats and layer.module.bias is not None}  # fmt: skip
-    norms = {name: value.clone() for name, value in model.named_buffers()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
     try:
         errors = repair(known, cut, solving) if known.stats else {}
         shapes = cut_module(
-            model, cut, run, optimizer, lambda: _recalibrate(model, [partial(called, model, one) for one in batches])
+            model, cut, run, optimizer, lambda: recalibrate(norms, runs_of(model, batches, None)) if batches else None
         )
     except BaseException:
         for name, value in saved.items():
             model.get_parameter(name).data = value
-        for name, value in norms.items():
+        for name, value in buffers.items():
             model.get_buffer(name).data = value
         raise
     after = sum(parameter.numel() for parameter in model.parameters())
@@ -186,31 +191,8 @@ def _gradients(model: nn.Module, batches: Sequence[Any], loss: Loss | None) -> d
     if loss is None:
         return {}
     parameters = dict(model.named_parameters())
-    totals = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for batch in batches:
-        grads = torch.autograd.grad(loss(model, batch), list(parameters.values()), allow_unused=True)
-        for total, grad in zip(totals.values(), grads, strict=True):
-            if grad is not None:
-                total += grad
-    return totals
-
-
-@torch.no_grad()
-def _recalibrate(model: nn.Module, runs: Sequence[Callable[[], object]]) -> None:
-    """Batch norms take their running statistics anew: of what comes to them now."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    try:
-        for run in runs if norms else ():
-            run()
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+    sums, _ = gradient_sums(list(parameters.values()), [partial(loss, model, batch) for batch in batches])
+    return dict(zip(parameters, sums, strict=True))
 
 
 def load_module(model: nn.Module, folder: str | Path) -> nn.Module:
