@@ -199,11 +199,6 @@ def test_the_home_folder_is_meant_by_its_sign(checkpoint, quick, tmp_path, monke
     assert (tmp_path / "out" / "config.json").is_file()
 
 
-def test_what_is_no_model_of_transformers_is_refused(quick) -> None:
-    with pytest.raises(UnsupportedModelError, match="Sequential: no model of Transformers"):
-        prunus.prune(torch.nn.Sequential(torch.nn.Linear(4, 4)), **{**quick, "method": "magnitude"})
-
-
 def test_strangers_in_a_checkpoint_may_hold_infinities(checkpoint, quick, tmp_path) -> None:
     """They are copied bit for bit."""
     shutil.copytree(checkpoint("llama"), tmp_path / "model")
