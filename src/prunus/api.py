@@ -6,6 +6,7 @@ from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
+from .train.masks import Masks
 from .train.shared import SharedWeights, share_weights
 from .verbs.bench import Bench, bench
 from .verbs.compare import Comparison, compare
@@ -23,6 +24,7 @@ from .verbs.prune import PruneResult, prune
 from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
+from .verbs.sparsifier import Sparse, Sparsifier
 from .verbs.unpack import Unpacked, unpack
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "HealRecipe",
     "HealResult",
     "Inspection",
+    "Masks",
     "ModuleCut",
     "ModuleInspection",
     "Packed",
@@ -43,6 +46,8 @@ __all__ = [
     "SharedWeights",
     "ShrinkRecipe",
     "ShrinkResult",
+    "Sparse",
+    "Sparsifier",
     "Unpacked",
     "bench",
     "compare",

@@ -31,6 +31,7 @@ from .roles import (
     Pattern,
     Solver,
 )
+from .schedule import Schedule
 from .storage import StorageFormat
 
 Role = TypeVar("Role")
@@ -239,9 +240,10 @@ importance: Registry[Importance] = Registry("importance", "prunus.units")
 depth: Registry[Depth] = Registry("depth", "prunus.depth")
 experts: Registry[ExpertImportance] = Registry("experts", "prunus.experts")
 loss: Registry[Loss] = Registry("loss", "prunus.losses")
+schedule: Registry[Schedule] = Registry("schedule", "prunus.schedules")
 storage: Registry[StorageFormat] = Registry("storage", "prunus.storage")
 coder: Registry[Coder] = Registry("coder", "prunus.coders")
 AXES: tuple[Registry[Any], ...] = (
     criterion, pattern, allocator, target, solver, grid, stage, importance, depth, experts,
-    loss, storage, coder,
+    loss, schedule, storage, coder,
 )  # fmt: skip

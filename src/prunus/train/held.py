@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from ..core.mask import PRUNED
 
 @dataclass(frozen=True)
 class HeldMasks:
-    """Masks by parameter, True = kept. They are of the parameters' own shapes, which may be shards of a larger tensor."""
+    """Masks by parameter, 1 = kept, of the parameters' own shapes, which may be shards of a larger tensor, and dtypes:
+    products of floats alone are three times as fast as those with booleans."""
 
     masks: Mapping[nn.Parameter, Tensor]
 
@@ -33,20 +35,28 @@ class HeldMasks:
                 f"{len(pruned) - len(found)} of {len(pruned)} pruned matrices are hidden by what shards the model, so that "
                 "their zeros cannot be held. Shard by FSDP version 2 (accelerate launch --fsdp_version 2)."
             )
-        return cls({parameter: parameter != 0 for parameter in found.values()})
+        return cls({parameter: (parameter != 0).to(parameter.dtype) for parameter in found.values()})
+
+    @cached_property
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        return list(self.masks), list(self.masks.values())
 
     @torch.no_grad()
     def hold_gradients(self) -> None:
         """Take the gradients of zeros away, so that optimisers keep nothing for them."""
-        for parameter, mask in self.masks.items():
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+        pairs = [(parameter.grad, mask) for parameter, mask in self.masks.items() if parameter.grad is not None]
+        multiply([grad for grad, _ in pairs], [mask for _, mask in pairs])
 
     @torch.no_grad()
     def hold_weights(self) -> None:
         """Zeros back to zero, whatever an optimiser made of them."""
-        for parameter, mask in self.masks.items():
-            parameter.mul_(mask)
+        multiply(*self._pairs)
+
+
+def multiply(tensors: list[Tensor], factors: list[Tensor]) -> None:
+    """Multiply tensors in place, all at once."""
+    if tensors:
+        torch._foreach_mul_(tensors, factors)  # type: ignore[call-overload, unused-ignore]
 
 
 def sparsity_of(tensor: Tensor) -> float:

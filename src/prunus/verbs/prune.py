@@ -28,6 +28,7 @@ from ..stream.prove import prove
 from ..stream.sources import CheckpointSource, MemorySource
 from ..stream.state import hidden_bytes
 from ..train.ancestry import ancestry_of
+from ..train.masks import Masks
 from .prepare import (
     Prepared,
     calibration_windows,
@@ -53,7 +54,7 @@ class PruneResult:
     language model, by parameter, True = kept."""
 
     record: Mapping[str, Any]
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Masks = field(default_factory=lambda: Masks({}))
 
     @property
     def output(self) -> Path | None:
@@ -142,7 +143,7 @@ def _prune_module(model: nn.Module, recipe: Recipe, fed: Fed, progress: Progress
     start = perf_counter()
     plan, results, masks = prune_module(model, recipe, fed, progress)
     record = build_record(plan, recipe, results, zeros_of(model, results), None)
-    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)}, masks)
+    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)}, Masks(masks))
 
 
 def _writes_text(model: nn.Module) -> bool:

@@ -1,0 +1,48 @@
+"""SR-STE: N:M sparse training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from ..core.registry import schedule
+from ..core.schedule import Schedule
+
+
+@final
+@schedule("srste", paper="arXiv:2102.04010", cost="a kept value a weight; masks chosen anew at every step")
+@dataclass(frozen=True)
+class SRSTE(Schedule):
+    """The largest weights live, chosen anew at every step; all are trained by the gradient at the masked ones, and dropped
+    ones shrink: g(W̃) + λ(1 − mask) ⊙ W (sparse-refined straight-through estimator, eq. 5).
+
+    Made for N:M (``sparsity="2:4"``) from scratch; works for any pattern.
+    """
+
+    allocation: ClassVar[str] = "uniform"
+    keeps_dense: ClassVar[bool] = True
+    trains_dropped: ClassVar[bool] = True
+
+    weight: float = 2e-4
+    """λ: how fast dropped weights shrink."""
+
+    begin: float = 0.0
+    """Before this share of training all weights live."""
+
+    freeze: float = 1.0
+    """Behind this share of training masks stay as they are."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or not 0 <= self.begin < self.freeze <= 1:
+            raise ValueError(
+                f"weight {self.weight} must be at least 0, and 0 ≤ begin {self.begin} < freeze {self.freeze} ≤ 1"
+            )
+
+    def first(self, target: float) -> float:
+        return target if self.begin == 0 else 0.0
+
+    def due(self, step: int, steps: int) -> bool:
+        return self.begin * steps <= step <= self.freeze * steps
+
+    def decay(self, step: int, steps: int) -> float:
+        return self.weight
