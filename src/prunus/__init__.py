@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ShrinkResult,
         Sparse,
         Sparsifier,
+        TrainRecipe,
+        TrainResult,
         Unpacked,
         bench,
         compare,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         shrink,
         shrink_family,
         shrink_module,
+        train_runs,
         unpack,
     )
 
@@ -77,6 +80,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "TrainRecipe",
+    "TrainResult",
     "Unpacked",
     "bench",
     "compare",
@@ -97,6 +102,7 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "train_runs",
     "unpack",
 ]
 

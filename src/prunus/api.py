@@ -8,6 +8,7 @@ from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
 from .train.masks import Masks
 from .train.shared import SharedWeights, share_weights
+from .train_recipe import TrainRecipe
 from .verbs.bench import Bench, bench
 from .verbs.compare import Comparison, compare
 from .verbs.distill import distill
@@ -25,6 +26,7 @@ from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
 from .verbs.sparsifier import Sparse, Sparsifier
+from .verbs.train import TrainResult, train_runs
 from .verbs.unpack import Unpacked, unpack
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "TrainRecipe",
+    "TrainResult",
     "Unpacked",
     "bench",
     "compare",
@@ -68,5 +72,6 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "train_runs",
     "unpack",
 ]

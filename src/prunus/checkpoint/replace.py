@@ -8,6 +8,8 @@ from ..core.errors import OutputError
 
 EXPORTED = (".gguf", ".onnx", ".pt2")
 """What files with weights end in that `export` writes beside ``prunus.json``."""
+RUNS = "*/seed-*/model.safetensors"
+"""Where `train` leaves the weights of its runs, beside ``prunus.json``."""
 
 
 def check_free(target: Path, overwrite: bool) -> None:
@@ -28,6 +30,19 @@ def check_replaceable(target: Path, model: Path, typed: str | Path, what: str = 
     asked = Path(typed).expanduser().resolve()  # of a GGUF file the folder is one in the cache
     if place == source:
         raise OutputError(f"{target} is {what} itself. Give another -o: what a run reads is never written to.")
+    for inside in (source, asked):
+        if inside.is_relative_to(place) and inside.exists():
+            raise OutputError(f"{target} has {what} in it, {inside}, which would go with it. Give another -o.")
+    check_place(target)
+
+
+def check_place(target: Path) -> None:
+    """Whether what has the name ``target`` may go, whatever the new output is made from.
+
+    Raises:
+        OutputError: if it is no checkpoint, has another checkpoint in it, lies in one, or is a folder in use.
+    """
+    place = target.resolve()
     above = next((parent for parent in place.parents if _is_checkpoint(parent)), None)
     if above is not None:
         raise OutputError(f"{target} lies in a checkpoint, {above}, which would be mixed up with it. Give another -o.")
@@ -36,18 +51,24 @@ def check_replaceable(target: Path, model: Path, typed: str | Path, what: str = 
         raise OutputError(f"{target} cannot be given to a finished output: {reason}. Give a new folder in it.")
     if not target.exists():
         return
-    for inside in (source, asked):
-        if inside.is_relative_to(place) and inside.exists():
-            raise OutputError(f"{target} has {what} in it, {inside}, which would go with it. Give another -o.")
     if not _is_checkpoint(target) and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} is neither a checkpoint nor an empty folder, so it is not replaced. Give another -o.")
+    if _has_runs(target):
+        return
     within = next((found.parent for found in target.glob("*/**/config.json") if _is_checkpoint(found.parent)), None)
     if within is not None:
         raise OutputError(f"{target} has another checkpoint in it, {within}, which would go with it. Give another -o.")
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint is there, or what was exported of one."""
+    """Whether a checkpoint is there, what was exported of one, or what a training recipe left."""
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return True
+    if _has_runs(folder):
+        return True
     return (folder / "prunus.json").is_file() and any(any(folder.glob(f"*{kind}")) for kind in EXPORTED)
+
+
+def _has_runs(folder: Path) -> bool:
+    """Whether a training recipe left its runs there."""
+    return (folder / "prunus.json").is_file() and any(folder.glob(RUNS))

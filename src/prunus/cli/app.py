@@ -22,6 +22,7 @@ from . import (
     prune,
     recover,
     shrink,
+    train,
     unpack,
 )
 from .options import stoppable
@@ -29,13 +30,14 @@ from .options import stoppable
 app = typer.Typer(
     name="prunus", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="Makes trained neural networks smaller, with little loss, and proves what it did.",
-    epilog="Exit codes: 0 done, 1 another error, 2 usage, 3 recipe, 4 model, 5 text, 6 numerics, 7 output, 8 proof failed, "
-    "9 memory, 130 stopped",
+    epilog="Exit codes: 0 done, 1 another error, 2 usage, 3 recipe, 4 model, 5 text or data, 6 numerics, 7 output, "
+    "8 proof failed, 9 memory, 130 stopped",
 )  # fmt: skip
 app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("shrink")(stoppable(shrink.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("distill")(stoppable(distill.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("recover")(stoppable(recover.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("train")(stoppable(train.command, "Nothing is lost but an epoch: repeat the command with --resume to go on."))
 app.command("inspect")(stoppable(inspect.command))
 app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))

@@ -40,6 +40,12 @@ class CalibrationError(PrunusError):
     exit_code = 5
 
 
+class DataError(PrunusError):
+    """Images, labels or windows to train on are missing, damaged, or not what they are said to be."""
+
+    exit_code = 5
+
+
 class SingularGramError(PrunusError):
     """A Gram matrix has no Cholesky factor, even with more damping."""
 

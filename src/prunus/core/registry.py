@@ -132,7 +132,7 @@ class Registry(Generic[Role]):
             if key not in entry.options:
                 raise ValueError(f"{self.axis} '{name}' has no option '{key}'{suggest(key, entry.options)}")
             try:
-                values[key] = _coerce(value, hints[key])
+                values[key] = coerced(value, hints[key])
             except ValueError as error:
                 raise ValueError(f"{self.axis} '{name}', option '{key}': {error}") from None
         try:
@@ -200,7 +200,7 @@ def _kind(hint: Any) -> str:
     return "none" if hint is type(None) else str(hint.__name__)
 
 
-def _coerce(value: Any, hint: Any) -> Any:
+def coerced(value: Any, hint: Any) -> Any:
     """Turn a command-line string or a TOML value into the type that the option declares."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
@@ -211,7 +211,7 @@ def _coerce(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None or value == "none":
             return None
-        return _coerce(value, next(arg for arg in typing.get_args(hint) if arg is not type(None)))
+        return coerced(value, next(arg for arg in typing.get_args(hint) if arg is not type(None)))
     if hint is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if isinstance(value, bool):

@@ -25,6 +25,21 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * 1024**3 / best
 
 
+@torch.no_grad()
+def forward_seconds(models: list[torch.nn.Module], inputs: torch.Tensor, warmup: int, repeats: int) -> list[float]:
+    """Seconds of a forward pass of each model over ``inputs``: taken in turn, medians of ``repeats`` after ``warmup``."""
+    seconds: list[list[float]] = [[] for _ in models]
+    for turn in range(warmup + repeats):
+        for model, spent in zip(models, seconds, strict=True):
+            start = perf_counter()
+            model(inputs)
+            if inputs.device.type == "cuda":
+                torch.cuda.synchronize(inputs.device)
+            if turn >= warmup:
+                spent.append(perf_counter() - start)
+    return [median(spent) for spent in seconds]
+
+
 def decode_speeds(models: list[Any], ids: torch.Tensor, new_tokens: int, repeats: int) -> list[float]:
     """Generated tokens a second of each model after prompt ``ids [1 tokens]``: interleaved runs, medians."""
     seconds: list[list[float]] = [[] for _ in models]

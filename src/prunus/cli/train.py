@@ -1,0 +1,57 @@
+"""prunus train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import JsonFlag, Overwrite, Resume, as_json
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="TOML file of settings and runs; recipes/train has some.", dir_okay=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs' weights, table and pictures.")],
+    model: Annotated[str | None, typer.Option(help="Network, in place of the recipe's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data, in place of the recipe's: fashion-mnist, npz:FILE …")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, in place of the recipe's: 0,1,2.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Train no run for more epochs than this.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … in place of the recipe's.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: JsonFlag = False,
+) -> None:
+    """Train, prune and train on the networks of a RECIPE, and compare them: table, pictures, weights."""
+    from ..train_recipe import TrainRecipe
+    from ..verbs.train import train_runs
+    from .progress import Bars
+
+    given = {"model": model, "data": data, "device": device, "threads": threads, "seeds": _whole_numbers(seeds)}
+    wanted = TrainRecipe.read(recipe, given)
+    if epochs is not None:
+        wanted = wanted.at_most(epochs)
+    found = train_runs(output, wanted, resume=resume, overwrite=overwrite, progress=Bars())
+    if json:
+        typer.echo(as_json(found.record))
+        return
+    from rich.console import Console
+
+    from ..report.trained import train_table
+
+    Console().print(train_table(found.record))
+
+
+def _whole_numbers(text: str | None) -> list[int] | None:
+    """Numbers with commas between.
+
+    >>> _whole_numbers("0,1, 2")
+    [0, 1, 2]
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' are no whole numbers with commas between", param_hint="--seeds") from None

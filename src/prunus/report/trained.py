@@ -1,0 +1,193 @@
+"""The record, the table and the card of a training recipe."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import mean, stdev
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..measure.environment import environment
+from ..measure.memory import peak_memory_bytes
+from ..samples.examples import Samples
+from ..train_recipe import TrainRecipe
+from .record import FORMAT
+
+_CARD = """# {model} on {data}
+
+{table}
+
+{notes}
+
+![{metric} against sparsity](accuracy.svg)
+
+![{metric} over epochs](training.svg)
+
+## The recipe
+
+```toml
+{recipe}
+```
+
+Every epoch of every run, all settings and all versions are in `prunus.json`; weights, plain state dicts, in
+`RUN/seed-SEED/model.safetensors`.
+"""
+
+
+def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mapping[str, Any]],
+                 latencies: Mapping[str, tuple[float, float]]) -> dict[str, Any]:  # fmt: skip
+    """The record of a finished recipe; its plan, output and seconds are for its verb to say.
+
+    ``latencies`` are seconds of a run, and of the first run measured beside it.
+    """
+    text = samples.is_text
+    return {
+        "format": FORMAT, "kind": "train",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": recipe.model, "data": recipe.data, "metric": "perplexity" if text else "accuracy",
+        "samples": {
+            "train": len(samples.train), "test": len(samples.test), "classes": samples.classes,
+            "shape": list(samples.example().shape[1:]),
+        },
+        "rows": [_row(run.name, run.group, results, recipe.runs[0].name, latencies.get(run.name)) for run in recipe.runs],
+        "results": [dict(result) for result in results],
+        "peak_memory_bytes": peak_memory_bytes(),
+        "recipe": recipe.to_json(),
+        "environment": environment(),
+    }  # fmt: skip
+
+
+def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str,
+         latency: tuple[float, float] | None) -> dict[str, Any]:  # fmt: skip
+    """One run over all seeds; its change is against the first run with the same seed."""
+    mine = [result for result in results if result["run"] == run]
+    base = {result["seed"]: result["score"] for result in results if result["run"] == first}
+    scores = [result["score"] for result in mine]
+    changes = [result["score"] - base[result["seed"]] for result in mine]
+    one = mine[0]
+    return {
+        "run": run, "series": series, "score": mean(scores), "score_spread": _spread(scores),
+        "change": mean(changes), "change_spread": _spread(changes),
+        "latency_ms": 1e3 * latency[0] if latency else None, "speedup": latency[1] / latency[0] if latency else None,
+        "file_bytes": one["file_bytes"], "parameters": one["parameters"],
+        "nonzeros": round(mean(result["nonzeros"] for result in mine)),
+        "sparsity": mean(result["sparsity"] for result in mine),
+        "seconds": sum(result["seconds"] for result in mine),
+    }  # fmt: skip
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation; of one value none is known."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def _cells(record: Mapping[str, Any]) -> list[list[str]]:
+    """The table: its head, then a line a run."""
+    text = record["metric"] == "perplexity"
+    unit = "" if text else "%"
+    head = ["model", record["metric"], "change", "latency ms", "speed-up", "size MB", "non-zeros", "sparsity"]
+    lines = [head]
+    for number, row in enumerate(record["rows"]):
+        lines.append([
+            row["run"], _plus_minus(row["score"], row["score_spread"], unit),
+            _plus_minus(row["change"], row["change_spread"], "", "+") if number else "",
+            "" if row["latency_ms"] is None else f"{row['latency_ms']:.3g}",
+            "" if row["speedup"] is None else f"{row['speedup']:.2f}×",
+            f"{row['file_bytes'] / 1e6:.2f}", f"{row['nonzeros']:,}", f"{row['sparsity']:.1%}",
+        ])  # fmt: skip
+    return lines
+
+
+def _plus_minus(value: float, spread: float | None, unit: str, sign: str = "") -> str:
+    """A figure with its spread.
+
+    >>> _plus_minus(91.234, 0.2, "%"), _plus_minus(-0.5, None, "", "+")
+    ('91.23% ± 0.20', '-0.50')
+    """
+    return f"{value:{sign}.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def _notes(record: Mapping[str, Any]) -> list[str]:
+    """What the figures are."""
+    samples, recipe = record["samples"], record["recipe"]
+    seeds = recipe["seeds"]
+    many = f"mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    shape = "×".join(map(str, samples["shape"]))
+    kind = "windows" if record["metric"] == "perplexity" else "images"
+    first = record["rows"][0]["run"]
+    counts = f"{samples['train']:,} {kind} to train on, {samples['test']:,} to test, {shape}"
+    told = [f"{counts}; {many}; change: against {first} with the same seed; weights are those behind the last epoch."]
+    if recipe["latency"]:
+        told.append(
+            f"Latency: one example, median of {recipe['latency']} passes after 50, in turn with {first}, "
+            f"threads: {record['environment']['threads']}; size: the file of weights as written, zeros and all."
+        )
+    return told
+
+
+def train_table(record: Mapping[str, Any]) -> RenderableType:
+    """What the runs came to, for a terminal."""
+    head, *lines = _cells(record)
+    title = escape(f"{record['model']} on {record['data']}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column(head[0], overflow="fold", min_width=8)
+    for name in head[1:]:
+        table.add_column(name.replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    spent = f"{record['seconds']:.0f} s, peak {record['peak_memory_bytes'] / 2**30:.2f} GiB"
+    told = (*_notes(record), f"{spent}; written to {record['output']}")
+    return Group(table, *(Text(note, style="dim") for note in told))
+
+
+def train_card(record: Mapping[str, Any]) -> str:
+    """The same as Markdown, with the pictures and the recipe."""
+    head, *lines = _cells(record)
+    rows = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    rows += ["| " + " | ".join(line) + " |" for line in lines]
+    return _CARD.format(
+        model=record["model"], data=record["data"], metric=record["metric"], table="\n".join(rows),
+        notes="\n".join(_notes(record)), recipe=recipe_toml(record["recipe"]),
+    )  # fmt: skip
+
+
+def recipe_toml(recipe: Mapping[str, Any]) -> str:
+    """A recipe's plain values as TOML, which reads back as the same recipe.
+
+    >>> print(recipe_toml({"lr": 0.1, "seeds": [0, 1], "runs": [{"name": "a", "prune": {"method": "magnitude"}}]}))
+    lr = 0.1
+    seeds = [0, 1]
+    <BLANKLINE>
+    [[runs]]
+    name = "a"
+    prune = { method = "magnitude" }
+    """
+    lines = [f"{key} = {_toml(value)}" for key, value in recipe.items() if key != "runs"]
+    for run in recipe.get("runs", ()):
+        lines += ["", "[[runs]]", *(f"{key} = {_toml(value)}" for key, value in run.items())]
+    text = "\n".join(lines)
+    tomllib.loads(text)
+    return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)

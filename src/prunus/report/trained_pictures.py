@@ -1,0 +1,90 @@
+"""The pictures of a training recipe: score against sparsity, and over epochs."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+_INK, _GRID = "#7d8590", "#8c959f"
+"""Greys that can be read on white and on black."""
+_COLOURS = ("#2f81f7", "#e3742f", "#2da44e", "#e5534b", "#a371f7", "#b08800", "#db61a2", "#1b9e9e")
+_MARKERS = "osD^vPX*"
+
+
+def accuracy_svg(record: Mapping[str, Any]) -> str:
+    """The score of every run against its sparsity, runs of a series joined, the spread over seeds as bars, the first run as
+    a line across."""
+    figure, axes = _figure()
+    first, *rows = record["rows"]
+    axes.axhline(first["score"], linestyle="--", linewidth=1.2, color=_INK, label=first["run"])
+    series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        series[row["series"]].append(row)
+    for number, (name, members) in enumerate(series.items()):
+        members = sorted(members, key=lambda row: row["sparsity"])
+        axes.errorbar(
+            [100 * row["sparsity"] for row in members], [row["score"] for row in members],
+            yerr=[row["score_spread"] or 0 for row in members], label=name, markersize=5, linewidth=1.6, capsize=3,
+            color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)],
+        )  # fmt: skip
+    axes.set_xlabel("zeros among weights, %", color=_INK)
+    axes.set_ylabel(_label(record), color=_INK)
+    return _drawn(figure, axes, f"{record['model']} on {record['data']}")
+
+
+def training_svg(record: Mapping[str, Any]) -> str:
+    """The score on test examples behind every epoch, of runs that were trained: the mean over seeds, and its spread."""
+    figure, axes = _figure()
+    number = 0
+    for row in record["rows"]:
+        curves = [[epoch["test_score"] for epoch in result["history"]]
+                  for result in record["results"] if result["run"] == row["run"]]  # fmt: skip
+        if not curves[0]:
+            continue
+        epochs = list(range(1, len(curves[0]) + 1))
+        middle = [mean(values) for values in zip(*curves, strict=True)]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(epochs, middle, label=row["run"], color=colour, linewidth=1.6, marker="o", markersize=3)
+        if len(curves) > 1:
+            around = [stdev(values) for values in zip(*curves, strict=True)]
+            low, high = _around(middle, around)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
+        number += 1
+    axes.set_xlabel("epoch", color=_INK)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylabel(_label(record), color=_INK)
+    return _drawn(figure, axes, f"{record['model']} on {record['data']}")
+
+
+def _around(middle: Sequence[float], around: Sequence[float]) -> tuple[list[float], list[float]]:
+    low = [value - spread for value, spread in zip(middle, around, strict=True)]
+    high = [value + spread for value, spread in zip(middle, around, strict=True)]
+    return low, high
+
+
+def _label(record: Mapping[str, Any]) -> str:
+    return "test perplexity" if record["metric"] == "perplexity" else "test accuracy, %"
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _drawn(figure: Any, axes: Any, title: str) -> str:
+    """The picture as SVG without a background, in colours that can be read on white and on black."""
+    axes.set_title(title, parse_math=False, fontsize="medium", color=_INK, wrap=True)
+    axes.grid(alpha=0.35, color=_GRID, linewidth=0.6)
+    axes.tick_params(colors=_INK)
+    for side in axes.spines.values():
+        side.set_color(_GRID)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(framealpha=0, labelcolor=_INK, fontsize="small")
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
+    return drawn.getvalue()

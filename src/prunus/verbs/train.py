@@ -1,0 +1,269 @@
+"""train: networks trained, pruned and trained on as a recipe says, and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ..checkpoint.disk import sync_all
+from ..checkpoint.journal import Journal
+from ..checkpoint.replace import check_free, check_place
+from ..core.errors import RecipeError
+from ..core.progress import Progress, Silent
+from ..lab.judge import counts, judge, logits_of, loss_of
+from ..lab.kept import WEIGHTS, load_weights, save_weights
+from ..lab.loop import Kept, Sparsify, Sparsity, train
+from ..measure.speed import forward_seconds
+from ..recipe import Recipe
+from ..report.record import FILE as RECORD
+from ..report.trained import train_card, train_record
+from ..report.trained_pictures import accuracy_svg, training_svg
+from ..samples.batches import InOrder
+from ..samples.examples import Samples
+from ..samples.source import source_of
+from ..train_recipe import SCRATCH, RunSettings, TrainRecipe
+from ..zoo.build import build
+from .prepare import choose_device, finished_record
+from .prune import prune
+
+_STATE = "state.safetensors"
+_WARMUP = 50
+"""Passes over one example before any is timed."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a recipe's runs came to; ``record`` is what ``prunus.json`` holds."""
+
+    record: Mapping[str, Any]
+
+    @property
+    def output(self) -> Path:
+        """The folder with the record, the pictures and each run's weights."""
+        return Path(self.record["output"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One a run: its name, mean score with its spread over seeds, change, latency, sizes."""
+        return list(self.record["rows"])
+
+    def weights(self, run: str, seed: int = 0) -> Path:
+        """The file with a run's weights, a plain state dict."""
+        return weights_of(self.output, run, seed)
+
+
+def train_runs(output: str | Path, recipe: TrainRecipe | None = None, *, resume: bool = False, overwrite: bool = False,
+               progress: Progress | None = None, **settings: Any) -> TrainResult:  # fmt: skip
+    """Make all runs of a recipe with each of its seeds: trained from scratch, pruned, trained on with their zeros held.
+
+    ``settings`` are a :class:`~prunus.train_recipe.TrainRecipe`'s fields, or give a whole ``recipe``. ``output`` gets each
+    run's weights, ``prunus.json``, a table and two pictures. ``resume`` goes on with a stopped run behind its last whole
+    epoch; ``overwrite`` replaces ``output`` once the new one is complete.
+
+    Raises:
+        PrunusError: one of :mod:`prunus.core.errors`, saying what, where and what to do.
+    """
+    wanted = TrainRecipe.either(recipe, settings)
+    told = progress or Silent()
+    try:
+        with _steady(wanted.threads):
+            return _train_runs(Path(output).expanduser(), wanted, (resume, overwrite), told)
+    finally:
+        told.close()
+
+
+def weights_of(output: Path, run: str, seed: int) -> Path:
+    """Where a run's weights stand in an output."""
+    return output / run / f"seed-{seed}" / WEIGHTS
+
+
+def _train_runs(output: Path, recipe: TrainRecipe, flags: tuple[bool, bool], progress: Progress) -> TrainResult:
+    start = perf_counter()
+    resume, overwrite = flags
+    device = choose_device(recipe.device)
+    check_free(output, resume or overwrite)
+    check_place(output)
+    journal = Journal(output)
+    journal.check_free(resume)
+    samples = source_of(recipe.data).open()
+    _check_built(recipe, samples)
+    plan = _plan(recipe, samples, device)
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    if output.exists() and resume and not overwrite:
+        return TrainResult(finished_record(output, digest))
+    journal.begin(plan, digest, resume)
+    journal.output.mkdir(exist_ok=True)
+    with journal.kept_on_error():
+        bench = _Bench(recipe, samples, device, journal, progress)
+        results = bench.all()
+        record = train_record(recipe, samples, results, bench.latencies())
+        record |= {"plan": plan, "plan_digest": digest, "output": str(output), "seconds": round(perf_counter() - start, 3)}
+        _write(journal.output, record)
+        journal.finish(overwrite)
+    return TrainResult(record)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A recipe being carried out."""
+
+    recipe: TrainRecipe
+    samples: Samples
+    device: torch.device
+    journal: Journal
+    progress: Progress
+
+    def all(self) -> list[dict[str, Any]]:
+        """The results of every run with every seed, in order; those that are in the journal are not made again."""
+        done = {entry["done"]: entry["result"] for entry in self.journal.entries() if "done" in entry}
+        results = []
+        for seed in self.recipe.seeds:
+            for run in self.recipe.runs:
+                key = _key(run, seed)
+                if key not in done:
+                    done[key] = self.one(run, seed)
+                    sync_all(weights_of(self.journal.output, run.name, seed).parent)
+                    self.journal.mark({"done": key, "result": done[key]})
+                results.append(done[key])
+        return results
+
+    def one(self, run: RunSettings, seed: int) -> dict[str, Any]:
+        """Build, prune, train, judge and write one network."""
+        start = perf_counter()
+        recipe, samples, device = self.recipe, self.samples, self.device
+        model = self._built(run, seed)
+        kept = Kept(self.journal.folder / _STATE, _key(run, seed), self.journal.mark)
+        training = recipe.training(run, seed)
+        if run.prune and kept.load() is None:
+            self._prune(model, run, seed)
+            if training.epochs:
+                kept.save({"epoch": 0, "model": model.state_dict()})
+        history = train(model, samples, training, _sparsify(recipe, run, seed), kept, self.progress)
+        found = judge(model, InOrder(samples, samples.test, recipe.batch, device))
+        path = weights_of(self.journal.output, run.name, seed)
+        save_weights(model.cpu(), path.parent, samples.tokenizer)
+        return {
+            "run": run.name, "seed": seed, "score": found.score, "loss": found.loss, **counts(model),
+            "file_bytes": path.stat().st_size, "history": history, "seconds": round(perf_counter() - start, 3),
+        }  # fmt: skip
+
+    def _prune(self, model: nn.Module, run: RunSettings, seed: int) -> None:
+        """Prune a network at once, in place."""
+        shown = InOrder.some(self.samples, self.recipe.calibration, self.recipe.batch, self.device, seed)
+        settings = Recipe.of({"samples": self.recipe.calibration, **run.pruning})
+        prune(
+            model, recipe=settings, data=shown, call=lambda net, batch: net(batch[0]),
+            loss=lambda net, batch: loss_of(net, *batch), recalibrate=run.recalibrates, progress=self.progress,
+        )  # fmt: skip
+
+    def latencies(self) -> dict[str, tuple[float, float]]:
+        """Seconds of a pass over one example of every run's first network, and of the first run's taken in turn with it."""
+        if not self.recipe.latency:
+            return {}
+        seed, runs = self.recipe.seeds[0], self.recipe.runs
+        one = self.samples.example().to(self.device)
+        first = self._written(runs[0], seed)
+        self.progress.start("Timing", len(runs))
+        found = {}
+        for run in runs:
+            models = [first, self._written(run, seed)] if run is not runs[0] else [first]
+            seconds = forward_seconds(models, one, _WARMUP, self.recipe.latency)
+            found[run.name] = (seconds[-1], seconds[0])
+            self.progress.step(run.name)
+        return found
+
+    def _built(self, run: RunSettings, seed: int) -> nn.Module:
+        """The network that a run starts from."""
+        model = build(self.recipe.model, seed, self.samples.given())
+        if run.start.endswith(".safetensors"):
+            load_weights(model, Path(run.start).expanduser())
+        elif run.start != SCRATCH:
+            load_weights(model, weights_of(self.journal.output, run.start, seed))
+        return model.to(self.device)
+
+    def _written(self, run: RunSettings, seed: int) -> nn.Module:
+        """A run's network as it was written, in eval mode."""
+        model = build(self.recipe.model, seed, self.samples.given())
+        load_weights(model, weights_of(self.journal.output, run.name, seed))
+        return model.eval().to(self.device)
+
+
+def _check_built(recipe: TrainRecipe, samples: Samples) -> None:
+    """Raise RecipeError or CheckpointError if the network cannot be built for these data, or started from the files that
+    the runs name."""
+    model = build(recipe.model, recipe.seeds[0], samples.given())
+    few = InOrder(samples, samples.test, 2, torch.device("cpu"), torch.arange(min(2, len(samples.test))))
+    try:
+        outputs = logits_of(model.eval(), next(iter(few))[0]).shape[-1]
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = list(samples.example().shape[1:])
+        raise RecipeError([f"model '{recipe.model}' does not run on the data's inputs {shape} ({error})"]) from error
+    if outputs < samples.classes:
+        raise RecipeError([f"model '{recipe.model}' has {outputs} outputs, the data {samples.classes} classes"])
+    for run in recipe.runs:
+        if run.start.endswith(".safetensors"):
+            load_weights(model, Path(run.start).expanduser())
+
+
+def _plan(recipe: TrainRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:
+    """What decides the output's bytes."""
+    passing = ("latency", "threads", "device")
+    read = [run.start for run in recipe.runs if run.start.endswith(".safetensors")]
+    read += [path for path, _, _ in [recipe.model.partition(":")] if path.endswith(".py")]
+    files = {path: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() for path in read}
+    return {
+        "kind": "train", "settings": {name: value for name, value in recipe.to_json().items() if name not in passing},
+        "samples": samples.digest(), "files": files, "device": device.type, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def _key(run: RunSettings, seed: int) -> str:
+    return f"{run.name}, seed {seed}"
+
+
+def _sparsify(recipe: TrainRecipe, run: RunSettings, seed: int) -> Sparsify | None:
+    """What holds or moves a run's zeros while it is trained; None: nothing."""
+    schedule = recipe.schedule_of(run)
+    if schedule is None:
+        return None
+    sparsifier = importlib.import_module(__package__.partition(".")[0]).Sparsifier
+
+    def begin(model: nn.Module, optimizer: Optimizer, steps: int) -> Sparsity:
+        held: Sparsity = sparsifier(model, optimizer, schedule, **{"seed": seed, "steps": steps, **run.sparse})
+        return held
+
+    return begin
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    """The record, the table and the pictures."""
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(train_card(record), encoding="utf-8")
+    (folder / "accuracy.svg").write_text(accuracy_svg(record), encoding="utf-8")
+    (folder / "training.svg").write_text(training_svg(record), encoding="utf-8")
+
+
+@contextmanager
+def _steady(threads: int) -> Iterator[None]:
+    """Within this context so many threads compute (0: as many as there are), and a GPU the same way every time."""
+    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    chosen = cudnn.deterministic, cudnn.benchmark
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = chosen
+        torch.set_num_threads(before)

@@ -1,0 +1,162 @@
+"""Recipes that train: each parses and fits its network; papers' totals from the recipes' own numbers; those that a CPU can
+train are trained, on few images."""
+
+from __future__ import annotations
+
+import struct
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.samples.source import source_of
+from prunus.zoo.build import build
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "train"
+RECIPES = sorted(FOLDER.glob("*.toml"))
+
+DEEP_COMPRESSION: dict[str, list[tuple[str, float, float, float]]] = {
+    "alexnet-han": [
+        ("conv1", 6.3, 4, 1.2), ("conv2", 5.5, 4, 2.3), ("conv3", 5.1, 4, 2.6), ("conv4", 5.2, 4, 2.5),
+        ("conv5", 5.6, 4, 2.5),
+        ("fc6", 3.9, 4, 3.2), ("fc7", 3.6, 4, 3.7), ("fc8", 4.0, 4, 3.2),
+    ],
+    "vgg16-han": [
+        ("conv1_1", 6.8, 5, 1.7), ("conv1_2", 6.5, 5, 2.6), ("conv2_1", 5.6, 5, 2.4), ("conv2_2", 5.9, 5, 2.3),
+        ("conv3_1", 4.8, 5, 1.8), ("conv3_2", 4.6, 5, 2.9), ("conv3_3", 4.6, 5, 2.2), ("conv4_1", 4.6, 5, 2.6),
+        ("conv4_2", 4.2, 5, 2.9), ("conv4_3", 4.4, 5, 2.5), ("conv5_1", 4.7, 5, 2.5), ("conv5_2", 4.6, 5, 2.7),
+        ("conv5_3", 4.6, 5, 2.3), ("fc6", 3.6, 5, 3.5), ("fc7", 4.0, 5, 4.3), ("fc8", 4.0, 5, 3.4),
+    ],
+}  # fmt: skip
+"""Of Deep Compression (arXiv:1510.00149, tables 4 and 5, as recalled): a layer, bits of a coded value, bits of a gap as it
+is stored, and as it is coded."""
+
+
+def pruned_run(recipe: prunus.TrainRecipe) -> dict[str, float]:
+    (run,) = [run for run in recipe.runs if "set" in run.prune]
+    return dict(run.prune["set"])
+
+
+def kept(recipe: prunus.TrainRecipe) -> dict[str, tuple[int, float]]:
+    """Every layer's number of weights, and the share of them that stays."""
+    with torch.device("meta"):
+        model = build(recipe.model, 0, {})
+    shares = pruned_run(recipe)
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            (share,) = [value for glob, value in shares.items() if fnmatch(name, glob)]
+            found[name.rpartition(".")[2]] = (module.weight.numel(), 1 - share)
+    assert len(found) == len(shares), "the recipe names a layer that is not there"
+    return found
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_parses_and_its_network_takes_its_images(path: Path) -> None:
+    recipe = prunus.TrainRecipe.read(path)
+    source = source_of(recipe.data)
+    colour = recipe.data.startswith(("cifar", "images"))
+    size = getattr(source, "size", {"cifar10": 32, "digits": 8}.get(recipe.data, 28))
+    given = {"channels": 3 if colour else 1, "size": size, "classes": 1000 if hasattr(source, "size") else 10}
+    with torch.device("meta"):
+        out = build(recipe.model, 0, given)(torch.zeros(2, given["channels"], size, size))
+    assert out.shape == (2, given["classes"])
+    for run in recipe.runs:
+        prunus.Recipe.of(run.pruning)
+
+
+@pytest.mark.parametrize(("name", "kept_of_paper", "ratio"), [
+    ("lenet-300-100", 22e3, 12), ("lenet-5", 36e3, 12), ("vgg16-han", 10.3e6, 13), ("alexnet-han", 6.7e6, 9),
+])  # fmt: skip
+def test_what_stays_is_what_han_kept(name: str, kept_of_paper: float, ratio: int) -> None:
+    """The paper's total within the rounding of its shares, and its ratio, biases counted on both sides."""
+    recipe = prunus.TrainRecipe.read(FOLDER / f"{name}.toml")
+    layers = kept(recipe)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build(recipe.model, 0, {}).parameters())
+    biases = parameters - sum(count for count, _ in layers.values())
+    left = sum(count * share for count, share in layers.values()) + biases
+    assert left == pytest.approx(kept_of_paper, rel=0.03)
+    assert round(parameters / left) == ratio
+    if name.startswith("lenet"):
+        assert parameters / left >= 12
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("vgg16-han", 49), ("alexnet-han", 35)])
+def test_deep_compressions_ratio_from_its_bits(name: str, ratio: int) -> None:
+    """Between what its bits come to without filler zeros, and with as many as places of pure chance would need; 2% is what
+    the shares are rounded by."""
+    layers = kept(prunus.TrainRecipe.read(FOLDER / f"{name}.toml"))
+    dense = sum(32 * count for count, _ in layers.values())
+    without = filled = 0.0
+    for layer, value, stored, gap in DEEP_COMPRESSION[name]:
+        count, share = layers.pop(layer)
+        bits = count * share * (value + gap)
+        without += bits
+        filled += bits / (1 - (1 - share) ** 2**stored)
+    assert not layers
+    assert 0.98 * dense / filled < ratio < dense / without
+
+
+class Held:
+    """Zeros held as prunus.Sparsifier does for `fixed`."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: str, **settings: Any) -> None:
+        self.masks: list[tuple[nn.Parameter, Tensor]] = [(one, one != 0) for one in model.parameters() if one.dim() > 1]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for weight, mask in self.masks:
+            weight.mul_(mask)
+
+    def finish(self) -> None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        return None
+
+
+def few_images(folder: Path, name: str) -> Path:
+    """A dozen images a class, bright as their class is high, as idx files or in CIFAR's binary version."""
+    chance = np.random.default_rng(0)
+    labels = np.arange(120) % 10
+    if name == "cifar10":
+        images = (labels[:, None] * 22 + chance.integers(0, 40, (120, 3072))).astype(np.uint8)
+        records = np.concatenate([labels[:, None].astype(np.uint8), images], axis=1)
+        (folder / "data_batch_1.bin").write_bytes(records[:80].tobytes())
+        (folder / "test_batch.bin").write_bytes(records[80:].tobytes())
+        return folder
+    images = (labels[:, None, None] * 22 + chance.integers(0, 40, (120, 28, 28))).astype(np.uint8)
+    for prefix, part in (("train", slice(0, 80)), ("t10k", slice(80, 120))):
+        head = struct.pack(">HBBIII", 0, 8, 3, len(images[part]), 28, 28)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + images[part].tobytes())
+        head = struct.pack(">HBBI", 0, 8, 1, len(labels[part]))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(head + labels[part].astype(np.uint8).tobytes())
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "lenet-300-100", "lenet-5", "cnn-lab"])
+def test_it_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prunus, "Sparsifier", Held, raising=False)
+    stored = prunus.TrainRecipe.read(FOLDER / f"{name}.toml")
+    data = stored.data if name == "digits" else f"{stored.data}:{few_images(tmp_path, stored.data)}"
+    model = stored.model.replace("resnet18", "resnet18:width=8")
+    few = {"model": model, "data": data, "latency": 2, "batch": 20, "seeds": [0]}
+    recipe = prunus.TrainRecipe.read(FOLDER / f"{name}.toml", few)
+    result = prunus.train_runs(tmp_path / "out", recipe.at_most(1))
+    rows = {row["run"]: row for row in result.rows}
+    assert len(rows) == len(recipe.runs)
+    for run, zeros in (("global-70", 0.7), ("global-90", 0.9), ("solver-70", 0.7), ("global-90-tuned", 0.9)):
+        if run in rows:
+            assert rows[run]["sparsity"] == pytest.approx(zeros, abs=2e-3)
+    if name.startswith("lenet"):
+        assert rows["pruned-and-tuned"]["parameters"] / rows["pruned-and-tuned"]["nonzeros"] >= 12

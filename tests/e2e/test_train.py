@@ -1,0 +1,263 @@
+"""prunus train from recipe to table: on scikit-learn's digits, with a network that a file of the user's brings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import prunus
+from prunus.core.errors import CheckpointError, DataError, OutputError, RecipeError
+from prunus.report.trained import train_table
+
+RUNS: list[dict[str, Any]] = [
+    {"name": "dense"},
+    {"name": "global-50", "from": "dense", "epochs": 0, "prune": {"method": "magnitude", "allocation": "global"}},
+    {"name": "obs-50", "from": "dense", "epochs": 0, "prune": {"method": "sparsegpt", "recalibrate": False}},
+    {"name": "longer", "from": "dense", "epochs": 1, "lr": 0.01},
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """Two epochs of a small network with a batch norm and dropout."""
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n"
+        "def small(channels, size, classes):\n"
+        "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1),\n"
+        "                         nn.Linear(4 * (size - 2) ** 2, classes))\n"
+    )
+    return {
+        "model": f"{tmp_path / 'own.py'}:small", "data": "digits", "epochs": 2, "batch": 128, "lr": 0.05, "crop": 1,
+        "latency": 3, "calibration": 256, "runs": RUNS,
+    }  # fmt: skip
+
+
+def test_from_recipe_to_table(settings: dict[str, Any], tmp_path: Path) -> None:
+    result = prunus.train_runs(tmp_path / "out", **settings, seeds=[0, 1])
+    rows = {row["run"]: row for row in result.rows}
+    assert list(rows) == ["dense", "global-50", "obs-50", "longer"]
+    assert rows["dense"]["score"] > 60
+    assert rows["longer"]["score"] > rows["dense"]["score"]
+    assert rows["global-50"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert rows["obs-50"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert rows["obs-50"]["score"] > 50
+    assert rows["dense"]["nonzeros"] > 1.9 * rows["global-50"]["nonzeros"]
+    scores = {(one["run"], one["seed"]): one["score"] for one in result.record["results"]}
+    changes = [scores["longer", seed] - scores["dense", seed] for seed in (0, 1)]
+    assert rows["longer"]["change"] == pytest.approx(sum(changes) / 2)
+    assert rows["longer"]["change_spread"] == pytest.approx(abs(changes[0] - changes[1]) / 2**0.5)
+    assert rows["longer"]["latency_ms"] > 0
+    assert result.record["results"][0]["history"][1]["sparsity"] == 0
+    assert rows["longer"]["file_bytes"] == result.weights("longer").stat().st_size
+    dense, norm = load_file(result.weights("dense", 1)), "1.running_mean"
+    assert torch.equal(dense[norm], load_file(result.weights("obs-50", 1))[norm])
+    assert not torch.equal(dense[norm], load_file(result.weights("global-50", 1))[norm]), "norms were not recalibrated"
+    stored = json.loads((result.output / "prunus.json").read_text())
+    assert stored["rows"] == json.loads(json.dumps(result.rows))
+    card = (result.output / "README.md").read_text()
+    assert "| model | accuracy | change | latency ms | speed-up | size MB | non-zeros | sparsity |" in card
+    assert "mean ± standard deviation over 2 seeds" in card
+    assert (result.output / "accuracy.svg").read_text().count("<svg") == 1
+    assert "longer" in (result.output / "training.svg").read_text()
+    train_table(stored)
+    assert not (tmp_path / ".out.prunus-partial").exists()
+
+
+class Stops:
+    """Presses Ctrl-C at a step of a task."""
+
+    def __init__(self, task: str, step: int) -> None:
+        self.task, self.left, self.now = task, step, ""
+        self.before: list[str] = []
+
+    def start(self, task: str, total: int) -> None:
+        self.now = task
+
+    def step(self, note: str = "") -> None:
+        if note == "done before":
+            self.before.append(self.now)
+        elif self.now == self.task:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stopped_recipe_goes_on_and_gives_the_same_bytes(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = prunus.train_runs(tmp_path / "whole", **settings)
+    out = tmp_path / "out"
+    for task, step in (("Training dense, seed 0", 15), ("Training longer, seed 0", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            prunus.train_runs(out, **settings, resume=True, progress=Stops(task, step))
+        assert not out.exists()
+    with pytest.raises(OutputError, match="an unfinished run is there"):
+        prunus.train_runs(out, **settings)
+    with pytest.raises(OutputError, match="planned otherwise .settings.lr: 0.05 then, 0.06 now"):
+        prunus.train_runs(out, **{**settings, "lr": 0.06}, resume=True)
+    watched = Stops("", 0)
+    resumed = prunus.train_runs(out, **settings, resume=True, progress=watched)
+    assert not watched.before, "the last run had no whole epoch to skip"
+    for run in ("dense", "global-50", "obs-50", "longer"):
+        assert whole.weights(run).read_bytes() == resumed.weights(run).read_bytes()
+    assert [one["score"] for one in whole.record["results"]] == [one["score"] for one in resumed.record["results"]]
+    again = prunus.train_runs(out, **settings, resume=True)
+    assert again.record["created"] == resumed.record["created"], "what was complete was made again"
+
+
+def test_outputs_are_replaced_only_where_asked_for(settings: dict[str, Any], tmp_path: Path) -> None:
+    quick = {**settings, "epochs": 0, "latency": 0, "runs": [{"name": "dense"}]}
+    prunus.train_runs(tmp_path / "out", **quick)
+    with pytest.raises(OutputError, match="exists already"):
+        prunus.train_runs(tmp_path / "out", **quick)
+    with pytest.raises(OutputError, match="exists already and is not this run's"):
+        prunus.train_runs(tmp_path / "out", **{**quick, "seeds": [3]}, resume=True)
+    result = prunus.train_runs(tmp_path / "out", **{**quick, "seeds": [3]}, overwrite=True)
+    assert [path.parent.name for path in result.output.glob("dense/*/model.safetensors")] == ["seed-3"]
+    assert result.rows[0]["latency_ms"] is None
+    with pytest.raises(OutputError, match="lies in a checkpoint"):
+        prunus.train_runs(tmp_path / "out" / "inner", **quick)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="neither a checkpoint nor an empty folder"):
+        prunus.train_runs(tmp_path / "mine", **quick, overwrite=True)
+
+
+def test_from_a_file_of_weights(settings: dict[str, Any], tmp_path: Path) -> None:
+    quick = {**settings, "epochs": 0, "latency": 0, "runs": [{"name": "dense"}]}
+    first = prunus.train_runs(tmp_path / "first", **quick)
+    start = {"name": "given", "from": str(first.weights("dense"))}
+    second = prunus.train_runs(tmp_path / "second", **{**quick, "seeds": [9], "runs": [start]})
+    assert second.weights("given", 9).read_bytes() == first.weights("dense").read_bytes()
+    with pytest.raises(CheckpointError, match=r"none.safetensors: these weights do not go into Sequential"):
+        prunus.train_runs(tmp_path / "third", **{**quick, "runs": [{**start, "from": "none.safetensors"}]})
+
+
+class Held:
+    """What prunus.Sparsifier does for `fixed`, in four lines."""
+
+    told: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: str, **settings: Any) -> None:
+        self.told.append({"schedule": schedule, **settings})
+        self.masks = {weight: weight != 0 for weight in model.parameters() if weight.dim() > 1}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for weight, mask in self.masks.items():
+            weight.mul_(mask)
+
+    def finish(self) -> None:
+        self.masks = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": list(self.masks.values())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.masks = dict(zip(self.masks, state["masks"], strict=True))
+
+
+def test_zeros_are_held_in_training(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prunus, "Sparsifier", Held, raising=False)
+    prune = {"method": "magnitude", "allocation": "global", "sparsity": 0.9}
+    runs = [
+        {"name": "dense"}, {"name": "tuned-90", "from": "dense", "prune": prune},
+        {"name": "grown", "from": "dense", "schedule": "gradual:every=10", "sparse": {"sparsity": 0.8, "seed": 7}},
+    ]  # fmt: skip
+    recipe = {**settings, "runs": runs, "latency": 0}
+    whole = prunus.train_runs(tmp_path / "whole", **recipe)
+    assert Held.told == [
+        {"schedule": "fixed", "seed": 0, "steps": 24},
+        {"schedule": "gradual:every=10", "seed": 7, "steps": 24, "sparsity": 0.8},
+    ]
+    assert whole.rows[1]["sparsity"] == pytest.approx(0.9, abs=2e-3)
+    for step in (3, 15):  # behind the pruning, which is kept too, and in the second epoch
+        with pytest.raises(KeyboardInterrupt):
+            prunus.train_runs(tmp_path / "out", **recipe, resume=True, progress=Stops("Training tuned-90, seed 0", step))
+    monkeypatch.setattr("prunus.verbs.train.prune", None)
+    resumed = prunus.train_runs(tmp_path / "out", **recipe, resume=True)
+    assert resumed.weights("tuned-90").read_bytes() == whole.weights("tuned-90").read_bytes()
+
+
+def test_a_decoder_on_text(tmp_path: Path, text_file: Path) -> None:
+    runs = [{"name": "dense"}, {"name": "wanda-50", "from": "dense", "epochs": 0, "prune": {"method": "wanda"}}]
+    result = prunus.train_runs(
+        tmp_path / "out", model="decoder:layers=2,width=32,heads=2", data=f"text:{text_file},seqlen=32,vocabulary=300",
+        optimizer="adamw", lr=3e-3, epochs=1, batch=64, calibration=32, latency=2, runs=runs,
+    )  # fmt: skip
+    assert result.record["metric"] == "perplexity"
+    assert 1 < result.rows[0]["score"] < 300
+    assert prunus.inspect(result.weights("wanda-50").parent).costs.count == 2
+    again = prunus.train_runs(
+        tmp_path / "out", model="decoder:layers=1,width=32,heads=2", data=f"text:{text_file},seqlen=32,vocabulary=300",
+        epochs=0, latency=0, overwrite=True,
+    )  # fmt: skip
+    assert not (again.output / "wanda-50").exists()
+
+
+def test_what_cannot_be_done_is_told_before_anything_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
+    for changed, error, says in (
+        ({"data": "npz:none.npz"}, DataError, "none.npz: cannot be read"),
+        ({"model": "alexnet"}, RecipeError, "227 or 224 pixels, not 8"),
+        ({"model": "lenet-300-100:size=7"}, RecipeError, "does not run on the data's inputs .1, 8, 8."),
+        ({"model": "lenet-300-100:classes=9"}, RecipeError, "has 9 outputs, the data 10 classes"),
+        ({"device": "cuda:99"}, RecipeError, "device 'cuda:99' cannot be used here"),
+        ({"model": f"{tmp_path / 'own.py'}:big"}, RecipeError, "has no function 'big'"),
+    ):
+        with pytest.raises(error, match=says):
+            prunus.train_runs(tmp_path / "out", **{**settings, **changed})
+        assert [path.name for path in tmp_path.iterdir()] == ["own.py"]
+
+
+def test_the_command(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from prunus.cli.app import main
+    from prunus.report.trained import recipe_toml
+
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(recipe_toml({**settings, "runs": [{"name": "dense", "epochs": 9}]}), encoding="utf-8")
+    words = ["prunus", "train", str(recipe), "-o", str(tmp_path / "out"), "--epochs", "1", "--seeds", "4,5", "--json"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    record = json.loads(capsys.readouterr().out)
+    assert [(one["seed"], len(one["history"])) for one in record["results"]] == [(4, 1), (5, 1)]
+    monkeypatch.setattr(sys, "argv", [*words[:-2], "four"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no whole numbers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_an_epoch_at_most(settings: dict[str, Any], tmp_path: Path) -> None:
+    from prunus.report.trained import recipe_toml
+
+    long = {**settings, "epochs": 40, "runs": [{"name": "dense"}], "latency": 0}
+    (tmp_path / "recipe.toml").write_text(recipe_toml(long), encoding="utf-8")
+    words = [sys.executable, "-m", "prunus", "train", str(tmp_path / "recipe.toml"), "-o"]
+    marks = tmp_path / ".out.prunus-partial" / "done.jsonl"
+    process = subprocess.Popen([*words, str(tmp_path / "out")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not (marks.is_file() and len(marks.read_text().splitlines()) > 4) and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out").exists()
+    done = len(marks.read_text().splitlines())
+    watched = Stops("", 0)
+    resumed = prunus.train_runs(tmp_path / "out", **long, resume=True, progress=watched)
+    assert len(watched.before) == 12 * done
+    whole = prunus.train_runs(tmp_path / "whole", **long)
+    assert whole.weights("dense").read_bytes() == resumed.weights("dense").read_bytes()
