@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
+from .lottery_recipe import LotteryRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
 from .train.masks import Masks
@@ -18,6 +19,7 @@ from .verbs.generate import Generation, generate
 from .verbs.healing import HealResult
 from .verbs.inspect import Inspection, ModuleInspection, inspect, inspect_module
 from .verbs.load import load
+from .verbs.lottery import LotteryResult, lottery
 from .verbs.methods import methods
 from .verbs.pack import Packed, pack
 from .verbs.plan import plan
@@ -38,6 +40,8 @@ __all__ = [
     "HealRecipe",
     "HealResult",
     "Inspection",
+    "LotteryRecipe",
+    "LotteryResult",
     "Masks",
     "ModuleCut",
     "ModuleInspection",
@@ -63,6 +67,7 @@ __all__ = [
     "inspect_module",
     "load",
     "load_module",
+    "lottery",
     "methods",
     "pack",
     "plan",

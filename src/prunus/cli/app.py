@@ -16,6 +16,7 @@ from . import (
     export,
     generate,
     inspect,
+    lottery,
     methods,
     pack,
     plan,
@@ -37,6 +38,9 @@ app.command("prune")(stoppable(prune.command, "Nothing is lost: repeat the comma
 app.command("shrink")(stoppable(shrink.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("distill")(stoppable(distill.command, "Nothing is lost: repeat the command with --resume to go on."))
 app.command("recover")(stoppable(recover.command, "Nothing is lost: repeat the command with --resume to go on."))
+app.command("lottery")(
+    stoppable(lottery.command, "Nothing is lost but an epoch: repeat the command with --resume to go on.")
+)
 app.command("train")(stoppable(train.command, "Nothing is lost but an epoch: repeat the command with --resume to go on."))
 app.command("inspect")(stoppable(inspect.command))
 app.command("plan")(stoppable(plan.command))

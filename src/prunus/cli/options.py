@@ -312,3 +312,17 @@ def as_json(value: Any) -> str:
 
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     return json.dumps(plain, indent=1, default=str)
+
+
+def whole_numbers(text: str | None) -> list[int] | None:
+    """Numbers with commas between.
+
+    >>> whole_numbers("0,1, 2")
+    [0, 1, 2]
+    """
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' are no whole numbers with commas between", param_hint="--seeds") from None

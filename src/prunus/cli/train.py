@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, Overwrite, Resume, as_json
+from .options import JsonFlag, Overwrite, Resume, as_json, whole_numbers
 
 
 def command(
@@ -28,7 +28,7 @@ def command(
     from ..verbs.train import train_runs
     from .progress import Bars
 
-    given = {"model": model, "data": data, "device": device, "threads": threads, "seeds": _whole_numbers(seeds)}
+    given = {"model": model, "data": data, "device": device, "threads": threads, "seeds": whole_numbers(seeds)}
     wanted = TrainRecipe.read(recipe, given)
     if epochs is not None:
         wanted = wanted.at_most(epochs)
@@ -41,17 +41,3 @@ def command(
     from ..report.trained import train_table
 
     Console().print(train_table(found.record))
-
-
-def _whole_numbers(text: str | None) -> list[int] | None:
-    """Numbers with commas between.
-
-    >>> _whole_numbers("0,1, 2")
-    [0, 1, 2]
-    """
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' are no whole numbers with commas between", param_hint="--seeds") from None

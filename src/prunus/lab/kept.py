@@ -89,6 +89,14 @@ def save_weights(model: nn.Module, folder: Path, tokenizer: str | None = None) -
         PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer)).save_pretrained(folder)
 
 
+def save_weights_as(model: nn.Module, path: Path) -> None:
+    """A network's weights in a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    save_model(model, str(temporary))
+    temporary.replace(path)
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Put the weights of a safetensors file into a network, all of them.
 

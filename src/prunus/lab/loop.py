@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core.errors import NumericalError
@@ -37,11 +37,9 @@ class Sparsity(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
-
-Sparsify = Callable[[nn.Module, Optimizer, int], Sparsity]
-"""Begins to hold zeros in a model, stepped by an optimizer so many times."""
+Sparsify = Callable[[nn.Module, Optimizer, int, Mapping[str, Any] | None], Sparsity]
+"""Begins to hold zeros in a model, stepped by an optimizer so many times, or goes on from a state."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,19 @@ class Kept:
         self.mark({"run": self.run, "epoch": state["epoch"]})
 
 
+@dataclass(frozen=True)
+class Course:
+    """Where training begins and what is seen of it: weights are those behind the ``first`` steps, which are left out;
+    ``looks`` at the test examples an epoch; ``behind`` some step ``at`` is told of the model as it is then."""
+
+    first: int = 0
+    looks: int = 1
+    at: int | None = None
+    behind: Callable[[nn.Module], None] = lambda model: None
+
+
 def train(model: nn.Module, samples: Samples, training: Training, sparsify: Sparsify | None, kept: Kept,
-          progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
+          progress: Progress, course: Course | None = None) -> list[dict[str, Any]]:  # fmt: skip
     """Train a network in place, on the device that it is on; what every epoch came to.
 
     It begins with the state that is kept, where there is one. The weights are those behind the last epoch: none are
@@ -84,64 +93,100 @@ def train(model: nn.Module, samples: Samples, training: Training, sparsify: Spar
         model.load_state_dict(state["model"])
     optimizer = optimizer_of(training, model.parameters())
     steps = training.epochs * len(shuffled)
-    sparsity = sparsify(model, optimizer, steps) if sparsify is not None and steps else None
+    run = _Run(model, optimizer, shuffled, tests, training, course or Course(), progress)
     history: list[dict[str, Any]] = []
+    begin, sparse = run.course.first // len(shuffled), None
     if state is not None and state["epoch"]:
         optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
-        if sparsity is not None:
-            sparsity.load_state_dict(state["sparsity"])
+        history, begin, sparse = state["history"], state["epoch"], state["sparsity"]
+    if sparsify is not None and steps > run.course.first:
+        run.sparsity = sparsify(model, optimizer, steps - run.course.first, sparse)
     progress.start(f"Training {kept.run}", steps)
-    for _ in range(len(history) * len(shuffled)):
+    for _ in range(max(run.course.first, begin * len(shuffled))):
         progress.step("done before")
-    for epoch in range(len(history), training.epochs):
-        began = perf_counter()
-        loss = _epoch(model, optimizer, sparsity, shuffled, training, epoch, progress)
-        found = judge(model, tests)
-        history.append({
-            "epoch": epoch + 1, "loss": loss, "test_loss": found.loss, "test_score": found.score,
-            "sparsity": counts(model)["sparsity"], "seconds": round(perf_counter() - began, 3),
-        })  # fmt: skip
+    if run.course.at == 0 and not history:
+        run.course.behind(model)
+    for epoch in range(begin, training.epochs):
+        history.append(run.epoch(epoch))
         kept.save({
             "epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history,
-            "sparsity": sparsity.state_dict() if sparsity is not None else None,
+            "sparsity": run.sparsity.state_dict() if run.sparsity is not None else None,
         })  # fmt: skip
-    if sparsity is not None:
-        sparsity.finish()
+    if run.sparsity is not None:
+        run.sparsity.finish()
     return history
 
 
-def _epoch(model: nn.Module, optimizer: Optimizer, sparsity: Sparsity | None, shuffled: Shuffled, training: Training,
-           epoch: int, progress: Progress) -> float:  # fmt: skip
-    """One pass over the training examples; the mean loss."""
-    model.train()
-    steps, first = training.epochs * len(shuffled), epoch * len(shuffled)
-    device = shuffled.device
-    total = torch.zeros((), device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed * _PRIME + epoch)
-        for number, (inputs, answers) in enumerate(shuffled.epoch(epoch)):
-            set_rate(optimizer, rate(first + number, steps, training))
-            optimizer.zero_grad()
-            with autocast(training, device):
-                loss = loss_of(model, inputs, answers, training.label_smoothing)
-            loss.backward()
-            optimizer.step()
-            if sparsity is not None:
-                sparsity.step()
-            total += loss.detach()
-            if number % _CLOSE == 0:
-                _require_number(float(total), epoch, number, training)
-            progress.step(f"epoch {epoch + 1}, loss {float(total) / (number + 1):.3f}" if number % _CLOSE == 0 else "")
-    mean = float(total) / len(shuffled)
-    _require_number(mean, epoch, len(shuffled) - 1, training)
-    return mean
+@dataclass
+class _Run:
+    """Training under way."""
 
+    model: nn.Module
+    optimizer: Optimizer
+    shuffled: Shuffled
+    tests: InOrder
+    training: Training
+    course: Course
+    progress: Progress
+    sparsity: Sparsity | None = None
 
-def _require_number(loss: float, epoch: int, batch: int, training: Training) -> None:
-    if not math.isfinite(loss):
-        float32 = " or precision float32" if training.precision != "float32" else ""
-        raise NumericalError(
-            f"the loss is {loss} in epoch {epoch + 1}, by batch {batch + 1}, at a learning rate of up to {training.lr:g}. "
-            f"Try a lower lr, some warmup{float32}."
-        )
+    def epoch(self, epoch: int) -> dict[str, Any]:
+        """One pass over the training examples, or what is left of it, and what it came to."""
+        began = perf_counter()
+        self.model.train()
+        first, device = epoch * len(self.shuffled), self.shuffled.device
+        skipped = max(0, self.course.first - first)
+        total = torch.zeros((), device=device)
+        looks = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.training.seed * _PRIME + epoch)
+            for number, (inputs, answers) in enumerate(self.shuffled.epoch(epoch)):
+                if number < skipped:
+                    continue
+                total += self._step(first + number, inputs, answers)
+                note = ""
+                if number % _CLOSE == 0:
+                    self._require_number(float(total), epoch, number)
+                    note = f"epoch {epoch + 1}, loss {float(total) / (number + 1 - skipped):.3f}"
+                self.progress.step(note)
+                if first + number + 1 == self.course.at:
+                    self.course.behind(self.model)
+                if self._looks_behind(number):
+                    looks.append(self._look(first + number + 1))
+                    self.model.train()
+        self._require_number(float(total), epoch, len(self.shuffled) - 1)
+        last = self._look(first + len(self.shuffled))
+        found = {
+            "epoch": epoch + 1, "loss": float(total) / (len(self.shuffled) - skipped), "test_loss": last["test_loss"],
+            "test_score": last["test_score"], "sparsity": counts(self.model)["sparsity"],
+            "seconds": round(perf_counter() - began, 3),
+        }  # fmt: skip
+        return {**found, "looks": [*looks, last]} if self.course.looks > 1 else found
+
+    def _step(self, step: int, inputs: Tensor, answers: Tensor) -> Tensor:
+        set_rate(self.optimizer, rate(step, self.training.epochs * len(self.shuffled), self.training))
+        self.optimizer.zero_grad()
+        with autocast(self.training, self.shuffled.device):
+            loss = loss_of(self.model, inputs, answers, self.training.label_smoothing)
+        loss.backward()
+        self.optimizer.step()
+        if self.sparsity is not None:
+            self.sparsity.step()
+        return loss.detach()
+
+    def _looks_behind(self, number: int) -> bool:
+        """Whether the test examples are looked at behind this batch of an epoch, which is not its last."""
+        count, looks = len(self.shuffled), self.course.looks
+        return number + 1 < count and (number + 1) * looks // count > number * looks // count
+
+    def _look(self, step: int) -> dict[str, Any]:
+        found = judge(self.model, self.tests)
+        return {"step": step, "test_loss": found.loss, "test_score": found.score}
+
+    def _require_number(self, loss: float, epoch: int, batch: int) -> None:
+        if not math.isfinite(loss):
+            float32 = " or precision float32" if self.training.precision != "float32" else ""
+            raise NumericalError(
+                f"the loss is {loss} in epoch {epoch + 1}, by batch {batch + 1}, at a learning rate of up to "
+                f"{self.training.lr:g}. Try a lower lr, some warmup{float32}."
+            )

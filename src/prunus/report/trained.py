@@ -73,8 +73,8 @@ def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str
     changes = [result["score"] - base[result["seed"]] for result in mine]
     one = mine[0]
     return {
-        "run": run, "series": series, "score": mean(scores), "score_spread": _spread(scores),
-        "change": mean(changes), "change_spread": _spread(changes),
+        "run": run, "series": series, "score": mean(scores), "score_spread": spread(scores),
+        "change": mean(changes), "change_spread": spread(changes),
         "latency_ms": 1e3 * latency[0] if latency else None, "speedup": latency[1] / latency[0] if latency else None,
         "file_bytes": one["file_bytes"], "parameters": one["parameters"],
         "nonzeros": round(mean(result["nonzeros"] for result in mine)),
@@ -83,7 +83,7 @@ def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str
     }  # fmt: skip
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def spread(values: Sequence[float]) -> float | None:
     """The sample's standard deviation; of one value none is known."""
     return stdev(values) if len(values) > 1 else None
 
@@ -96,8 +96,8 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
     lines = [head]
     for number, row in enumerate(record["rows"]):
         lines.append([
-            row["run"], _plus_minus(row["score"], row["score_spread"], unit),
-            _plus_minus(row["change"], row["change_spread"], "", "+") if number else "",
+            row["run"], plus_minus(row["score"], row["score_spread"], unit),
+            plus_minus(row["change"], row["change_spread"], "", "+") if number else "",
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.3g}",
             "" if row["speedup"] is None else f"{row['speedup']:.2f}×",
             f"{row['file_bytes'] / 1e6:.2f}", f"{row['nonzeros']:,}", f"{row['sparsity']:.1%}",
@@ -105,10 +105,10 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _plus_minus(value: float, spread: float | None, unit: str, sign: str = "") -> str:
+def plus_minus(value: float, spread: float | None, unit: str, sign: str = "") -> str:
     """A figure with its spread.
 
-    >>> _plus_minus(91.234, 0.2, "%"), _plus_minus(-0.5, None, "", "+")
+    >>> plus_minus(91.234, 0.2, "%"), plus_minus(-0.5, None, "", "+")
     ('91.23% ± 0.20', '-0.50')
     """
     return f"{value:{sign}.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")

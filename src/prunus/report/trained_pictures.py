@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-_INK, _GRID = "#7d8590", "#8c959f"
+INK, GRID = "#7d8590", "#8c959f"
 """Greys that can be read on white and on black."""
-_COLOURS = ("#2f81f7", "#e3742f", "#2da44e", "#e5534b", "#a371f7", "#b08800", "#db61a2", "#1b9e9e")
-_MARKERS = "osD^vPX*"
+COLOURS = ("#2f81f7", "#e3742f", "#2da44e", "#e5534b", "#a371f7", "#b08800", "#db61a2", "#1b9e9e")
+MARKERS = "osD^vPX*"
 
 
 def accuracy_svg(record: Mapping[str, Any]) -> str:
     """The score of every run against its sparsity, runs of a series joined, the spread over seeds as bars, the first run as
     a line across."""
-    figure, axes = _figure()
+    canvas, axes = figure()
     first, *rows = record["rows"]
-    axes.axhline(first["score"], linestyle="--", linewidth=1.2, color=_INK, label=first["run"])
+    axes.axhline(first["score"], linestyle="--", linewidth=1.2, color=INK, label=first["run"])
     series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         series[row["series"]].append(row)
@@ -28,16 +28,16 @@ def accuracy_svg(record: Mapping[str, Any]) -> str:
         axes.errorbar(
             [100 * row["sparsity"] for row in members], [row["score"] for row in members],
             yerr=[row["score_spread"] or 0 for row in members], label=name, markersize=5, linewidth=1.6, capsize=3,
-            color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)],
+            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
-    axes.set_xlabel("zeros among weights, %", color=_INK)
-    axes.set_ylabel(_label(record), color=_INK)
-    return _drawn(figure, axes, f"{record['model']} on {record['data']}")
+    axes.set_xlabel("zeros among weights, %", color=INK)
+    axes.set_ylabel(score_label(record), color=INK)
+    return drawn(canvas, axes, f"{record['model']} on {record['data']}")
 
 
 def training_svg(record: Mapping[str, Any]) -> str:
     """The score on test examples behind every epoch, of runs that were trained: the mean over seeds, and its spread."""
-    figure, axes = _figure()
+    canvas, axes = figure()
     number = 0
     for row in record["rows"]:
         curves = [[epoch["test_score"] for epoch in result["history"]]
@@ -46,17 +46,17 @@ def training_svg(record: Mapping[str, Any]) -> str:
             continue
         epochs = list(range(1, len(curves[0]) + 1))
         middle = [mean(values) for values in zip(*curves, strict=True)]
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         axes.plot(epochs, middle, label=row["run"], color=colour, linewidth=1.6, marker="o", markersize=3)
         if len(curves) > 1:
             around = [stdev(values) for values in zip(*curves, strict=True)]
             low, high = _around(middle, around)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
         number += 1
-    axes.set_xlabel("epoch", color=_INK)
+    axes.set_xlabel("epoch", color=INK)
     axes.locator_params(axis="x", integer=True)
-    axes.set_ylabel(_label(record), color=_INK)
-    return _drawn(figure, axes, f"{record['model']} on {record['data']}")
+    axes.set_ylabel(score_label(record), color=INK)
+    return drawn(canvas, axes, f"{record['model']} on {record['data']}")
 
 
 def _around(middle: Sequence[float], around: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -65,26 +65,28 @@ def _around(middle: Sequence[float], around: Sequence[float]) -> tuple[list[floa
     return low, high
 
 
-def _label(record: Mapping[str, Any]) -> str:
+def score_label(record: Mapping[str, Any]) -> str:
+    """What the scores of a record are."""
     return "test perplexity" if record["metric"] == "perplexity" else "test accuracy, %"
 
 
-def _figure() -> tuple[Any, Any]:
+def figure() -> tuple[Any, Any]:
+    """An empty picture and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _drawn(figure: Any, axes: Any, title: str) -> str:
+def drawn(canvas: Any, axes: Any, title: str) -> str:
     """The picture as SVG without a background, in colours that can be read on white and on black."""
-    axes.set_title(title, parse_math=False, fontsize="medium", color=_INK, wrap=True)
-    axes.grid(alpha=0.35, color=_GRID, linewidth=0.6)
-    axes.tick_params(colors=_INK)
+    axes.set_title(title, parse_math=False, fontsize="medium", color=INK, wrap=True)
+    axes.grid(alpha=0.35, color=GRID, linewidth=0.6)
+    axes.tick_params(colors=INK)
     for side in axes.spines.values():
-        side.set_color(_GRID)
+        side.set_color(GRID)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(framealpha=0, labelcolor=_INK, fontsize="small")
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
-    return drawn.getvalue()
+        axes.legend(framealpha=0, labelcolor=INK, fontsize="small")
+    written = io.StringIO()
+    canvas.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
+    return written.getvalue()

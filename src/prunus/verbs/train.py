@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,8 +35,9 @@ from ..train_recipe import SCRATCH, RunSettings, TrainRecipe
 from ..zoo.build import build
 from .prepare import choose_device, finished_record
 from .prune import prune
+from .sparsifier import Sparsifier
 
-_STATE = "state.safetensors"
+STATE = "state.safetensors"
 _WARMUP = 50
 """Passes over one example before any is timed."""
 
@@ -77,7 +77,7 @@ def train_runs(output: str | Path, recipe: TrainRecipe | None = None, *, resume:
     wanted = TrainRecipe.either(recipe, settings)
     told = progress or Silent()
     try:
-        with _steady(wanted.threads):
+        with steady(wanted.threads):
             return _train_runs(Path(output).expanduser(), wanted, (resume, overwrite), told)
     finally:
         told.close()
@@ -97,7 +97,7 @@ def _train_runs(output: Path, recipe: TrainRecipe, flags: tuple[bool, bool], pro
     journal = Journal(output)
     journal.check_free(resume)
     samples = source_of(recipe.data).open()
-    _check_built(recipe, samples)
+    check_built(recipe, samples)
     plan = _plan(recipe, samples, device)
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if output.exists() and resume and not overwrite:
@@ -143,7 +143,7 @@ class _Bench:
         start = perf_counter()
         recipe, samples, device = self.recipe, self.samples, self.device
         model = self._built(run, seed)
-        kept = Kept(self.journal.folder / _STATE, _key(run, seed), self.journal.mark)
+        kept = Kept(self.journal.folder / STATE, _key(run, seed), self.journal.mark)
         training = recipe.training(run, seed)
         if run.prune and kept.load() is None:
             self._prune(model, run, seed)
@@ -199,7 +199,7 @@ class _Bench:
         return model.eval().to(self.device)
 
 
-def _check_built(recipe: TrainRecipe, samples: Samples) -> None:
+def check_built(recipe: TrainRecipe, samples: Samples) -> None:
     """Raise RecipeError or CheckpointError if the network cannot be built for these data, or started from the files that
     the runs name."""
     model = build(recipe.model, recipe.seeds[0], samples.given())
@@ -237,11 +237,9 @@ def _sparsify(recipe: TrainRecipe, run: RunSettings, seed: int) -> Sparsify | No
     schedule = recipe.schedule_of(run)
     if schedule is None:
         return None
-    sparsifier = importlib.import_module(__package__.partition(".")[0]).Sparsifier
 
-    def begin(model: nn.Module, optimizer: Optimizer, steps: int) -> Sparsity:
-        held: Sparsity = sparsifier(model, optimizer, schedule, **{"seed": seed, "steps": steps, **run.sparse})
-        return held
+    def begin(model: nn.Module, optimizer: Optimizer, steps: int, state: Mapping[str, Any] | None) -> Sparsity:
+        return Sparsifier(model, optimizer, schedule, state=state, **{"seed": seed, "steps": steps, **run.sparse})
 
     return begin
 
@@ -255,7 +253,7 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _steady(threads: int) -> Iterator[None]:
+def steady(threads: int) -> Iterator[None]:
     """Within this context so many threads compute (0: as many as there are), and a GPU the same way every time."""
     before, cudnn = torch.get_num_threads(), torch.backends.cudnn
     chosen = cudnn.deterministic, cudnn.benchmark
