@@ -78,7 +78,9 @@ def select_sites(source: Selectable, choice: Choice,
     untouched = {name: f"{reason} (--skip-unsupported)" for name, reason in odd.items()}
     sites = [site for site in selection.sites if site.name not in odd]
     if not sites:
-        raise RecipeError(["nothing is left to prune: all that was chosen is unsupported"])
+        raise RecipeError(
+            [f"nothing is left to prune: {'all that was chosen is unsupported' if odd else 'no layer is there'}"]
+        )
     return Selection(sites, {**selection.untouched, **untouched})
 
 
@@ -124,7 +126,7 @@ def _by_globs(source: Selectable, choice: Choice) -> Selection:
             chosen.append(site)
         else:
             untouched[site.name] = left_by
-    if not chosen:
+    if sites and not chosen:
         raise RecipeError(["nothing is left to prune: --exclude takes away all that --include leaves"])
     return Selection(chosen, untouched)
 
