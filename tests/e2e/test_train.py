@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import prunus
 from prunus.core.errors import CheckpointError, DataError, OutputError, RecipeError
@@ -145,50 +144,41 @@ def test_from_a_file_of_weights(settings: dict[str, Any], tmp_path: Path) -> Non
         prunus.train_runs(tmp_path / "third", **{**quick, "runs": [{**start, "from": "none.safetensors"}]})
 
 
-class Held:
-    """What prunus.Sparsifier does for `fixed`, in four lines."""
-
-    told: list[dict[str, Any]] = []  # noqa: RUF012
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: str, **settings: Any) -> None:
-        self.told.append({"schedule": schedule, **settings})
-        self.masks = {weight: weight != 0 for weight in model.parameters() if weight.dim() > 1}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for weight, mask in self.masks.items():
-            weight.mul_(mask)
-
-    def finish(self) -> None:
-        self.masks = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"masks": list(self.masks.values())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.masks = dict(zip(self.masks, state["masks"], strict=True))
-
-
-def test_zeros_are_held_in_training(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prunus, "Sparsifier", Held, raising=False)
+def test_zeros_are_held_and_moved_in_training(settings: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     prune = {"method": "magnitude", "allocation": "global", "sparsity": 0.9}
     runs = [
         {"name": "dense"}, {"name": "tuned-90", "from": "dense", "prune": prune},
         {"name": "grown", "from": "dense", "schedule": "gradual:every=10", "sparse": {"sparsity": 0.8, "seed": 7}},
+        {"name": "rigl", "schedule": "rigl:every=5", "sparse": {"sparsity": 0.7}},
+        {"name": "after", "from": "rigl", "epochs": 1},
     ]  # fmt: skip
     recipe = {**settings, "runs": runs, "latency": 0}
     whole = prunus.train_runs(tmp_path / "whole", **recipe)
-    assert Held.told == [
-        {"schedule": "fixed", "seed": 0, "steps": 24},
-        {"schedule": "gradual:every=10", "seed": 7, "steps": 24, "sparsity": 0.8},
-    ]
-    assert whole.rows[1]["sparsity"] == pytest.approx(0.9, abs=2e-3)
-    for step in (3, 15):  # behind the pruning, which is kept too, and in the second epoch
+    assert [row["sparsity"] for row in whole.rows] == pytest.approx([0, 0.9, 0.8, 0.7, 0.7], abs=3e-3)
+    masks = [load_file(whole.weights(run))["0.weight"] != 0 for run in ("rigl", "after")]
+    assert torch.equal(*masks)
+    out = tmp_path / "out"
+    for task, step in (("tuned-90", 3), ("tuned-90", 15), ("grown", 14), ("rigl", 20)):  # 3: behind the pruning
         with pytest.raises(KeyboardInterrupt):
-            prunus.train_runs(tmp_path / "out", **recipe, resume=True, progress=Stops("Training tuned-90, seed 0", step))
-    monkeypatch.setattr("prunus.verbs.train.prune", None)
-    resumed = prunus.train_runs(tmp_path / "out", **recipe, resume=True)
-    assert resumed.weights("tuned-90").read_bytes() == whole.weights("tuned-90").read_bytes()
+            prunus.train_runs(out, **recipe, resume=True, progress=Stops(f"Training {task}, seed 0", step))
+        if task == "tuned-90":
+            monkeypatch.setattr("prunus.verbs.train.prune", None)
+    resumed = prunus.train_runs(out, **recipe, resume=True)
+    for run in ("tuned-90", "grown", "rigl", "after"):
+        assert resumed.weights(run).read_bytes() == whole.weights(run).read_bytes(), run
+
+
+def test_faults_of_schedules_are_told_together(settings: dict[str, Any], tmp_path: Path) -> None:
+    runs = [
+        {"name": "a", "schedule": "gradul", "sparse": {"sparsity": 0.5}}, {"name": "b", "schedule": "rigl"},
+        {"name": "c", "schedule": "rigl", "sparse": {"sparsty": 0.5}},
+    ]  # fmt: skip
+    with pytest.raises(RecipeError) as caught:
+        prunus.train_runs(tmp_path / "out", **{**settings, "runs": runs})
+    told = str(caught.value)
+    assert "run a: unknown schedule 'gradul' (did you mean 'gradual'?)" in told
+    assert "run b: sparsity is missing" in told
+    assert "run c: unknown setting 'sparsty' (did you mean 'sparsity'?)" in told
 
 
 def test_a_decoder_on_text(tmp_path: Path, text_file: Path) -> None:

@@ -158,8 +158,9 @@ class EndsIn:
 class Masked:
     """Zeros held by hand, and a moving part that has to be kept: which weight of fc1 is zero rotates with the steps."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        self.weight, self.count, self.steps, self.over = model.get_parameter("fc1.weight"), 0, steps, False
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, state: Any) -> None:
+        self.weight, self.steps, self.over = model.get_parameter("fc1.weight"), steps, False
+        self.count = state["count"] if state else 0
 
     @torch.no_grad()
     def step(self) -> None:
@@ -171,9 +172,6 @@ class Masked:
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = state["count"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

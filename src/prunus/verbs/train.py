@@ -35,6 +35,7 @@ from ..train_recipe import SCRATCH, RunSettings, TrainRecipe
 from ..zoo.build import build
 from .prepare import choose_device, finished_record
 from .prune import prune
+from .sparse_settings import checked
 from .sparsifier import Sparsifier
 
 STATE = "state.safetensors"
@@ -92,6 +93,7 @@ def _train_runs(output: Path, recipe: TrainRecipe, flags: tuple[bool, bool], pro
     start = perf_counter()
     resume, overwrite = flags
     device = choose_device(recipe.device)
+    _check_sparse(recipe)
     check_free(output, resume or overwrite)
     check_place(output)
     journal = Journal(output)
@@ -197,6 +199,20 @@ class _Bench:
         model = build(self.recipe.model, seed, self.samples.given())
         load_weights(model, weights_of(self.journal.output, run.name, seed))
         return model.eval().to(self.device)
+
+
+def _check_sparse(recipe: TrainRecipe) -> None:
+    """Raise RecipeError if the settings of what becomes of zeros in training have faults."""
+    faults = []
+    for run in recipe.runs:
+        schedule = recipe.schedule_of(run)
+        try:
+            if schedule is not None:
+                checked(schedule, 1, run.sparse)
+        except RecipeError as error:
+            faults += [f"run {run.name}: {fault}" for fault in error.faults]
+    if faults:
+        raise RecipeError(faults)
 
 
 def check_built(recipe: TrainRecipe, samples: Samples) -> None:
