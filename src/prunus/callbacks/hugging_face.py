@@ -1,0 +1,71 @@
+"""A Sparsifier for Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..core.errors import CheckpointError
+from ..core.schedule import Schedule
+from ..lab.kept import load_state, save_state
+from ..verbs.sparsifier import Sparse, Sparsifier
+
+FILE = "sparsity.safetensors"
+
+
+class SparsityCallback(TrainerCallback):
+    """Holds or moves zeros while a Trainer trains: ``Trainer(…, callbacks=[SparsityCallback("gradual", sparsity=0.8)])``.
+
+    Takes what a :class:`~prunus.Sparsifier` takes; the steps are the Trainer's. Its state is in the Trainer's checkpoints,
+    from which training goes on as if it had not stopped. ``result`` is what training came to.
+    """
+
+    def __init__(self, schedule: str | Schedule = "fixed", **settings: Any) -> None:
+        self.schedule = schedule
+        self.settings = settings
+        self.sparsity: Sparsifier | None = None
+        self.result: Sparse | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:  # fmt: skip
+        """Begin, or go on from the checkpoint that the Trainer goes on from.
+
+        Raises:
+            CheckpointError: if that has no state of a Sparsifier.
+        """
+        model: nn.Module = kwargs["model"]
+        wrapped = kwargs["optimizer"]
+        optimizer: Optimizer = getattr(wrapped, "optimizer", wrapped)  # accelerate's own has torch's inside
+        kept = None
+        if state.global_step:
+            path = _folder(args, state) / FILE
+            if not path.is_file():
+                raise CheckpointError(f"{path}: the checkpoint was not saved with this callback; begin without it.")
+            kept = load_state(path)
+        self.sparsity = Sparsifier(
+            model, optimizer, self.schedule, steps=state.max_steps, state=kept, **self.settings
+        )  # fmt: skip
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A step of the optimizer is done."""
+        if self.sparsity is not None:
+            self.sparsity.step()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Its state beside the Trainer's."""
+        if self.sparsity is not None and state.is_world_process_zero:
+            save_state(_folder(args, state) / FILE, self.sparsity.state_dict())
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The zeros stay in the model."""
+        if self.sparsity is not None:
+            self.result = self.sparsity.finish()
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,0 +1,113 @@
+"""Sparsifier in Hugging Face's Trainer and in Lightning: exact zeros, targets reached, resumed runs equal whole ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from prunus.callbacks.hugging_face import SparsityCallback
+from prunus.core.errors import CheckpointError
+
+
+def examples() -> TensorDataset:
+    chance = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn(64, 8, generator=chance), torch.randint(0, 4, (64,), generator=chance))
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.layers(inputs)
+        return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def collate(rows: list[Any]) -> dict[str, Tensor]:
+    return {"inputs": torch.stack([row[0] for row in rows]), "labels": torch.stack([row[1] for row in rows])}
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 6
+
+
+def trained(folder: Path, resume: bool = False, stop: bool = False) -> tuple[Classifier, SparsityCallback]:
+    args = TrainingArguments(str(folder), per_device_train_batch_size=8, gradient_accumulation_steps=2, max_steps=12,
+                             save_steps=3, logging_steps=100, learning_rate=0.02, report_to=[], use_cpu=True, seed=1,
+                             disable_tqdm=True)  # fmt: skip
+    model, sparsity = Classifier(), SparsityCallback("rigl:every=2", sparsity=0.75)
+    callbacks = [sparsity, *([Stop()] if stop else [])]
+    trainer = Trainer(model, args, train_dataset=examples(), data_collator=collate, callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=resume or None)
+    return model, sparsity
+
+
+def test_the_trainer_resumes_to_the_same_weights(tmp_path, capsys) -> None:
+    whole, sparsity = trained(tmp_path / "whole")
+    assert sparsity.result is not None
+    assert sparsity.result.sparsity == pytest.approx(0.75, abs=0.02)
+    assert sparsity.result.steps == 12
+    for name, mask in sparsity.result.masks.items():
+        assert not whole.get_parameter(name).detach()[~mask].any()
+    trained(tmp_path / "stopped", stop=True)
+    again, _ = trained(tmp_path / "stopped", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    (tmp_path / "stopped" / "checkpoint-12" / "sparsity.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="was not saved with this callback"):
+        trained(tmp_path / "stopped", resume=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_resumes_to_the_same_weights(tmp_path) -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+    from prunus.callbacks.lightning import SparsityCallback as LightningSparsity
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+        def training_step(self, batch: Any, _number: int) -> Tensor:
+            return functional.cross_entropy(self.layers(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.02)
+
+    def fit(epochs: int, checkpoint: str | None = None) -> tuple[Any, Any, Any]:
+        module, sparsity = Module(), LightningSparsity("gradual:every=3", sparsity=0.75)
+        trainer = pl.Trainer(max_epochs=6, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[sparsity],
+                             enable_model_summary=False, default_root_dir=tmp_path, enable_checkpointing=False,
+                             accumulate_grad_batches=2)  # fmt: skip
+        if epochs < 6:
+
+            class Halt(pl.Callback):
+                def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
+                    if trainer.current_epoch == epochs - 1:
+                        trainer.save_checkpoint(tmp_path / "half.ckpt")
+                        raise KeyboardInterrupt
+
+            trainer.callbacks.append(Halt())
+            with pytest.raises(BaseException):  # noqa: B017, PT011 - Lightning may wrap what stops it
+                trainer.fit(module, DataLoader(examples(), batch_size=8))
+            return module, sparsity, trainer
+        trainer.fit(module, DataLoader(examples(), batch_size=8), ckpt_path=checkpoint)
+        return module, sparsity, trainer
+
+    whole, sparsity, _ = fit(6)
+    assert sparsity.result.sparsity == pytest.approx(0.75, abs=0.02)
+    assert sparsity.result.steps == 24
+    fit(3)
+    again, rest, _ = fit(6, str(tmp_path / "half.ckpt"))
+    assert rest.result.steps == 24
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
