@@ -9,12 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+import prunus
 from matrices import pairs, same_bytes, sparse
 from prunus.coders.ans import ANS
 from prunus.coders.fixed import Fixed
 from prunus.coders.huffman import Huffman
 from prunus.core import registry
+from prunus.core.errors import CheckpointError
 from prunus.storage.bitmask import Bitmask
 from prunus.storage.bits import pack_bits, unpack_bits
 from prunus.storage.columns import Columns
@@ -159,3 +163,26 @@ def test_values_that_their_kind_cannot_hold_are_refused() -> None:
         PackedWeight.of(weight, Bitmask(), Values("float16"))
     with pytest.raises(ValueError, match="NaN or Inf"):
         PackedWeight.of(weight / 0, Bitmask(), Values("int8"))
+
+
+def test_weights_without_a_config_are_packed_and_come_back(tmp_path) -> None:
+    """A module's state dict: every matrix and convolution, biases as they are."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(64, 40))
+    prunus.prune(model, method="magnitude", sparsity=0.8)
+    (tmp_path / "weights").mkdir()
+    save_file(model.state_dict(), tmp_path / "weights" / "model.safetensors")
+    found = prunus.pack(tmp_path / "weights", tmp_path / "packed")
+    assert {layer.name: layer.shape for layer in found.layers} == {"0.weight": (16, 3, 3, 3), "3.weight": (40, 64)}
+    assert found.packed_bytes < found.plain_bytes
+    prunus.unpack(tmp_path / "packed", tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "weights/model.safetensors").read_bytes()
+    prunus.pack(
+        tmp_path / "weights", tmp_path / "packed", storage="gaps", values="shared5", coder="huffman", overwrite=True
+    )
+    prunus.unpack(tmp_path / "packed", tmp_path / "again", overwrite=True)
+    shared = load_file(tmp_path / "again/model.safetensors")
+    assert torch.equal(shared["0.weight"] != 0, model[0].weight != 0)
+    assert len(shared["3.weight"].unique()) <= 32
+    with pytest.raises(CheckpointError, match="no config"):
+        prunus.evaluate(tmp_path / "weights")

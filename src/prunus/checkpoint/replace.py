@@ -8,7 +8,7 @@ from ..core.errors import OutputError
 
 EXPORTED = (".gguf", ".onnx", ".pt2")
 """What files with weights end in that `export` writes beside ``prunus.json``."""
-RUNS = "*/seed-*/model.safetensors"
+RUNS = ("*/seed-*/model.safetensors", "seed-*/level-*/*/model.safetensors")
 """Where `train` leaves the weights of its runs, beside ``prunus.json``."""
 
 
@@ -61,8 +61,8 @@ def check_place(target: Path) -> None:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint is there, what was exported of one, or what a training recipe left."""
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    """Whether a checkpoint is there, what was packed or exported of one, or what a training recipe left."""
+    if any((folder / known).is_file() for known in ("config.json", "prunus.json")) and any(folder.glob("*.safetensors")):
         return True
     if _has_runs(folder):
         return True
@@ -70,5 +70,5 @@ def _is_checkpoint(folder: Path) -> bool:
 
 
 def _has_runs(folder: Path) -> bool:
-    """Whether a training recipe left its runs there."""
-    return (folder / "prunus.json").is_file() and any(folder.glob(RUNS))
+    """Whether a training recipe, or a search for tickets, left its runs there."""
+    return (folder / "prunus.json").is_file() and any(any(folder.glob(runs)) for runs in RUNS)

@@ -18,6 +18,7 @@ from .safetensors_file import Entry, SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+CONFIG = "config.json"
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 
 
@@ -29,15 +30,16 @@ class Checkpoint:
     shards: tuple[SafetensorsFile | PackedFile, ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
-        """Open a folder with ``config.json`` and safetensors shards.
+    def open(cls, folder: Path, bare: bool = False) -> Checkpoint:
+        """Open a folder with ``config.json`` and safetensors shards; where weights may be ``bare``, a module's state dict,
+        without a config.
 
         Raises:
             CheckpointError: if something is missing, corrupt, or only pickled weights are there.
         """
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder. Give a checkpoint folder, a .gguf file or a hub id.")
-        if not (folder / "config.json").is_file():
+        if not bare and not (folder / CONFIG).is_file():
             raise CheckpointError(
                 f"{folder}: no config.json there, which every Hugging Face checkpoint has. Give its folder."
             )
@@ -45,6 +47,11 @@ class Checkpoint:
         checkpoint = cls(folder, shards)
         checkpoint._check_index()
         return checkpoint
+
+    @property
+    def bare(self) -> bool:
+        """Whether there are weights alone."""
+        return not (self.folder / CONFIG).is_file()
 
     @cached_property
     def home(self) -> dict[str, SafetensorsFile | PackedFile]:
@@ -107,7 +114,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over config, headers, sizes and evenly spaced samples of the bytes; cheap at any size."""
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        digest = hashlib.sha256((self.folder / CONFIG).read_bytes())
         for shard in self.shards:
             digest.update(shard.path.name.encode() + shard.header + str(shard.size).encode())
             with shard.path.open("rb") as file:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ..checkpoint.levels import FILE, StoredLevels
 from ..checkpoint.new_output import new_output
 from ..checkpoint.packed_file import PREFIX, PackedFile, PackedWriter, open_shard
 from ..checkpoint.replace import check_free, check_replaceable
-from ..checkpoint.source import INDEX, Checkpoint
+from ..checkpoint.source import CONFIG, INDEX, SINGLE, Checkpoint
 from ..core import registry
 from ..core.coder import Coder
 from ..core.errors import NumericalError, ProofError, RecipeError, UnsupportedModelError
@@ -25,7 +26,7 @@ from ..core.finite import all_finite
 from ..core.mask import PRUNED
 from ..core.progress import Progress, Silent
 from ..core.registry import Role
-from ..core.site import Site
+from ..core.site import Layout, Site
 from ..core.storage import StorageFormat
 from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
@@ -120,7 +121,8 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
     layers too, with a scale for ``group`` columns of a row (0, and int8: for the whole row); ``shared5`` (2 to 8) lets the
     weights of a layer share 2^5 values. ``coder`` is how codes, and gaps between values, become bytes. ``head`` is what
     ``values`` is, int8 or int4, for the language-model head. Every layer is read back from the written file and unpacked:
-    to the same bytes, unless values were rounded.
+    to the same bytes, unless values were rounded. Of a folder without a config, a module's state dict in safetensors, every
+    tensor of two dimensions and more is a matrix; ``unpack`` gives the state dict back.
 
     Raises:
         RecipeError: if a setting has a fault.
@@ -137,22 +139,41 @@ def pack(model: str | Path, output: str | Path, *, storage: str = "auto", values
     check_free(target, overwrite)
     folder = locate(model)
     check_replaceable(target, folder, model)
-    source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
-    source.checkpoint.require_plain()
+    checkpoint, matrices = _opened(folder, trust_remote_code)
     try:
         with new_output(target, folder, model, "prunus-pack", overwrite) as place:
-            found = _Packing(source, choice, reporter).write(place, str(model), str(target), start)
+            found = _Packing(checkpoint, matrices, choice, reporter).write(place, str(model), str(target), start)
     finally:
         reporter.close()
     return found
 
 
+class _Matrix(NamedTuple):
+    """What a tensor on disk is of: a Site, maybe the head's, and whether the whole Site is under its name."""
+
+    site: Site
+    head: bool = False
+    whole: bool = True
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is stored so."""
+        return self.site.layout.transposed and self.whole
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """``[rows cols]`` of the tensor; a convolution has a row an output channel."""
+        if self.site.layout.kernel:
+            return tensor.flatten(1)
+        return (tensor.transpose(-1, -2) if self.transposed else tensor).reshape(
+            -1, tensor.shape[-2 if self.transposed else -1]
+        )
+
+
 class _Packing:
     """One run: which tensors are packed, and how."""
 
-    def __init__(self, source: CheckpointSource, choice: _Choice, progress: Progress) -> None:
-        self.source, self.choice, self.progress = source, choice, progress
-        self.checkpoint: Checkpoint = source.checkpoint
+    def __init__(self, checkpoint: Checkpoint, sites: Mapping[str, _Matrix], choice: _Choice, progress: Progress) -> None:
+        self.checkpoint, self.sites, self.choice, self.progress = checkpoint, sites, choice, progress
         coded = choice.values in ("auto", *CODES) and (self.checkpoint.folder / FILE).is_file()
         self.levels = StoredLevels.open(self.checkpoint.folder) if coded else None
         if self.levels and (self.levels.grid["name"] != "int" or not self.levels.grid["symmetric"]):
@@ -160,7 +181,6 @@ class _Packing:
                 f"{self.checkpoint.folder} lies on a grid that is not symmetric, whose codes cannot be packed. Quantise "
                 "with --grid int:symmetric=true, or give --values float32 to pack the weights as they are."
             )
-        self.sites = dict(_matrices(source))
 
     def write(self, folder: Path, model: str, output: str, start: float) -> Packed:
         """All files; every packed layer read back."""
@@ -177,7 +197,7 @@ class _Packing:
                     writer.put(name, tensor)
                     planned += entry.nbytes
                 else:
-                    writer.put_packed(name, packed, entry.shape, self._transposed(name))
+                    writer.put_packed(name, packed, entry.shape, self.sites[name].transposed)
                     planned += packed.planned_bytes
                 self.progress.step(name)
             writer.finish()
@@ -202,13 +222,13 @@ class _Packing:
         stored = str(tensor.dtype).removeprefix("torch.")
         if name not in self.sites or stored not in FLOATS:
             return None
-        site, is_head = self.sites[name]
-        if is_head and self.choice.head is None:
+        matrix = self.sites[name]
+        if matrix.head and self.choice.head is None:
             return None
-        weight = _matrix(tensor, self._transposed(name))
+        weight = matrix.of(tensor)
         sparsity = 1 - float(torch.count_nonzero(weight)) / weight.numel()
-        kind = str(self.choice.head) if is_head else self.choice.values
-        scales = self._scales(site, tensor, weight, kind)
+        kind = str(self.choice.head) if matrix.head else self.choice.values
+        scales = self._scales(matrix, tensor, weight, kind)
         if kind == "auto":
             kind = stored if scales is None else self._narrowest()
         if sparsity < PRUNED and kind in FLOATS:
@@ -239,21 +259,18 @@ class _Packing:
         assert self.levels is not None
         return "int4" if self.levels.grid["bits"] <= CODES["int4"] else "int8"
 
-    def _scales(self, site: Site, tensor: Tensor, weight: Tensor, kind: str) -> Tensor | None:
+    def _scales(self, matrix: _Matrix, tensor: Tensor, weight: Tensor, kind: str) -> Tensor | None:
         """The scales of a weight that lies on the checkpoint's grid, which is verified; None where codes are made anew."""
+        site = matrix.site
         if self.levels is None or site.parameter not in self.levels.scales or CODES.get(kind, 8) < CODES[self._narrowest()]:
             return None
-        if site.layout.stacked or len(self.source.names.sources[site.parameter]) != 1:
+        if site.layout.stacked or not matrix.whole:
             raise UnsupportedModelError(
                 f"{site.name}: experts on a grid cannot be packed as codes yet. Give --values {tensor.dtype} "
                 "to pack the weights as they are.".replace("torch.", "")
             )
         self.levels.codes(site.parameter, weight.unsqueeze(0))
         return self.levels.scales[site.parameter][0].to(torch.bfloat16 if tensor.dtype is torch.bfloat16 else torch.float16)
-
-    def _transposed(self, name: str) -> bool:
-        site = self.sites[name][0]
-        return site.layout.transposed and len(self.source.names.sources[site.parameter]) == 1
 
     def _proved(self, path: Path, plain: Any) -> Iterator[PackedLayer]:
         """What was written, read back and unpacked."""
@@ -283,28 +300,44 @@ class _Packing:
         self.checkpoint.copy_extras(folder)
         if self.checkpoint.index is not None:
             (folder / f"{PREFIX}{INDEX}").write_bytes(self.checkpoint.index.read_bytes())
-        plain = (self.checkpoint.folder / "config.json").read_bytes()
+        if self.checkpoint.bare:
+            return
+        plain = (self.checkpoint.folder / CONFIG).read_bytes()
         (folder / PLAIN_CONFIG).write_bytes(plain)
         config = json.loads(plain)
         config["quantization_config"] = {"quant_method": "prunus", "head": self.choice.head}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _matrices(source: CheckpointSource) -> Iterator[tuple[str, tuple[Site, bool]]]:
-    """The names on disk of what may be packed, with its Site and whether that is the head."""
+def _opened(folder: Path, trust_remote_code: bool) -> tuple[Checkpoint, dict[str, _Matrix]]:
+    """A checkpoint, and the matrices in it by their names on disk."""
+    if (folder / CONFIG).is_file() or not (folder / SINGLE).is_file():
+        source = open_source(folder, torch.float32, torch.device("cpu"), trust_remote_code)
+        source.checkpoint.require_plain()
+        return source.checkpoint, dict(_matrices(source))
+    checkpoint = Checkpoint.open(folder, bare=True)
+    checkpoint.require_plain()
+    entries = {name: checkpoint.entry(name) for name in checkpoint.names}
+    found = {}
+    for name, entry in entries.items():
+        if sum(extent > 1 for extent in entry.shape) > 1 and entry.dtype.is_floating_point:
+            rows, *rest = entry.shape
+            layout = Layout(kernel=tuple(rest[1:]))
+            found[name] = _Matrix(Site(name, name, (1, rows, math.prod(rest)), entry.dtype, layout=layout))
+    return checkpoint, found
+
+
+def _matrices(source: CheckpointSource) -> Iterator[tuple[str, _Matrix]]:
+    """The names on disk of what may be packed, and what it is."""
     head = source.model.get_output_embeddings()
     for found in [*source.found, source.outside]:
         for site in [*found.sites, *(site for site, _ in found.on_request.values())]:
             module = source.model.get_submodule(site.parameter.rpartition(".")[0])
             if isinstance(module, nn.Embedding):
                 continue
-            for name in source.names.sources[site.parameter]:
-                yield name, (site, module is head)
-
-
-def _matrix(tensor: Tensor, transposed: bool) -> Tensor:
-    """``[rows cols]`` of a tensor as it is stored."""
-    return (tensor.transpose(-1, -2) if transposed else tensor).reshape(-1, tensor.shape[-2 if transposed else -1])
+            names = source.names.sources[site.parameter]
+            for name in names:
+                yield name, _Matrix(site, module is head, len(names) == 1)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

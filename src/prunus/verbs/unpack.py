@@ -10,7 +10,7 @@ from ..checkpoint.new_output import new_output
 from ..checkpoint.packed_file import PREFIX, PackedFile
 from ..checkpoint.replace import check_free, check_replaceable
 from ..checkpoint.safetensors_file import SafetensorsFile, plain_file, raw_bytes, write_at
-from ..checkpoint.source import INDEX, Checkpoint
+from ..checkpoint.source import CONFIG, INDEX, Checkpoint
 from ..core.errors import CheckpointError
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
@@ -41,7 +41,7 @@ def unpack(model: str | Path, output: str | Path, *, overwrite: bool = False, pr
     check_free(target, overwrite)
     folder = locate(model)
     check_replaceable(target, folder, model)
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = Checkpoint.open(folder, bare=True)
     if not checkpoint.packed:
         raise CheckpointError(f"{folder} is not packed: any program that reads safetensors takes it as it is.")
     try:
@@ -73,11 +73,12 @@ def _write(checkpoint: Checkpoint, folder: Path, progress: Progress) -> int:
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(path.read_bytes())
     config = checkpoint.folder / PLAIN_CONFIG
-    if not config.is_file():
+    if not config.is_file() and not checkpoint.bare:
         raise CheckpointError(
             f"{checkpoint.folder}: {PLAIN_CONFIG} is missing, the config before it was packed. Pack it again."
         )
-    (folder / "config.json").write_bytes(config.read_bytes())
+    if config.is_file():
+        (folder / CONFIG).write_bytes(config.read_bytes())
     if checkpoint.index is not None:
         (folder / INDEX).write_bytes(checkpoint.index.read_bytes())
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
