@@ -1,0 +1,125 @@
+"""What a Sparsifier adds to a training step.
+
+    python benchmarks/sparsifier_cost.py [MODEL…]
+
+The same network is trained with one and without by turns, on one thread, step by step: ``cost`` is the median of (a step with
+− a step without) over the median step, in processor time, so that what else the machine does counts little. Steps at which
+masks change come every hundredth and are timed apart: ``change_ms`` is what one adds to an ordinary step, and ``cost`` holds
+a hundredth of it. A step is forward, backward, the optimizer's step and the Sparsifier's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, AdamW, Optimizer
+
+import prunus
+from prunus.zoo.build import build
+from rows import Rows
+
+EVERY = 100
+MODELS: dict[str, tuple[str, dict[str, int], int, int]] = {
+    "mlp": ("lenet-300-100", {"channels": 1, "size": 28, "classes": 10}, 128, 300),
+    "resnet20": ("resnet20", {"channels": 3, "size": 32, "classes": 10}, 128, 9),
+    "decoder": ("decoder:layers=6,width=256,heads=8", {"vocabulary": 4096}, 8, 9),
+}
+"""Spelling, what the data would say, examples a step, pairs of steps."""
+SEQLEN = 256
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "sgd": lambda parameters: SGD(parameters, lr=0.01, momentum=0.9),
+    "adamw": lambda parameters: AdamW(parameters, lr=1e-3),
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "fixed": {"sparsity": 0.9}, f"gradual:every={EVERY},begin=0,end=1": {"sparsity": 0.9},
+    f"set:every={EVERY}": {"sparsity": 0.9}, f"rigl:every={EVERY}": {"sparsity": 0.9},
+    f"movement:every={EVERY},begin=0": {"sparsity": 0.9}, "srste": {"sparsity": "2:4"},
+}  # fmt: skip
+STEPS = 1_000_000
+
+
+class Training:
+    """A network that makes one step after another on the same batch."""
+
+    def __init__(self, name: str, optimizer: str, schedule: str | None) -> None:
+        spec, given, batch, _ = MODELS[name]
+        self.model = build(spec, 0, given)
+        chance = torch.Generator().manual_seed(0)
+        if "vocabulary" in given:
+            self.inputs = torch.randint(0, given["vocabulary"], (batch, SEQLEN), generator=chance)
+        else:
+            self.inputs = torch.randn(batch, given["channels"], given["size"], given["size"], generator=chance)
+        self.labels = torch.randint(0, 10, (batch,), generator=chance)
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
+        self.sparsity: prunus.Sparsifier | None = None
+        if schedule is not None:
+            settings = {**SCHEDULES[schedule], "exclude": misfits(self.model) if schedule == "srste" else ()}
+            self.sparsity = prunus.Sparsifier(self.model, self.optimizer, schedule, steps=STEPS, **settings)
+
+    def step(self, at: int) -> float:
+        """Seconds of a step, the ``at``-th of training as far as the schedule is told."""
+        if self.sparsity is not None:
+            self.sparsity.done = at - 1
+        start = process_time()
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        if self.sparsity is not None:
+            self.sparsity.step()
+        return process_time() - start
+
+    def loss(self) -> Tensor:
+        """Of the one batch."""
+        if self.inputs.dim() == 2:
+            logits = self.model(input_ids=self.inputs).logits
+            return functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.inputs[:, 1:].flatten())
+        return functional.cross_entropy(self.model(self.inputs), self.labels)
+
+
+def misfits(model: nn.Module) -> list[str]:
+    """Layers whose inputs do not come in fours."""
+    return [name for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d) and module.in_channels * module.kernel_size[0] ** 2 % 4]  # fmt: skip
+
+
+def cost(name: str, optimizer: str, schedule: str) -> dict[str, float]:
+    """Seconds without and with, and what both come to."""
+    dense, sparse = Training(name, optimizer, None), Training(name, optimizer, schedule)
+    pairs = MODELS[name][3]
+    for at in range(1, 4):
+        dense.step(at), sparse.step(at)
+    turns = []
+    for at in range(1, pairs + 1):
+        one, other = (dense, sparse) if at % 2 else (sparse, dense)  # neither always first
+        first, second = one.step(EVERY * at + 1), other.step(EVERY * at + 1)
+        turns.append((first, second) if one is dense else (second, first))
+    changes = [sparse.step(EVERY * at) for at in range(1, 6)]
+    without, added = statistics.median(a for a, _ in turns), statistics.median(b - a for a, b in turns)
+    change = max(0.0, statistics.median(changes) - without - added)
+    return {
+        "step_ms": round(without * 1e3, 3), "added_ms": round(added * 1e3, 3), "change_ms": round(change * 1e3, 3),
+        "cost": round((added + change / EVERY) / without, 4),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Every model with both optimizers and all schedules."""
+    torch.set_num_threads(1)
+    rows = Rows(Path(__file__).parent / "rows" / "vision.jsonl")
+    for name in sys.argv[1:] or MODELS:
+        for optimizer in OPTIMIZERS:
+            for schedule in SCHEDULES:
+                rows.add(what="sparsifier_cost", model=name, optimizer=optimizer, schedule=schedule,
+                         threads=1, **cost(name, optimizer, schedule))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
