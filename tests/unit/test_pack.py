@@ -180,8 +180,8 @@ def test_weights_without_a_config_are_packed_and_come_back(tmp_path) -> None:
     prunus.pack(
         tmp_path / "weights", tmp_path / "packed", storage="gaps", values="shared5", coder="huffman", overwrite=True
     )
-    prunus.unpack(tmp_path / "packed", tmp_path / "again", overwrite=True)
-    shared = load_file(tmp_path / "again/model.safetensors")
+    prunus.unpack(tmp_path / "packed", tmp_path / "shared")
+    shared = load_file(tmp_path / "shared/model.safetensors")
     assert torch.equal(shared["0.weight"] != 0, model[0].weight != 0)
     assert len(shared["3.weight"].unique()) <= 32
     with pytest.raises(CheckpointError, match="no config"):
