@@ -2,10 +2,10 @@
 
     python benchmarks/sparsifier_cost.py [MODEL…]
 
-The same network is trained with one and without by turns, on one thread, step by step: ``cost`` is the median of (a step with
-− a step without) over the median step, in processor time, so that what else the machine does counts little. Steps at which
-masks change come every hundredth and are timed apart: ``change_ms`` is what one adds to an ordinary step, and ``cost`` holds
-a hundredth of it. A step is forward, backward, the optimizer's step and the Sparsifier's.
+The same network is trained with one and without by turns, on one thread, step by step: ``cost`` is the median of (a step
+with − a step without) over the median step, in processor time, so that what else the machine does counts little. Steps at
+which masks change come every hundredth and are timed apart: ``change_ms`` is what one adds to an ordinary step, and
+``cost`` holds a hundredth of it. A step is forward, backward, the optimizer's step and the Sparsifier's.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MODELS: dict[str, tuple[str, dict[str, int], int, int]] = {
 }
 """Spelling, what the data would say, examples a step, pairs of steps."""
 SEQLEN = 256
-OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
-    "sgd": lambda parameters: SGD(parameters, lr=0.01, momentum=0.9),
-    "adamw": lambda parameters: AdamW(parameters, lr=1e-3),
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {  # so slow that gradients on one batch do not fade to denormal numbers
+    "sgd": lambda parameters: SGD(parameters, lr=1e-6, momentum=0.9),
+    "adamw": lambda parameters: AdamW(parameters, lr=1e-6),
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "fixed": {"sparsity": 0.9}, f"gradual:every={EVERY},begin=0,end=1": {"sparsity": 0.9},

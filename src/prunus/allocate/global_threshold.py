@@ -38,35 +38,40 @@ class GlobalThreshold(Allocator):
             return {site.name: 0.0 for site in sites}
         histogram = torch.zeros(_BUCKETS, dtype=torch.int64)
         for site in sites:
-            histogram += torch.bincount(_buckets(profile.scores(site), site), minlength=_BUCKETS)
+            scores = profile.scores(site)
+            _check(scores, site)
+            histogram += torch.bincount(_buckets(scores), minlength=_BUCKETS)
         total = histogram.cumsum(0)
         bucket = int(torch.searchsorted(total, wanted))
-        inside = torch.cat([_inside(profile.scores(site), site, bucket) for site in sites])
+        inside = torch.cat([_inside(profile.scores(site), bucket) for site in sites])
         rank = wanted - (int(total[bucket - 1]) if bucket else 0)
         threshold = inside.kthvalue(rank).values
         return _shares(sites, profile, threshold, wanted)
 
 
-def _buckets(scores: Tensor, site: Site) -> Tensor:
-    flat = scores.detach().flatten().float().cpu()
-    if not torch.isfinite(flat).all() or (flat < 0).any():
+def _check(scores: Tensor, site: Site) -> None:
+    lowest, highest = scores.aminmax()
+    if not (lowest >= 0 and highest.isfinite()):
         raise NumericalError(
             f"{site.name}: scores must be finite and not negative for one threshold over the model. Choose another "
             "--criterion, or --allocation uniform."
         )
-    return (flat + 0.0).view(torch.int32).to(torch.int64) >> 16
 
 
-def _inside(scores: Tensor, site: Site, bucket: int) -> Tensor:
-    return scores.flatten().float().cpu()[_buckets(scores, site) == bucket]
+def _buckets(scores: Tensor) -> Tensor:
+    return (scores.detach().flatten().float().cpu() + 0.0).view(torch.int32) >> 16
+
+
+def _inside(scores: Tensor, bucket: int) -> Tensor:
+    return scores.flatten().float().cpu()[_buckets(scores) == bucket]
 
 
 def _shares(sites: Sequence[Site], profile: Profile, threshold: Tensor, wanted: int) -> dict[str, float]:
     below, tied = {}, {}
     for site in sites:
         scores = profile.scores(site).float().cpu()
-        below[site.name] = int((scores < threshold).sum())
-        tied[site.name] = int((scores == threshold).sum())
+        below[site.name] = int(torch.count_nonzero(scores < threshold))
+        tied[site.name] = int(torch.count_nonzero(scores == threshold))
     left = wanted - sum(below.values())
     shares = {}
     for site in sites:

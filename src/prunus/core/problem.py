@@ -90,6 +90,8 @@ class Problem:
 
     def _scores(self, weight: Tensor, stats: Stats, start: int) -> Tensor:
         """Scores of ``weight``, whose first column is the matrix's column ``start``."""
+        if len(self._projections) == 1:
+            return self._score(weight, stats, 0, start)
         scores = torch.empty_like(weight)
         for number, rows in enumerate(self._projections):
             scores[:, rows] = self._score(weight, stats, number, start)

@@ -51,8 +51,8 @@ class Schedule(ABC):
         """The share of a layer's live weights that die behind this step, and grow elsewhere."""
         return 0.0
 
-    def growth(self, gradient: Tensor | None, live: Tensor, chance: torch.Generator) -> Tensor:
-        """Scores of a layer's weights by which dropped ones grow, the highest first, of the same shape as ``live``."""
+    def growth(self, gradient: Tensor | None, mask: Tensor, chance: torch.Generator) -> Tensor:
+        """Scores of a layer's weights by which dropped ones grow, the highest first, in the shape of its ``mask``."""
         raise NotImplementedError
 
 

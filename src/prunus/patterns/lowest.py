@@ -18,20 +18,31 @@ def keep_highest(scores: Tensor, sparsity: float) -> Tensor:
     >>> keep_highest(torch.tensor([[4.0, 1.0, 1.0, 1.0]]), 0.5)
     tensor([[ True, False, False,  True]])
     """
+    return keep_all_but(scores, zeros(scores.shape[-1], sparsity))
+
+
+def keep_all_but(scores: Tensor, drop: int) -> Tensor:
+    """The same for a number of entries: ``drop`` of every slice."""
     count = scores.shape[-1]
-    drop = zeros(count, sparsity)
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     if drop == count:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = _smallest(scores, drop)
     keep = scores > threshold
-    missing = count - drop - torch.count_nonzero(keep, dim=-1).unsqueeze(-1)
+    missing = count - drop - _counted(keep)
     if not missing.any():
         return keep
     tied = scores == threshold
     to_spare = tied.sum(-1, keepdim=True) - missing
     return keep | (tied & (tied.cumsum(-1) > to_spare))
+
+
+def _counted(keep: Tensor) -> Tensor:
+    """How many of every slice are true ``[.. 1]``; of a single one much faster than along an axis."""
+    if keep.numel() == keep.shape[-1]:
+        return torch.count_nonzero(keep).view(keep.shape[:-1]).unsqueeze(-1)
+    return torch.count_nonzero(keep, dim=-1).unsqueeze(-1)
 
 
 def _smallest(scores: Tensor, k: int) -> Tensor:

@@ -44,5 +44,5 @@ class Set(Schedule):
     def exchanged(self, step: int, steps: int) -> float:
         return self.share
 
-    def growth(self, gradient: Tensor | None, live: Tensor, chance: torch.Generator) -> Tensor:
-        return torch.rand(live.shape, generator=chance).to(live.device)
+    def growth(self, gradient: Tensor | None, mask: Tensor, chance: torch.Generator) -> Tensor:
+        return torch.rand(mask.shape, generator=chance).to(mask.device)

@@ -1,42 +1,27 @@
-"""The layers of a model that is trained sparse: what each keeps beside its parameter, and how masks are chosen."""
+"""A layer of a model that is trained sparse: its mask, and what is kept beside its parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import final
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..allocate.manual import Pin
-from ..core.method import Method
-from ..core.plan import Step
-from ..core.problem import Problem
-from ..core.roles import Criterion, Pattern, Profile
+from ..core.errors import NumericalError, RecipeError, UnsupportedModelError
+from ..core.finite import all_finite
 from ..core.site import Site
-from ..core.sparsity import Target
-from ..core.stats import Stats
-from ..stream.module_source import ModuleSource
-from ..stream.planning import Request, plan_steps
-from ..stream.profile import scored
-from ..stream.select import Choice, select_sites
-
-
-@final
-@dataclass(frozen=True)
-class Moved(Criterion):
-    """Scores that a schedule keeps."""
-
-    def score(self, weight: Tensor, stats: Stats) -> Tensor:
-        return stats.of_weights("moved")
+from .held import multiply
+from .masks import packed, unpacked
 
 
 @dataclass
 class SparseLayer:
     """A Site's parameter with its ``mask`` (1 = kept, in the parameter's shape and dtype), the ``dense`` values that
-    dropped weights keep and the ``score`` that a schedule does, where there are such, and a step's whole ``gradient``
-    where one is waited for."""
+    dropped weights keep and the ``score`` (fp32) that a schedule does, where there are such, and a step's whole
+    ``gradient`` where one is waited for."""
 
     site: Site
     parameter: nn.Parameter
@@ -44,6 +29,9 @@ class SparseLayer:
     dense: Tensor | None = None
     score: Tensor | None = None
     gradient: Tensor | None = None
+    _sparse: Tensor | None = None
+    _held: tuple[Callable[[], Tensor | None], int] | None = None
+    """The gradient that dropped weights have no part in, if it is still there, and its version."""
 
     @property
     def values(self) -> Tensor:
@@ -55,79 +43,81 @@ class SparseLayer:
         """How many weights are kept."""
         return int(torch.count_nonzero(self.mask))
 
+    def check(self) -> None:
+        """Raise UnsupportedModelError or NumericalError if it cannot be trained sparse."""
+        if type(self.parameter.data).__name__ == "DTensor":
+            raise UnsupportedModelError(
+                f"{self.site.name}: its weights are in shards (FSDP), of which none is chosen from alone. Use "
+                "DistributedDataParallel."
+            )
+        if not all_finite(self.parameter):
+            raise NumericalError(f"{self.site.name}: its weights hold NaN or Inf before it is trained.")
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of the layers: by which method their masks are chosen, of what ``target``, with which pins."""
+    def mask_zeros(self) -> None:
+        """Drop what is zero now; nothing of a layer that holds nothing else, which was never trained."""
+        keep = self.parameter.detach() != 0
+        self.mask.copy_(keep if bool(keep.any()) else torch.ones_like(keep))
 
-    method: Method
-    target: Target | None
-    pins: Sequence[Pin]
-    loose: Pattern
-    choice: Choice
+    def loose_gradient(self) -> Tensor | None:
+        """Its gradient, if dropped weights may have a part in it."""
+        gradient = self.parameter.grad
+        if gradient is None or self._held is None:
+            return gradient
+        found, version = self._held
+        return None if found() is gradient and version == gradient._version else gradient
 
+    def note_held(self, gradient: Tensor) -> None:
+        """Dropped weights have none in this one, until it changes."""
+        self._held = weakref.ref(gradient), gradient._version
 
-class Chooser:
-    """Chooses the masks of a model's layers, at any sparsity."""
+    def show_dense(self) -> None:
+        """The parameter has the values that dropped weights keep, where it keeps any: an optimizer is to train them. Only
+        which memory it reads changes, no tensor is copied."""
+        if self.dense is not None:
+            self._sparse = self.parameter.data
+            self.parameter.data = self.dense
 
-    def __init__(self, model: nn.Module, asked: Asked) -> None:
-        self.source = ModuleSource(model, None)
-        self.asked = asked
-        self._known: dict[float, list[Step]] = {}
-        self.selection = select_sites(self.source, asked.choice)
+    def show_sparse(self) -> None:
+        """The parameter has zeros again in their places, in the memory that it had before."""
+        if self.dense is not None and self._sparse is not None:
+            self.dense = self.parameter.data
+            torch.mul(self.dense, self.mask, out=self._sparse)
+            self.parameter.data = self._sparse
 
-    def layers(self) -> list[SparseLayer]:
-        """Every layer, whole."""
-        parameters = [(site, self.source.parameter(site)) for site in self.selection.sites]
-        return [SparseLayer(site, parameter, torch.ones_like(parameter.detach())) for site, parameter in parameters]
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` takes, and what tells the weights that belong to it from others."""
+        kept = {"mask": packed(self.mask != 0), "nonzeros": int(torch.count_nonzero(self.parameter))}
+        return kept | {name: value for name, value in (("dense", self.dense), ("score", self.score)) if value is not None}
 
-    def steps(self, layers: Sequence[SparseLayer], sparsity: float, criterion: Criterion) -> list[Step]:
-        """The sparsity and pattern of every layer that is not left whole, if all together are to be so sparse.
+    def load(self, kept: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state`.
 
         Raises:
-            RecipeError: if patterns do not fit, or settings name no layer.
+            RecipeError: if the parameter has other weights than it had then.
         """
-        by_name = {layer.site.name: layer for layer in layers}
-        asked = self.asked
-        if sparsity in self._known:
-            return self._known[sparsity]
-        own = asked.target is not None and asked.target.n is not None
-        target = asked.target if own or asked.target is None else Target(sparsity)
+        mask = unpacked(kept["mask"], tuple(self.mask.shape)).to(self.mask)
+        found = int(torch.count_nonzero(self.parameter))
+        if found != kept["nonzeros"] or int(torch.count_nonzero(self.parameter * mask)) != found:
+            told = (
+                f"{self.site.name} has {found} weights that are not zero, the state is of {kept['nonzeros']} under its mask"
+            )
+            raise RecipeError([f"{told}: load the model's own state first, then make the Sparsifier with state="])
+        self.mask.copy_(mask)
+        for tensor, name in ((self.dense, "dense"), (self.score, "score")):
+            if tensor is not None:
+                tensor.copy_(kept[name])
 
-        def survey(compared: Sequence[Site], limited: Sequence[Site]) -> Profile:
-            return scored(lambda site: matrix_of(by_name[site.name]), criterion, lambda site: _own(by_name[site.name]), {})
-
-        request = Request(replace(asked.method, criterion=criterion), target, asked.pins, asked.loose)
-        steps, _ = plan_steps(self.source, self.selection, request, survey)
-        if not asked.method.allocator.needs_profile and not any(pin.threshold is not None for pin in asked.pins):
-            self._known[sparsity] = steps  # they do not hang on the weights
-        return steps
-
-    @torch.no_grad()
-    def choose(self, layers: Sequence[SparseLayer], sparsity: float, by_score: bool = False) -> None:
-        """Give every layer the mask of its best weights, by the method's criterion or by the score that layers keep."""
-        criterion = Moved() if by_score else self.asked.method.criterion
-        steps = {step.site.name: step for step in self.steps(layers, sparsity, criterion)}
-        for layer in layers:
-            step = steps.get(layer.site.name)
-            if step is None:
-                layer.mask.fill_(1)
-            else:
-                chosen = _select(layer, step, criterion)
-                layer.mask.copy_(layer.site.layout.from_matrix(chosen))
+    def follow(self) -> None:
+        """Be where the parameter is, and of its dtype: models are moved once their Sparsifier is made."""
+        self.mask = self.mask.to(self.parameter)
+        self.dense = None if self.dense is None else self.dense.to(self.parameter)
+        self.score = None if self.score is None else self.score.to(self.parameter.device)
 
 
-def _select(layer: SparseLayer, step: Step, criterion: Criterion) -> Tensor:
-    """Keep-mask ``[batch rows cols]`` of a layer's best weights."""
-    weight = matrix_of(layer)
-    problem = Problem(layer.site, weight, Stats.none(), step.sparsity, step.pattern, criterion, own=_own(layer))
-    return problem.select(weight, Stats.none(), 0, layer.site.cols)
-
-
-def matrix_of(layer: SparseLayer) -> Tensor:
-    """A layer's weights in fp32, ``[batch rows cols]``, dropped ones with what they keep."""
-    return layer.site.layout.to_matrix(layer.values).float().contiguous()
-
-
-def _own(layer: SparseLayer) -> dict[str, Tensor]:
-    return {} if layer.score is None else {"moved": layer.site.layout.to_matrix(layer.score).float()}
+@torch.no_grad()
+def hold_gradients(layers: Sequence[SparseLayer]) -> None:
+    """Take the gradients of what is dropped away, so that optimizers keep nothing for it; not twice of one gradient."""
+    loose = [(layer, gradient) for layer in layers if (gradient := layer.loose_gradient()) is not None]
+    multiply([gradient for _, gradient in loose], [layer.mask for layer, _ in loose])
+    for layer, gradient in loose:
+        layer.note_held(gradient)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import ASGD, LBFGS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import Optimizer
 
 from ..core.errors import NumericalError, RecipeError, UnsupportedModelError
 from ..core.finite import all_finite
 from ..core.schedule import Schedule
+from ..criteria.random import Random
 from ..models.modules import unwrapped
+from ..train.chooser import Asked, Chooser
 from ..train.exchange import exchange
 from ..train.held import HeldMasks
-from ..train.layers import Asked, Chooser, SparseLayer
-from ..train.masks import Masks, packed, unpacked
+from ..train.layers import SparseLayer, hold_gradients
+from ..train.masks import Masks
+from ..train.optimizers import Steps, forget, leaves_zeros, torch_optimizer, trained_by
 from .prepare import choice_of
 from .sparse_settings import checked
-
-_ZERO_STAYS = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, NAdam, RAdam, ASGD)
-"""Optimizers that leave a weight of zero, without a gradient or a past, exactly where it is."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sparsifier:
 
     Args:
         model: any module, compiled or in DistributedDataParallel or not.
-        optimizer: any of torch's, but LBFGS, or alike.
+        optimizer: any of torch's, but LBFGS, or alike. What it does not train is left as it is.
         schedule: ``fixed``, ``gradual``, ``set``, ``rigl``, ``movement``, ``srste``, with options (``"rigl:alpha=0.2"``).
         steps: of the optimizer, all together: what schedules in shares of training are told by.
         masks: those to begin with; without them the schedule's own, for ``fixed`` without a sparsity what is zero now.
@@ -68,33 +68,43 @@ class Sparsifier:
     Raises:
         RecipeError: if settings do not fit together, or the model.
         UnsupportedModelError: if the model or the optimizer cannot be trained so.
+        NumericalError: if weights are NaN or Inf.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, schedule: str | Schedule = "fixed", *,
                  steps: int | None = None, masks: Mapping[str, Tensor] | None = None,
                  state: Mapping[str, Any] | None = None, **settings: Any) -> None:  # fmt: skip
         self.model = unwrapped(model)
-        self.optimizer = optimizer
+        self.optimizer = torch_optimizer(optimizer)
         self.schedule, recipe = checked(schedule, steps, settings)
         self.steps = steps or 0
-        self._target = recipe.wanted()
         self._chance = torch.Generator().manual_seed(recipe.seed)
-        asked = Asked(recipe.build_method(), recipe.wanted(), recipe.pins(), recipe.loose_pattern(), choice_of(recipe))
-        self._chooser = Chooser(self.model, asked)
+        self._asked = Asked(
+            recipe.build_method(), recipe.wanted(), recipe.pins(), recipe.loose_pattern(), choice_of(recipe)
+        )  # fmt: skip
+        self._chooser = Chooser(self.model, self._asked, trained_by(self.optimizer))
         self.layers = self._chooser.layers()
-        self._check()
+        if not self.layers:
+            raise UnsupportedModelError(
+                "the optimizer has none of the model's layers: make it of model.parameters() as they are now."
+            )
+        for layer in self.layers:
+            layer.check()
+        self._still = self._chooser.still_layers()
+        self._scored = type(self.schedule).moved is not Schedule.moved
+        self._zero_stays = leaves_zeros(self.optimizer)
         self.done = 0
-        self._stepped = False
-        if state is not None:
-            self._start()
-            self.load_state_dict(state)
-        else:
+        self._stepped = self._begun = False
+        self._risen = self.schedule.first(1.0)
+        self._keep()
+        if state is None:
             self._begin(masks)
-            self._start()
             self._put()
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step), optimizer.register_step_post_hook(self._after_step),
-        ]  # fmt: skip
+        else:
+            self.load_state_dict(state)
+        self._hooks = Steps(self.optimizer, self._before, self._after)
+        if not self.schedule.trains_dropped and not self._scored:
+            self._hooks.at_gradients({layer.parameter: partial(self._arrived, layer) for layer in self.layers})
 
     @property
     def sparsity(self) -> float:
@@ -103,211 +113,203 @@ class Sparsifier:
 
     @property
     def masks(self) -> Masks:
-        """The masks as they are now, by parameter."""
-        return Masks({layer.site.parameter: layer.mask != 0 for layer in self.layers})
+        """The masks as they are now, by parameter, with the zeros of layers that the optimizer does not train."""
+        still = [layer for layer in self._still if layer.live < layer.mask.numel()]
+        return Masks({layer.site.parameter: layer.mask != 0 for layer in [*self.layers, *still]})
 
     @torch.no_grad()
     def step(self) -> None:
         """A step of the optimizer is done: masks change if they are due. One that was skipped, by a gradient scaler, does
-        not count."""
+        not count.
+
+        Raises:
+            NumericalError: if masks are due, and weights or gradients have become NaN or Inf.
+        """
         if not self._stepped:
             return
         self._stepped = False
         self.done += 1
-        if self.schedule.due(self.done, self.steps) and not self.schedule.trains_dropped:
+        if not self.schedule.trains_dropped and self.schedule.due(self.done, self.steps):
             self._change()
             self._put()
         for layer in self.layers:
             layer.gradient = None
 
-    def finish(self) -> Sparse:
-        """Training is over: the zeros stay in the model, the optimizer is free.
+    @torch.no_grad()
+    def finish(self, early: bool = False) -> Sparse:
+        """Training is over, or ``early`` over: the zeros stay in the model, the optimizer is free.
 
         Raises:
-            RecipeError: if the schedule did not come to its end.
+            RecipeError: if the schedule did not come to its end, nor is it known to be early.
+            NumericalError: if weights have become NaN or Inf.
         """
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        wanted = self._wanted_now(self.steps)
-        if self.schedule.needs_steps and wanted is not None and self.sparsity < wanted - 0.01:
-            told = f"the model is {self.sparsity:.1%} sparse behind {self.done} steps, {wanted:.1%} were wanted behind "
-            told += f"{self.steps}: call step() behind every step of the optimizer, and say how many there are (steps=)"
-            raise RecipeError([told])
+        self._hooks.remove()
+        for layer in self.layers:
+            layer.parameter.add_(0.0)  # -0.0 becomes 0.0
+            layer.dense = layer.score = None
+        self._require_finite()
+        target = self.schedule.sparsity(self.steps, self.steps, 1.0)
+        if self._risen < target - 1e-6 and not early:
+            wanted = "" if self._asked.target is None else f", {self._asked.target.sparsity * target:.1%} were wanted"
+            told = f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}: call "
+            raise RecipeError([told + "step() behind every step of the optimizer, and say how many there are (steps=)"])
         layers = {layer.site.name: 1 - layer.live / layer.mask.numel() for layer in self.layers}
         return Sparse(self.masks, self.sparsity, layers, self.done, self._chooser.selection.untouched)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values from which training goes on as if it had not stopped."""
-        layers = {}
-        for layer in self.layers:
-            kept = {"mask": packed(layer.mask != 0), "nonzeros": int(torch.count_nonzero(layer.parameter))}
-            kept |= {} if layer.dense is None else {"dense": layer.dense}
-            kept |= {} if layer.score is None else {"score": layer.score}
-            layers[layer.site.parameter] = kept
-        return {"step": self.done, "chance": self._chance.get_state(), "layers": layers}
+        layers = {layer.site.parameter: layer.state() for layer in self.layers}
+        kind = type(self.schedule).__name__
+        return {"schedule": kind, "step": self.done, "risen": self._risen, "chance": self._chance.get_state(),
+                "layers": layers}  # fmt: skip
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the model has the weights that it had then.
 
         Raises:
-            RecipeError: if it is of other layers, or the model has other weights.
+            RecipeError: if it is of another schedule or other layers, or the model has other weights.
         """
+        if state["schedule"] != type(self.schedule).__name__:
+            told = f"the state is of the schedule {state['schedule']}, this one is {type(self.schedule).__name__}"
+            raise RecipeError([told])
         mine, theirs = {layer.site.parameter for layer in self.layers}, set(state["layers"])
         if mine != theirs:
             raise RecipeError([f"the state is of other layers than the model's: {sorted(mine ^ theirs)[0]} is in one only"])
         for layer in self.layers:
-            kept = state["layers"][layer.site.parameter]
-            mask = unpacked(kept["mask"], tuple(layer.mask.shape)).to(layer.mask)
-            found = int(torch.count_nonzero(layer.parameter))
-            if found != kept["nonzeros"] or int(torch.count_nonzero(layer.parameter * mask)) != found:
-                told = f"{layer.site.name} has {found} weights that are not zero, the state is of {kept['nonzeros']} under "
-                raise RecipeError(
-                    [told + "its mask: load the model's own state first, then make the Sparsifier with state="]
-                )
-            layer.mask.copy_(mask)
-            for name in ("dense", "score"):
-                tensor = getattr(layer, name)
-                if tensor is not None:
-                    tensor.copy_(kept[name])
-        self.done = state["step"]
+            layer.load(state["layers"][layer.site.parameter])
+        self.done, self._risen = state["step"], state["risen"]
         self._chance.set_state(state["chance"].cpu())
 
-    @cached_property
-    def _held(self) -> HeldMasks:
-        return HeldMasks({layer.parameter: layer.mask for layer in self.layers})
-
-    @cached_property
-    def _zero_stays(self) -> bool:
-        return type(self.optimizer) in _ZERO_STAYS
-
-    def _check(self) -> None:
-        """Raise UnsupportedModelError or NumericalError for what cannot be trained so."""
-        if isinstance(self.optimizer, LBFGS):
-            raise UnsupportedModelError("LBFGS searches along lines that no mask holds: train with another optimizer.")
-        trained = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-        if not any(id(layer.parameter) in trained for layer in self.layers):
-            raise UnsupportedModelError(
-                "the optimizer has none of the model's layers: make it of model.parameters() as they are now."
-            )
+    def _keep(self) -> None:
+        """What is kept beside the parameters: masks to hold, dropped values, scores. Chance scores every weight once, if
+        the sparsity rises by it."""
+        by_chance = isinstance(self._asked.method.criterion, Random) and self._risen < 1
         for layer in self.layers:
-            if type(layer.parameter.data).__name__ == "DTensor":
-                raise UnsupportedModelError(
-                    f"{layer.site.name}: its weights are in shards (FSDP), of which none is chosen from alone. Use "
-                    "DistributedDataParallel."
-                )
-            if not all_finite(layer.parameter):
-                raise NumericalError(f"{layer.site.name}: its weights hold NaN or Inf before it is trained.")
+            weight = layer.parameter.detach()
+            if self.schedule.keeps_dense:
+                layer.dense = weight.clone()
+            if self._scored:
+                layer.score = torch.zeros_like(weight, dtype=torch.float32)
+            elif by_chance:
+                layer.score = torch.rand(weight.shape, generator=self._chance).to(weight.device)
+        self._held = HeldMasks({layer.parameter: layer.mask for layer in self.layers})
 
     def _begin(self, masks: Mapping[str, Tensor] | None) -> None:
         """The first masks."""
         if masks is not None:
             self._take(masks)
-            return
-        if self._target is None:
-            self._take(Masks.of(self.model))
+        elif self._asked.target is None and not self._asked.pins:
+            for layer in self.layers:
+                layer.mask_zeros()
             if all(layer.live == layer.mask.numel() for layer in self.layers):
                 raise RecipeError(["nothing is zero that could be held: say the sparsity=, or prune the model first"])
-            return
-        self._chooser.choose(self.layers, self.schedule.first(self._target.sparsity))
+        else:
+            self._chooser.choose(self.layers, lambda target: target)  # whatever does not fit is told now
+            if self._risen < 1:
+                self._chooser.choose(self.layers, self.schedule.first)
 
     def _take(self, masks: Mapping[str, Tensor]) -> None:
-        by_name = {layer.site.parameter: layer for layer in self.layers}
+        by_name = {layer.site.parameter: layer for layer in [*self.layers, *self._still]}
         strangers = [name for name in masks if name not in by_name or masks[name].shape != by_name[name].mask.shape]
         if strangers:
             raise RecipeError([f"masks of '{name}': the model has no such layer of that shape" for name in strangers])
         for name, mask in masks.items():
             by_name[name].mask.copy_(mask)
+        HeldMasks({layer.parameter: layer.mask for layer in self._still}).hold_weights()
 
-    def _start(self) -> None:
-        """What layers keep beside their parameters."""
-        for layer in self.layers:
-            weight = layer.parameter.detach()
-            if self.schedule.keeps_dense:
-                layer.dense = weight.clone()
-            if type(self.schedule).moved is not Schedule.moved:
-                layer.score = torch.zeros_like(weight)
+    def _looks(self) -> bool:
+        """Whether the next step's gradients of dropped weights are looked at."""
+        return self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """Gradients are there, or come from the closure that the optimizer is called with."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the optimizer itself comes first
-        if closure is None:
-            self._prepare()
-            return None
+    def _arrived(self, layer: SparseLayer, parameter: nn.Parameter) -> None:
+        """A layer has a gradient: dropped weights need none, and what looks at gradients in front of the optimizer, as
+        clipping by their norm does, is not to see it."""
+        if not self._looks():
+            hold_gradients([layer])
 
-        def wrapped() -> Any:
-            with torch.enable_grad():
-                loss = closure()
-            self._prepare()
-            return loss
-
-        return ((optimizer,), {**kwargs, "closure": wrapped})
-
-    @torch.no_grad()
-    def _prepare(self) -> None:
-        """Gradients as the optimizer is to see them, and dropped weights that it trains in their places."""
-        following = self.done + 1
-        due = self.schedule.needs_gradient and self.schedule.due(following, self.steps)
-        decay = self.schedule.decay(following, self.steps) * float(getattr(self.optimizer, "grad_scale", None) or 1)
-        for layer in self.layers:
-            gradient = layer.parameter.grad
-            if gradient is not None and due:
-                layer.gradient = gradient.clone()
-            if gradient is not None and layer.score is not None:
-                moved = self.schedule.moved(layer.score, layer.values, gradient)
-                layer.score = layer.score if moved is None else moved
-            if layer.dense is not None:
-                layer.parameter.copy_(layer.dense)
-                if gradient is not None and decay:
-                    gradient.add_(layer.dense * (1 - layer.mask), alpha=decay)
-        if not self.schedule.trains_dropped:
-            self._held.hold_gradients()
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """The weights that were trained, dropped ones zero."""
-        self._stepped = True
+    def _before(self, scale: float) -> None:
+        """Gradients, times a scale, are there: they become as the optimizer is to see them, and dropped weights that it
+        trains are put in their places."""
+        if not self._begun:
+            self._meet()
+        if self._stepped and self.schedule.needs_steps:
+            told = "step() was not called behind the last step of the optimizer, without which no mask ever changes"
+            raise RecipeError([told])
+        if self._looks():
+            for layer in self.layers:
+                layer.gradient = None if layer.parameter.grad is None else layer.parameter.grad.clone()
+        if self._scored:
+            for layer in self.layers:
+                if layer.parameter.grad is not None and layer.score is not None:
+                    gradient = layer.parameter.grad if scale == 1 else layer.parameter.grad / scale
+                    layer.score = self.schedule.moved(layer.score, layer.values, gradient)
+        if self.schedule.trains_dropped:
+            decay = self.schedule.decay(self.done + 1, self.steps) * scale
+            pairs = [(layer.parameter.grad, layer) for layer in self.layers if layer.parameter.grad is not None]
+            for gradient, layer in pairs:
+                gradient.add_(layer.values - layer.parameter, alpha=decay)
+        else:
+            hold_gradients(self.layers)
         if self.schedule.keeps_dense:
             for layer in self.layers:
-                if layer.dense is not None:
-                    layer.dense.copy_(layer.parameter)
-            if self.schedule.trains_dropped and self.schedule.due(self.done + 1, self.steps):
-                self._chooser.choose(self.layers, self._wanted_now(self.done + 1) or 0.0)
-            self._held.hold_weights()
+                layer.show_dense()
+
+    def _after(self) -> None:
+        """The weights were trained: dropped ones are zero."""
+        self._stepped = True
+        if self.schedule.trains_dropped and self.schedule.due(self.done + 1, self.steps):
+            self._choose(self.done + 1)
+        if self.schedule.keeps_dense:
+            for layer in self.layers:
+                layer.show_sparse()
         elif not self._zero_stays:
             self._held.hold_weights()
 
-    def _wanted_now(self, step: int) -> float | None:
-        """The sparsity that is wanted behind a step."""
-        return None if self._target is None else self.schedule.sparsity(step, self.steps, self._target.sparsity)
+    def _meet(self) -> None:
+        """Before the first step: be where the model is by now, and make sure that it has the weights that it had."""
+        self._begun = True
+        for layer in self.layers:
+            layer.follow()
+            if bool((layer.parameter.ne(0) & layer.mask.eq(0)).any()):
+                told = f"{layer.site.name} has got other weights since the Sparsifier was made, with which it has no zeros "
+                told += "(from a state dict, or from another process by DistributedDataParallel): make it afterwards"
+                raise RecipeError([told])
+        self._held = HeldMasks({layer.parameter: layer.mask for layer in self.layers})
+
+    def _choose(self, step: int) -> None:
+        """The masks of a step."""
+        self._chooser.choose(self.layers, lambda target: self.schedule.sparsity(step, self.steps, target))
+        self._risen = self.schedule.sparsity(step, self.steps, 1.0)
 
     def _change(self) -> None:
         """New masks."""
+        self._require_finite()
         if not self.schedule.exchanges:
-            by_score = any(layer.score is not None for layer in self.layers)
-            self._chooser.choose(self.layers, self._wanted_now(self.done) or 0.0, by_score)
+            self._choose(self.done)
             return
         share = self.schedule.exchanged(self.done, self.steps)
         for layer in self.layers:
             if self.schedule.needs_gradient and layer.gradient is None:
-                continue  # the optimizer does not train it
-            growth = self.schedule.growth(layer.gradient, layer.mask != 0, self._chance)
-            grown = exchange(layer, share, growth)
-            self._forget(layer, grown)
-
-    def _forget(self, layer: SparseLayer, places: Tensor) -> None:
-        """The optimizer's past of some weights."""
-        for value in self.optimizer.state.get(layer.parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == layer.parameter.shape:
-                value.masked_fill_(places, 0)
+                continue  # nothing was learnt of it in this step
+            exchange(layer, share, self.schedule.growth(layer.gradient, layer.mask, self._chance))
 
     def _put(self) -> None:
         """Dropped weights become zero in the model, and in what the optimizer keeps of those that are not trained."""
-        for layer in self.layers:
-            if layer.dense is not None:
-                layer.parameter.data.copy_(layer.dense)
-        self._held.hold_weights()
-        if not self.schedule.trains_dropped:
+        if self.schedule.keeps_dense:
             for layer in self.layers:
-                self._forget(layer, layer.mask == 0)
+                layer.show_dense()
+                layer.show_sparse()
+        else:
+            self._held.hold_weights()
+        if not self.schedule.trains_dropped:
+            forget(self.optimizer, self._held.masks)
+
+    def _require_finite(self) -> None:
+        """Raise NumericalError if weights are NaN or Inf, or RecipeError if they are the model's no more."""
+        for layer in self.layers:
+            if not all_finite(layer.values) or (layer.gradient is not None and not all_finite(layer.gradient)):
+                told = f"{layer.site.name}: its weights or their gradients are NaN or Inf behind {self.done} steps."
+                raise NumericalError(f"{told} Try a lower learning rate.")
+            if self.model.get_parameter(layer.site.parameter) is not layer.parameter:
+                raise RecipeError([f"{layer.site.name} has got another parameter since the Sparsifier was made"])
