@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ShrinkResult,
         Sparse,
         Sparsifier,
+        ThresholdRecipe,
+        ThresholdResult,
         TrainRecipe,
         TrainResult,
         Unpacked,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         shrink,
         shrink_family,
         shrink_module,
+        threshold,
         train_runs,
         unpack,
     )
@@ -80,6 +83,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "ThresholdRecipe",
+    "ThresholdResult",
     "TrainRecipe",
     "TrainResult",
     "Unpacked",
@@ -102,6 +107,7 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "threshold",
     "train_runs",
     "unpack",
 ]

@@ -6,6 +6,7 @@ from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
+from .threshold_recipe import ThresholdRecipe
 from .train.masks import Masks
 from .train.shared import SharedWeights, share_weights
 from .train_recipe import TrainRecipe
@@ -26,6 +27,7 @@ from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
 from .verbs.sparsifier import Sparse, Sparsifier
+from .verbs.threshold import ThresholdResult, threshold
 from .verbs.train import TrainResult, train_runs
 from .verbs.unpack import Unpacked, unpack
 
@@ -50,6 +52,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "ThresholdRecipe",
+    "ThresholdResult",
     "TrainRecipe",
     "TrainResult",
     "Unpacked",
@@ -72,6 +76,7 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "threshold",
     "train_runs",
     "unpack",
 ]
