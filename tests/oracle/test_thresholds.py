@@ -95,10 +95,10 @@ def by_hand(model, thresholds: dict[str, float], dense_tokens: int, seen: dict[s
 
     def hook(name: str):
         def cut(module, args):
-            x = args[0] if args[0].dim() == 3 else args[0].unflatten(0, (WINDOWS, -1))
-            seen[name].append(x[:, dense_tokens:].detach().clone())
+            x = args[0] if args[0].dim() > 2 else args[0].unflatten(0, (WINDOWS, -1))
+            seen[name].append(x[..., dense_tokens:, :].detach().clone())
             limit = thresholds.get(name, -1.0)
-            keep = (x.abs() > limit) | (torch.arange(x.shape[1]) < dense_tokens)[:, None]
+            keep = (x.abs() > limit) | (torch.arange(x.shape[-2]) < dense_tokens)[:, None]
             return ((x * keep).view(args[0].shape),)
 
         return cut
@@ -111,13 +111,13 @@ def by_hand(model, thresholds: dict[str, float], dense_tokens: int, seen: dict[s
 WINDOWS = 3
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "falcon", "deepseek_v3"])
 def test_thresholds_are_the_quantiles_of_what_cut_blocks_before_leave(family: str) -> None:
     model = model_of(family)
     ids = torch.randint(2, 500, (WINDOWS, 24), generator=torch.Generator().manual_seed(3))
     source = MemorySource(model, torch.device("cpu"))
     sites, left = cut_sites(source, ids)
-    assert not left
+    assert bool(left) == (family == "deepseek_v3")  # its experts
     found = find_thresholds(source, sites, ids, Wanted(0.4, None, 2), LIMITS, Silent())
     assert {layer for one in found for layer in one.layers} == {site.name for site in sites}
     known: dict[str, float] = {}

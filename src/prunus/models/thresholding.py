@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, UnsupportedModelError
 from ..core.thresholds import ActivationUse, Skipped, Thresholds
 from .sites import is_transposed_linear
 
@@ -20,7 +20,7 @@ class InputCut:
         self.seen = self.skipped = 0
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, inputs: Tensor, tokens: int | None, dense_tokens: int) -> Tensor:
+    def __call__(self, inputs: Tensor, tokens: int, dense_tokens: int) -> Tensor:
         """``inputs``, of which all but the first tokens of every window are cut."""
         if self._last is None or self._last[0] is not inputs:
             place = windows_of(inputs, tokens)[:, dense_tokens:]
@@ -28,7 +28,7 @@ class InputCut:
             self.seen, self.skipped = self.seen + small.numel(), self.skipped + int(small.sum())
             cut = windows_of(inputs, tokens).clone()
             cut[:, dense_tokens:].masked_fill_(small, 0)
-            self._last = (inputs, cut.view(inputs.shape))
+            self._last = (inputs, cut.reshape(inputs.shape))
         return self._last[1]
 
     def forget(self) -> None:
@@ -41,9 +41,20 @@ class InputCut:
         return self.skipped / self.seen if self.seen else 0.0
 
 
-def windows_of(inputs: Tensor, tokens: int | None) -> Tensor:
-    """``[windows tokens cols]``, whether the input has that shape or goes flat, ``[windows·tokens cols]``."""
-    return inputs if inputs.dim() == 3 else inputs.unflatten(0, (-1, tokens or len(inputs)))
+def windows_of(inputs: Tensor, tokens: int) -> Tensor:
+    """``[windows tokens cols]`` of an input ``[.. tokens cols]``, or of one that goes flat, ``[windows·tokens cols]``.
+
+    Raises:
+        UnsupportedModelError: if it has another.
+    """
+    if inputs.dim() > 2 and inputs.shape[-2] == tokens:
+        return inputs.flatten(0, -3)
+    if inputs.dim() == 2 and len(inputs) % tokens == 0:
+        return inputs.unflatten(0, (-1, tokens))
+    raise UnsupportedModelError(
+        f"a linear layer is handed {list(inputs.shape)} where windows have {tokens} tokens: prunus cannot tell which entry "
+        "belongs to which token, so that this model has no thresholds."
+    )
 
 
 class CutInputs:
@@ -57,7 +68,7 @@ class CutInputs:
                  dense_tokens: int) -> None:  # fmt: skip
         self.dense_tokens = dense_tokens
         self.cuts = [InputCut(threshold) for _, threshold in groups]
-        self._tokens: int | None = None
+        self._tokens = 0
         self._handles: list[Any] = []
         modules = {f"{prefix}.{path}": inner for prefix, block in blocks.items() for path, inner in block.named_modules()}
         for block in blocks.values():
