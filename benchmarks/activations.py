@@ -7,7 +7,8 @@
 on as many copies as go beyond any cache. ``of_floor`` is the time that reading the active columns takes, by all threads in
 several streams, over the way's own. ``smollm``: thresholds are found on 32 windows × 256 tokens of the Factbook and kept in
 FOLDER; quality is on 16 windows of 256 tokens of its held-out documents and of *Persuasion*, every token but a window's
-first cut; speed is greedy decoding behind a prompt of 32 tokens of the held-out text, all models in turns in one process.
+first cut (at 50% also with the first half of every window left dense, as in the paper); speed is greedy decoding behind a
+prompt of 32 tokens of the held-out text, all models in turns in one process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -26,8 +28,10 @@ from torch import Tensor
 
 import prunus
 from kernels import COLD, SHAPES, Way, measure, packed_way, torch_ways
+from prunus.checkpoint.thresholds_file import read_thresholds
 from prunus.core.progress import Silent
 from prunus.models.locate import locate
+from prunus.models.thresholding import CutModel
 from prunus.models.tokens import load_tokenizer
 from prunus.observe.text import read_text
 from prunus.recipe import Recipe
@@ -41,8 +45,8 @@ from prunus.storage.dense import Dense
 from prunus.storage.packed import PackedWeight
 from prunus.storage.values import Values
 from prunus.stream.evaluate import divergences
+from prunus.stream.sources import CheckpointSource
 from prunus.verbs.prepare import evaluation_windows, open_model
-from prunus.verbs.threshold import cut_model
 from quality import MODEL, TEXTS
 from rows import Rows
 
@@ -126,18 +130,25 @@ def found_thresholds(place: Path) -> dict[tuple[float, str], Path]:
     return files
 
 
+def cut(source: CheckpointSource, file: Path, dense_tokens: int) -> CutModel:
+    """A source that computes with the thresholds in a file, so many tokens of every window left as they are."""
+    thresholds = replace(read_thresholds(file), dense_tokens=dense_tokens)
+    return CutModel({source.prefix(index): block for index, block in enumerate(source.blocks)}, thresholds, str(file))
+
+
 def judge(files: dict[tuple[float, str], Path]) -> None:
     """Perplexity, divergence and bytes on both texts."""
     recipe = Recipe.of({"seqlen": SEQLEN})
+    trials = [(sparsity, allocation, 1) for sparsity, allocation in files]
+    trials += [(0.5, allocation, SEQLEN // 2) for allocation in ALLOCATIONS]  # as the paper judges
     for name, text in TEXTS.items():
         dense = open_model(MODEL, recipe)
         windows = evaluation_windows(dense, load_tokenizer(dense.checkpoint.folder), text, SEQLEN, WINDOWS)
-        sources = [open_model(MODEL, recipe) for _ in files]
-        cuts = [cut_model(source, file) for source, file in zip(sources, files.values(), strict=True)]
-        tasks = ["dense", *(file.stem for file in files.values())]
-        plain, found = divergences(dense, sources, windows, recipe.batch_tokens, Silent(), tasks)
-        for (sparsity, allocation), cut, (perplexity, far) in zip(files, cuts, found, strict=True):
-            use = cut.use()
+        sources = [open_model(MODEL, recipe) for _ in trials]
+        cuts = [cut(source, files[trial[:2]], trial[2]) for source, trial in zip(sources, trials, strict=True)]
+        plain, found = divergences(dense, sources, windows, recipe.batch_tokens, Silent(), [""] * (1 + len(trials)))
+        for (sparsity, allocation, _), cut_one, (perplexity, far) in zip(trials, cuts, found, strict=True):
+            use = cut_one.use()
             shares = [one.sparsity for one in use.inputs]
             Rows(FILE).add(
                 benchmark="quality", model=MODEL, text=name, sparsity=sparsity, allocation=allocation,

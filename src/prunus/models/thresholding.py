@@ -50,7 +50,8 @@ def windows_of(inputs: Tensor, tokens: int) -> Tensor:
     if inputs.dim() > 2 and inputs.shape[-2] == tokens:
         return inputs.flatten(0, -3)
     if inputs.dim() == 2 and len(inputs) % tokens == 0:
-        return inputs.unflatten(0, (-1, tokens))
+        windows: Tensor = inputs.unflatten(0, (-1, tokens))
+        return windows
     raise UnsupportedModelError(
         f"a linear layer is handed {list(inputs.shape)} where windows have {tokens} tokens: prunus cannot tell which entry "
         "belongs to which token, so that this model has no thresholds."

@@ -113,6 +113,7 @@ class _Block:
     wanted: Wanted
 
     def find(self, sites: Sequence[Site], trunk: Trunk, sample: Trunk | None) -> list[InputThreshold]:
+        """A threshold for each input of the block's Sites; levels are found on the ``sample``, where they differ."""
         groups = self._groups(sites, trunk)
         histograms = {name: Histogram() for name in groups}
         self._read(trunk, {name: histogram.add for name, histogram in histograms.items()})
