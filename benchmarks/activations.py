@@ -1,14 +1,15 @@
 """Columns that small activations leave unread: what that costs SmolLM2-135M, and what it gains, whole and layer by layer.
 
     python benchmarks/activations.py layers [THREADS]
-    python benchmarks/activations.py smollm FOLDER [THREADS …]
+    python benchmarks/activations.py quality FOLDER
+    python benchmarks/activations.py decoding FOLDER [THREADS …]
 
 ``layers``: one token through a layer at several levels, beside torch and prunus's own dense kernels in the same run, each
 on as many copies as go beyond any cache. ``of_floor`` is the time that reading the active columns takes, by all threads in
-several streams, over the way's own. ``smollm``: thresholds are found on 32 windows × 256 tokens of the Factbook and kept in
-FOLDER; quality is on 16 windows of 256 tokens of its held-out documents and of *Persuasion*, every token but a window's
-first cut (at 50% also with the first half of every window left dense, as in the paper); speed is greedy decoding behind a
-prompt of 32 tokens of the held-out text, all models in turns in one process.
+several streams, over the way's own. The others are of SmolLM2-135M: thresholds are found on 32 windows × 256 tokens of the
+Factbook and kept in FOLDER. ``quality`` is on 16 windows of 256 tokens of its held-out documents and of *Persuasion*, every
+token but a window's first cut (at 50% also with the first half of every window left dense, as in the paper). ``decoding`` is
+greedy, behind a prompt of 32 tokens of the held-out text, all models in turns in one process.
 """
 
 from __future__ import annotations
@@ -202,10 +203,10 @@ def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["layers"]:
         layers(int(words[1]) if len(words) > 1 else 1)
-    elif words[:1] == ["smollm"] and len(words) > 1:
+    elif words[:1] == ["quality"] and len(words) == 2:
+        judge(found_thresholds(Path(words[1])))
+    elif words[:1] == ["decoding"] and len(words) > 1:
         files = found_thresholds(Path(words[1]))
-        if len(words) == 2:
-            judge(files)
         for threads in map(int, words[2:] or ("1", "2")):
             race(files, threads)
     else:
