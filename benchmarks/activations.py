@@ -8,8 +8,8 @@
 on as many copies as go beyond any cache. ``of_floor`` is the time that reading the active columns takes, by all threads in
 several streams, over the way's own. The others are of SmolLM2-135M: thresholds are found on 32 windows × 256 tokens of the
 Factbook and kept in FOLDER. ``quality`` is on 16 windows of 256 tokens of its held-out documents and of *Persuasion*, every
-token but a window's first cut (at 50% also with the first half of every window left dense, as in the paper). ``decoding`` is
-greedy, behind a prompt of 32 tokens of the held-out text, all models in turns in one process.
+token but a window's first cut (at 50% also with the first half of every window left dense, as in the paper). ``decoding``
+is greedy, behind a prompt of 32 tokens of the held-out text, all models in turns in one process.
 """
 
 from __future__ import annotations
