@@ -120,10 +120,10 @@ def _first(model: nn.Module, run: Run) -> None:
     try:
         run()
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CalibrationError(
-            f"data: {type(model).__name__} does not run on the first batch ({type(error).__name__}: {reason}). Give batches "
-            "that its forward takes, or say by call=lambda model, batch: … how it is called."
+            f"data: {type(model).__name__} does not run on the first batch ({reason}). Give batches that its forward takes, or "
+            "say by call=lambda model, batch: … how it is called."
         ) from error
 
 
