@@ -121,10 +121,9 @@ def _first(model: nn.Module, run: Run) -> None:
         run()
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise CalibrationError(
-            f"data: {type(model).__name__} does not run on the first batch ({reason}). Give batches that its forward takes, or "
-            "say by call=lambda model, batch: … how it is called."
-        ) from error
+        told = f"data: {type(model).__name__} does not run on the first batch ({reason})."
+        how = "Give batches that its forward takes, or say by call=lambda model, batch: … how it is called."
+        raise CalibrationError(f"{told} {how}") from error
 
 
 def _block_path(model: nn.Module, name: str, names: Sequence[str]) -> str:
