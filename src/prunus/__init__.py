@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         ShrinkResult,
         Sparse,
         Sparsifier,
+        ThresholdRecipe,
+        ThresholdResult,
         TrainRecipe,
         TrainResult,
         Unpacked,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         shrink,
         shrink_family,
         shrink_module,
+        threshold,
         train_runs,
         unpack,
     )
@@ -85,6 +88,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "ThresholdRecipe",
+    "ThresholdResult",
     "TrainRecipe",
     "TrainResult",
     "Unpacked",
@@ -108,6 +113,7 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "threshold",
     "train_runs",
     "unpack",
 ]

@@ -7,6 +7,7 @@ from .heal_recipe import HealRecipe
 from .lottery_recipe import LotteryRecipe
 from .recipe import Recipe
 from .shrink_recipe import ShrinkRecipe
+from .threshold_recipe import ThresholdRecipe
 from .train.masks import Masks
 from .train.shared import SharedWeights, share_weights
 from .train_recipe import TrainRecipe
@@ -28,6 +29,7 @@ from .verbs.recover import recover
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
 from .verbs.sparsifier import Sparse, Sparsifier
+from .verbs.threshold import ThresholdResult, threshold
 from .verbs.train import TrainResult, train_runs
 from .verbs.unpack import Unpacked, unpack
 
@@ -54,6 +56,8 @@ __all__ = [
     "ShrinkResult",
     "Sparse",
     "Sparsifier",
+    "ThresholdRecipe",
+    "ThresholdResult",
     "TrainRecipe",
     "TrainResult",
     "Unpacked",
@@ -77,6 +81,7 @@ __all__ = [
     "shrink",
     "shrink_family",
     "shrink_module",
+    "threshold",
     "train_runs",
     "unpack",
 ]

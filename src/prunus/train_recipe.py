@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .core.errors import MissingLibraryError, RecipeError
-from .core.registry import spec_of
+from .core.registry import spec_of, suggest
 from .lab.training import OPTIMIZERS, PRECISIONS, SCHEDULES, Training
 from .recipe import Recipe
 from .samples.source import source_of
@@ -19,6 +19,8 @@ from .zoo.build import check_model
 SCRATCH = "scratch"
 FREE = "free"
 """In the place of a schedule: zeros are trained like all else."""
+PACK = ("storage", "values", "coder", "group")
+"""Settings of ``prunus.pack`` that a run may have."""
 RECALIBRATE = "recalibrate"
 """A setting of one-shot pruning that is no recipe's: whether batch norms take their statistics anew."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -41,8 +43,9 @@ class RunSettings:
 
     It starts from ``scratch``, another run, or a file of weights; may be pruned at once (``prune``: settings of
     ``prunus.prune``, ``recalibrate`` among them); may have its zeros held or moved in training (``schedule``, with the
-    settings ``sparse`` of ``prunus.Sparsifier``); and may have ``epochs`` and an ``lr`` of its own. Runs of one ``series``
-    are joined in the plot of accuracy against sparsity.
+    settings ``sparse`` of ``prunus.Sparsifier``), or its weights ``shared``, codes of so many bits whose codebooks alone
+    are trained; and may have ``epochs`` and an ``lr`` of its own. What ``prunus.pack`` makes of it is measured by the
+    settings ``pack``. Runs of one ``series`` are joined in the plot of accuracy against sparsity.
     """
 
     name: str
@@ -50,6 +53,8 @@ class RunSettings:
     prune: Mapping[str, Any] = field(default_factory=dict)
     schedule: str | None = None
     sparse: Mapping[str, Any] = field(default_factory=dict)
+    shared: int | None = None
+    pack: Mapping[str, Any] = field(default_factory=dict)
     epochs: int | None = None
     lr: float | None = None
     series: str | None = None
@@ -171,6 +176,7 @@ class TrainRecipe(Settings):
                 faults += _number("lr", run.lr, f"{where}: lr")
             if run.sparse and run.schedule in (None, FREE):
                 faults.append(f"{where}: sparse are settings of a schedule, of which it has none")
+            faults += [f"{where}: {fault}" for fault in _shared_faults(run)]
             if run.schedule is not None and not self.epochs_of(run):
                 faults.append(f"{where}: schedule '{run.schedule}' needs epochs to happen in")
             faults += _prune_faults(run, where)
@@ -193,7 +199,7 @@ class TrainRecipe(Settings):
 
     def schedule_of(self, run: RunSettings) -> str | None:
         """What happens to a run's zeros in training: what it says, else ``fixed`` where there are any; None: nothing."""
-        if run.schedule is not None:
+        if run.schedule is not None or run.shared is not None:
             return None if run.schedule == FREE else run.schedule
         return "fixed" if self.epochs_of(run) and self.starts_pruned(run) else None
 
@@ -226,7 +232,10 @@ def _run(table: Any, number: int, faults: list[str]) -> RunSettings:
     fields = {field.name for field in dataclasses.fields(RunSettings)} - {"start"} | {"from"}
     mine: list[str] = []
     values = dict(named(table, fields, mine))
-    kinds = {**dict.fromkeys(("prune", "sparse"), Mapping), **dict.fromkeys(("name", "from", "schedule", "series"), str)}
+    kinds = {
+        **dict.fromkeys(("prune", "sparse", "pack"), Mapping),
+        **dict.fromkeys(("name", "from", "schedule", "series"), str),
+    }
     for name, kind in kinds.items():
         if name in values and not isinstance(values[name], kind):
             mine.append(f"{name} {values.pop(name)!r} must be a {'table' if kind is Mapping else 'text'}")
@@ -248,6 +257,17 @@ def _spelling_faults(name: str, spec: Any, check: Callable[[str], Any]) -> Seque
     except (ValueError, MissingLibraryError) as error:
         return [str(error)]
     return []
+
+
+def _shared_faults(run: RunSettings) -> list[str]:
+    """What is wrong with shared weights, and with how they are packed."""
+    faults = []
+    if run.shared is not None and (isinstance(run.shared, bool) or run.shared not in range(2, 9)):
+        faults.append(f"shared {run.shared!r} must be a whole number from 2 to 8, the bits of a code")
+    if run.shared is not None and (run.prune or run.schedule):
+        faults.append("shared: codebooks alone are trained; prune in a run before, and start from that")
+    faults += [f"pack has no setting '{name}'{suggest(name, PACK)}" for name in run.pack if name not in PACK]
+    return faults
 
 
 def _prune_faults(run: RunSettings, where: str) -> Sequence[str]:

@@ -128,12 +128,14 @@ def test_every_option_is_in_the_docs() -> None:
 def test_every_setting_is_an_option() -> None:
     import dataclasses
 
-    from prunus.cli.options import HELP, SHARED, SHRINK
-    from prunus.shrink_recipe import RUN
+    from prunus import shrink_recipe, threshold_recipe
+    from prunus.cli.options import HELP, SHARED, SHRINK, THRESHOLD, THRESHOLD_SHARED
 
     assert set(HELP) == {field.name for field in dataclasses.fields(prunus.Recipe)}
     assert {*SHRINK, "run"} == {field.name for field in dataclasses.fields(prunus.ShrinkRecipe)}
-    assert set(SHARED) == set(RUN)
+    assert set(SHARED) == set(shrink_recipe.RUN)
+    assert {*THRESHOLD, "run"} == {field.name for field in dataclasses.fields(prunus.ThresholdRecipe)}
+    assert set(THRESHOLD_SHARED) == set(threshold_recipe.RUN)
 
 
 def test_every_error_code_is_in_the_docs() -> None:

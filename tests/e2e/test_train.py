@@ -251,3 +251,35 @@ def test_a_killed_process_loses_an_epoch_at_most(settings: dict[str, Any], tmp_p
     assert len(watched.before) == 12 * done
     whole = prunus.train_runs(tmp_path / "whole", **long)
     assert whole.weights("dense").read_bytes() == resumed.weights("dense").read_bytes()
+
+
+def test_shared_weights_are_trained_packed_and_resumed(tmp_path: Path) -> None:
+    """Deep Compression as runs: the codebooks alone are trained, the packed file gives the weights back to the bit."""
+    runs = [
+        {"name": "pruned", "prune": {"method": "magnitude", "sparsity": 0.9},
+         "pack": {"storage": "gaps", "coder": "huffman"}},
+        {"name": "shared", "from": "pruned", "epochs": 2, "lr": 0.002, "shared": 4,
+         "pack": {"storage": "gaps", "values": "shared4", "coder": "huffman"}},
+    ]  # fmt: skip
+    settings = {"model": "lenet-300-100", "data": "digits", "epochs": 1, "batch": 128, "latency": 0, "runs": runs}
+    found = prunus.train_runs(tmp_path / "out", **settings)
+    rows = {row["run"]: row for row in found.rows}
+    assert rows["shared"]["sparsity"] == rows["pruned"]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    before, after = load_file(found.weights("pruned")), load_file(found.weights("shared"))
+    for name, value in after.items():
+        if value.dim() > 1:
+            assert len(value.unique()) <= 16
+            assert torch.equal(value == 0, before[name] == 0)
+            assert not torch.equal(value, before[name])
+    prunus.unpack(found.weights("shared").parent / "packed", tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in again.items())
+    assert rows["shared"]["packed_ratio"] > 1.5 * rows["pruned"]["packed_ratio"]
+    assert rows["shared"]["stages"]["together"]["ratios"]["huffman"] > rows["shared"]["packed_ratio"]
+    assert "code bits" in (found.output / "README.md").read_text()
+    with pytest.raises(KeyboardInterrupt):
+        prunus.train_runs(tmp_path / "stopped", **settings, progress=Stops("Training shared, seed 0", 15))
+    resumed = prunus.train_runs(tmp_path / "stopped", **settings, resume=True)
+    assert resumed.weights("shared").read_bytes() == found.weights("shared").read_bytes()
+    with pytest.raises(RecipeError, match="prune in a run before"):
+        prunus.train_runs(tmp_path / "never", **{**settings, "runs": [{**runs[0], "shared": 4}]})

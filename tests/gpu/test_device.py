@@ -98,3 +98,20 @@ def test_healing_on_a_gpu_holds_zeros_and_gives_the_same(what, checkpoint, quick
     one, two = (prunus.distill(half, tmp_path / name, device=name, **settings) for name in ("cpu", "cuda"))
     assert one.record["zeros_held"] == two.record["zeros_held"] > 0
     assert one.held_out == pytest.approx(two.held_out, rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("allocation", ["uniform", "greedy"])
+def test_activation_thresholds_of_cpu_and_gpu_agree(allocation, checkpoint, quick, tmp_path) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        file = tmp_path / f"{device}.json"
+        settings = {"allocation": allocation, "step": 0.1, "device": device, "dtype": "float32", **quick}
+        found.append(prunus.threshold(checkpoint("llama"), file, **settings))
+        judged = prunus.evaluate(
+            checkpoint("llama"), quick["eval_text"], seqlen=64, windows=2, activations=file, device=device
+        )
+        assert judged.perplexity == pytest.approx(found[-1].held_out.perplexity, rel=1e-3)
+    for one, two in zip(*(result.inputs for result in found), strict=True):
+        assert one.level == pytest.approx(two.level, abs=1e-6)
+        assert one.threshold == pytest.approx(two.threshold, rel=1e-3)

@@ -259,6 +259,7 @@ def test_what_is_refused_may_be_left() -> None:
     ({"method": "magnitude", "criterion": "gradient", "data": [torch.ones(2, 4)]}, RecipeError, "give loss="),
     ({"method": "wanda", "data": []}, CalibrationError, "no batches"),
     ({"method": "wanda", "data": 3}, CalibrationError, "a int is no iterable"),
+    ({"method": "wanda", "data": [torch.ones(2, 3)]}, CalibrationError, "does not run on the first batch"),
     ({"method": "wanda", "data": ["text"]}, CalibrationError, "a batch is a str without a tensor"),
     ({"method": "wanda", "data": [torch.full((2, 4), torch.nan)]}, NumericalError, "NaN or Inf"),
     ({"method": "wanda", "stage": ["match"], "data": [torch.ones(2, 4)]}, RecipeError, "stages work on the blocks"),

@@ -23,6 +23,7 @@ from . import (
     prune,
     recover,
     shrink,
+    threshold,
     train,
     unpack,
 )
@@ -49,6 +50,7 @@ app.command("compare")(stoppable(compare.command))
 app.command("export")(stoppable(export.command))
 app.command("pack")(stoppable(pack.command))
 app.command("unpack")(stoppable(unpack.command))
+app.command("threshold")(stoppable(threshold.command))
 app.command("generate")(stoppable(generate.command))
 app.command("bench")(stoppable(bench.command))
 app.command("methods")(methods.command)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .generate import Keep, Threads
-from .options import JsonFlag, Model, RemoteCode, as_json
+from .options import Activations, JsonFlag, Model, RemoteCode, as_json
 
 
 def command(
@@ -23,6 +23,7 @@ def command(
     new_tokens: Annotated[int, typer.Option(help="Tokens decoded after it.", min=2)] = 32,
     batch: Annotated[int, typer.Option(help="Prompts at once.", min=1)] = 1,
     repeats: Annotated[int, typer.Option(help="Timed turns of every way.", min=1)] = 5,
+    activations: Activations = None,
     keep: Keep = "fastest",
     threads: Threads = None,
     trust_remote_code: RemoteCode = False,
@@ -33,8 +34,8 @@ def command(
     from .progress import Bars
 
     found = bench(
-        model, ways=way, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch, repeats=repeats, keep=keep,
-        threads=threads, trust_remote_code=trust_remote_code, progress=Bars(),
+        model, ways=way, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch, repeats=repeats,
+        activations=activations, keep=keep, threads=threads, trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, JsonFlag, RemoteCode, Seqlen, Text, as_json
+from .options import Activations, Device, Dtype, JsonFlag, RemoteCode, Seqlen, Text, as_json
 
 
 def command(
@@ -17,6 +17,7 @@ def command(
     windows: Annotated[int, typer.Option(help="Read at most this many windows.", min=1)] = 32,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", min=1)] = 32,
+    activations: Activations = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: RemoteCode = False,
@@ -28,7 +29,7 @@ def command(
 
     found = compare(
         dense, pruned, text, seqlen=seqlen, windows=windows, prompts=prompt or PROMPTS, new_tokens=new_tokens,
-        device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=Bars(),
+        activations=activations, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, JsonFlag, Model, RemoteCode, Seqlen, Text, as_json
+from .options import Activations, Device, Dtype, JsonFlag, Model, RemoteCode, Seqlen, Text, as_json
 
 
 def command(
@@ -14,6 +14,7 @@ def command(
     text: Text = "factbook-heldout",
     seqlen: Seqlen = 512,
     windows: Annotated[int | None, typer.Option(help="Read at most this many windows (default: all).", min=1)] = None,
+    activations: Activations = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: RemoteCode = False,
@@ -24,10 +25,16 @@ def command(
     from .progress import Bars
 
     found = evaluate(
-        model, text, seqlen=seqlen, windows=windows, device=device, dtype=dtype, trust_remote_code=trust_remote_code,
-        progress=Bars(),
+        model, text, seqlen=seqlen, windows=windows, activations=activations, device=device, dtype=dtype,
+        trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))
     else:
         typer.echo(f"perplexity {found.perplexity:.4f}  ({found.tokens} tokens of {found.text}, windows of {found.seqlen})")
+        if found.activations is not None:
+            from rich.console import Console
+
+            from ..report.thresholds import use_table
+
+            Console().print(use_table(found.activations))

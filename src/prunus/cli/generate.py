@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import JsonFlag, Model, RemoteCode, as_json
+from .options import Activations, JsonFlag, Model, RemoteCode, as_json
 
 Keep = Annotated[
     Literal["fastest", "packed"], typer.Option(help="Run packed layers dense where that is faster here, or all packed.")
@@ -24,6 +24,7 @@ def command(
     top_k: Annotated[int, typer.Option(help="Draw from so many likeliest tokens (0: all).", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put each prompt into the model's chat template.")] = False,
+    activations: Activations = None,
     keep: Keep = "fastest",
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "cpu",
     threads: Threads = None,
@@ -40,8 +41,8 @@ def command(
 
     found = generate(
         model, prompt, new_tokens=new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, chat=chat,
-        keep=keep, device=device, threads=threads, trust_remote_code=trust_remote_code, progress=Bars(),
-        say=None if json else say,
+        activations=activations, keep=keep, device=device, threads=threads, trust_remote_code=trust_remote_code,
+        progress=Bars(), say=None if json else say,
     )  # fmt: skip
     if json:
         typer.echo(as_json(found))
@@ -51,6 +52,6 @@ def command(
             typer.echo(f"{asked} → {text}\n")
     typer.echo(
         f"\n{found.new_tokens} tokens in {found.seconds:.1f} s, {found.tokens_per_second:.1f} a second; "
-        f"{found.packed_layers} of {found.linear_layers} linear layers packed ({found.backend})",
+        f"{found.packed_layers} of {found.linear_layers} linear layers packed or skipping columns ({found.backend})",
         err=True,
     )

@@ -24,6 +24,10 @@ Text = Annotated[str, typer.Option("--text", "-t", help="Text file, folder, JSON
 Seqlen = Annotated[int, typer.Option(help="Tokens of a window.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, or the one that weights are stored in.")]
+Activations = Annotated[
+    Path | None,
+    typer.Option("--activations", help="File of `prunus threshold`: small activations count as zero.", dir_okay=False),
+]
 RemoteCode = Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")]
 
 HELP: dict[str, tuple[str, str, str]] = {
@@ -211,6 +215,26 @@ HEAL: dict[str, tuple[str, str, str]] = {
 }
 
 
+THRESHOLD: dict[str, tuple[str, str, str]] = {
+    "sparsity": (
+        "--sparsity,-s",
+        "Levels",
+        "Share of the blocks' weight bytes that is not to be read for a token (0.5, 50%). Default 0.5.",
+    ),
+    "allocation": (
+        "--allocation",
+        "Levels",
+        "uniform (default: the same share of every input) or greedy (within each block, by what it does to the output).",
+    ),
+    "step": ("--step", "Levels", "Share of a block's bytes that one raise of greedy saves. Default 0.02."),
+    "dense_tokens": (
+        "--dense-tokens",
+        "Levels",
+        "First tokens of every window that are left as they are, as prompts are when text is continued. Default 1.",
+    ),
+}
+
+
 def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's ``recipe`` parameter by ``--recipe`` and one option for each of the Recipe's fields."""
 
@@ -244,6 +268,22 @@ def with_heal_recipe(command: Callable[..., None]) -> Callable[..., None]:
     return _with_settings(command, {**HEAL, **{name: HELP[name] for name in HEAL_SHARED}}, build)
 
 
+def with_threshold_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a :class:`~prunus.threshold_recipe.ThresholdRecipe`."""
+
+    def build(recipe_file: Path | None, given: dict[str, Any]) -> Any:
+        from ..threshold_recipe import ThresholdRecipe
+
+        return ThresholdRecipe.read(recipe_file, given) if recipe_file else ThresholdRecipe.of(given)
+
+    return _with_settings(command, {**THRESHOLD, **{name: HELP[name] for name in THRESHOLD_SHARED}}, build)
+
+
+THRESHOLD_SHARED = (
+    "calibration", "samples", "seqlen", "seed", "eval_text", "eval_windows", "device", "dtype", "batch_tokens",
+    "memory_budget", "trust_remote_code",
+)  # fmt: skip
+"""Settings of a pruning run that finding thresholds has too."""
 HEAL_SHARED = ("eval_text", "eval_windows", "device", "batch_tokens", "memory_budget", "trust_remote_code")
 """Settings of a pruning run that a healing one has too."""
 SHARED = (
@@ -296,6 +336,7 @@ def _option(name: str, told: tuple[str, str, str]) -> inspect.Parameter:
         "skip_unsupported": bool | None, "include": list[str] | None, "exclude": list[str] | None, "set": list[str] | None,
         "tokens": int | None, "epochs": int | None, "batch": int | None, "lr": float | None, "warmup": float | None,
         "weight_decay": float | None, "lora": int | None, "lora_alpha": float | None, "held_out": int | None,
+        "step": float | None, "dense_tokens": int | None,
         "shared": int | None, "evaluations": int | None, "patience": int | None, "loss": list[str] | None,
         "stage": list[str] | None, "cut": list[str] | None, "along": list[str] | None,
         **dict.fromkeys(("params", "params_nonembedding", "flops", "memory", "latency"), list[str] | None),

@@ -29,12 +29,14 @@ def bench_table(found: Any) -> RenderableType:
             f"{way.weight_bytes / 1e6:.0f}", f"{way.of_floor:.0%}" if found.bandwidth else "",
             f"{way.peak_bytes / 1e9:.2f}" if way.peak_bytes else "",
         )  # fmt: skip
-    lines = [f"{found.packed_layers} of {found.linear_layers} linear layers run packed on {found.backend}."]
+    done = "skip columns" if found.ways[0].name == "skipping" else "run packed"
+    lines = [f"{found.packed_layers} of {found.linear_layers} linear layers {done} on {found.backend}."]
     for choice in found.choices:
-        kept = "packed" if choice.keeps_packed else "dense"
+        other = "skipping" if choice.layout.startswith("by column") else "packed"
+        kept = other if choice.keeps_packed else "dense"
         lines.append(
             f"  {choice.layers} layers {choice.rows}×{choice.cols}, {choice.layout}: "
-            f"{1e6 * choice.packed_seconds:.0f} µs packed, {1e6 * choice.dense_seconds:.0f} µs dense: {kept}"
+            f"{1e6 * choice.packed_seconds:.0f} µs {other}, {1e6 * choice.dense_seconds:.0f} µs dense: {kept}"
         )
     if found.bandwidth:
         lines.append(

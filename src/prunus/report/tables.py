@@ -175,6 +175,12 @@ def compare_table(found: Any) -> RenderableType:
     table.add_row("non-zero", f"{one.nonzeros:,}", f"{two.nonzeros:,}")
     if one.tokens_per_second is not None:
         table.add_row("tokens a second, batch 1", f"{one.tokens_per_second:.1f}", f"{two.tokens_per_second:.1f}")
+    if found.activations is not None:
+        used = found.activations
+        table.add_row("activations that count as zero", "", f"{used.sparsity:.2%}")
+        table.add_row(
+            "weight bytes not read a token", "", f"{used.bytes_not_read / 1e6:,.1f} MB of {used.weight_bytes / 1e6:,.1f}"
+        )
     lines: list[RenderableType] = [table]
     if found.not_measured:
         lines.append(Text(f"not measured: {found.not_measured}", style="yellow"))
@@ -185,7 +191,7 @@ def compare_table(found: Any) -> RenderableType:
         for prompt, before, after in zip(found.prompts, one.continuations, two.continuations, strict=True):
             said.add_row(escape(prompt), escape(before), escape(after))
         lines.append(said)
-    if one.disk_bytes == two.disk_bytes:
+    if one.disk_bytes == two.disk_bytes and found.activations is None:
         lines.append(
             Text("Zeros alone save no bytes and no time: that takes a packed format or a sparse kernel.", style="dim")
         )

@@ -78,6 +78,9 @@ def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str
         "latency_ms": 1e3 * latency[0] if latency else None, "speedup": latency[1] / latency[0] if latency else None,
         "file_bytes": one["file_bytes"], "parameters": one["parameters"],
         "nonzeros": round(mean(result["nonzeros"] for result in mine)),
+        "packed_bytes": round(mean(result["packed"]["bytes"] for result in mine)) if one["packed"] else None,
+        "packed_ratio": mean(result["packed"]["ratio"] for result in mine) if one["packed"] else None,
+        "stages": one["packed"]["stages"] if one["packed"] else {},
         "sparsity": mean(result["sparsity"] for result in mine),
         "seconds": sum(result["seconds"] for result in mine),
     }  # fmt: skip
@@ -92,8 +95,9 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
     """The table: its head, then a line a run."""
     text = record["metric"] == "perplexity"
     unit = "" if text else "%"
+    packed = any(row["packed_bytes"] for row in record["rows"])
     head = ["model", record["metric"], "change", "latency ms", "speed-up", "size MB", "non-zeros", "sparsity"]
-    lines = [head]
+    lines = [[*head, "packed kB", "smaller"] if packed else head]
     for number, row in enumerate(record["rows"]):
         lines.append([
             row["run"], plus_minus(row["score"], row["score_spread"], unit),
@@ -102,6 +106,9 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
             "" if row["speedup"] is None else f"{row['speedup']:.2f}×",
             f"{row['file_bytes'] / 1e6:.2f}", f"{row['nonzeros']:,}", f"{row['sparsity']:.1%}",
         ])  # fmt: skip
+        if packed:
+            size, ratio = row["packed_bytes"], row["packed_ratio"]
+            lines[-1] += [f"{size / 1e3:.1f}", f"{ratio:.1f}×"] if size else ["", ""]
     return lines
 
 
@@ -147,13 +154,34 @@ def train_table(record: Mapping[str, Any]) -> RenderableType:
     return Group(table, *(Text(note, style="dim") for note in told))
 
 
+_STAGES = ("layer", "weights", "kept", "code bits", "Huffman", "position bits", "Huffman", "pruned", "shared", "Huffman")
+
+
+def _stage_lines(record: Mapping[str, Any]) -> str:
+    """Of runs that share weights, as Deep Compression's tables have it: bits and ratios to fp32, stage by stage."""
+    text = ""
+    for row in record["rows"]:
+        if row["stages"]:
+            text += f"\n\n{row['run']}, fp32 bytes ÷ bytes (seed {record['recipe']['seeds'][0]}):\n\n"
+            text += "| " + " | ".join(_STAGES) + " |\n|---|" + "---:|" * (len(_STAGES) - 1) + "\n"
+        for name, one in row["stages"].items():
+            code, places, ratios = one["code_bits"], one["position_bits"], one["ratios"]
+            cells = [
+                name.removesuffix(".weight"), f"{one['weights']:,}", f"{one['kept'] / one['weights']:.1%}",
+                f"{code['shared']:.2g}", f"{code['huffman']:.2f}", f"{places['shared']:.2g}", f"{places['huffman']:.2f}",
+                *(f"{ratios[stage]:.2f}" for stage in ("pruned", "shared", "huffman")),
+            ]  # fmt: skip
+            text += "| " + " | ".join(cells) + " |\n"
+    return text.rstrip()
+
+
 def train_card(record: Mapping[str, Any]) -> str:
     """The same as Markdown, with the pictures and the recipe."""
     head, *lines = _cells(record)
     rows = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     rows += ["| " + " | ".join(line) + " |" for line in lines]
     return _CARD.format(
-        model=record["model"], data=record["data"], metric=record["metric"], table="\n".join(rows),
+        model=record["model"], data=record["data"], metric=record["metric"], table="\n".join(rows) + _stage_lines(record),
         notes="\n".join(_notes(record)), recipe=recipe_toml(record["recipe"]),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ _PADDING = 64
 
 LAYOUTS = (
     "bitmask float32", "bitmask bfloat16", "bitmask int8", "2:4 int8", "2:4 int4", "dense bfloat16", "dense int8",
-    "dense int4", "columns float32", "columns bfloat16",
+    "dense int4", "columns float32", "columns bfloat16", "by column float32", "by column bfloat16", "by column int8",
 )  # fmt: skip
 """By their number in prunus.h."""
 
@@ -140,6 +140,26 @@ def densified(arranged: Arranged, kernels: Kernels) -> Arranged | None:
     codes = _whole_blocks(codes)
     values = _padded(codes if kind == "int8" else _woven(_laned(codes), BLOCK))
     return Arranged(f"dense {kind}", rows, cols, arranged.group, {"values": values, "scales": scales})
+
+
+def by_column(weight: Tensor, scales: Tensor | None = None) -> Arranged:
+    """A dense matrix column after column, for :meth:`~prunus.runtime.library.Kernels.skip`: ``weight [rows cols]`` in fp32
+    or bf16, or int8 codes with ``scales [rows]`` in 16 bits. ``values`` are ``[cols rows]``, rows padded to blocks.
+    """
+    (rows, cols), kind = weight.shape, str(weight.dtype).removeprefix("torch.")
+    values = torch.zeros(cols, -(-rows // BLOCK) * BLOCK, dtype=weight.dtype)
+    values[:, :rows].copy_(weight.T)
+    tensors = {"values": _padded(values)} | ({} if scales is None else {"scales": _padded(scales)})
+    return Arranged(f"by column {kind}", rows, cols, 0, tensors)
+
+
+def dense_by_column(arranged: Arranged) -> Arranged | None:
+    """The same dense matrix by column; None where it has zeros left out, 4-bit codes, or scales for parts of a row."""
+    values, width = arranged.tensors["values"], -(-arranged.cols // BLOCK) * BLOCK
+    if arranged.layout not in ("dense bfloat16", "dense int8") or arranged.group:
+        return None
+    plain = values[: arranged.rows * width].view(arranged.rows, width)[:, : arranged.cols]
+    return by_column(plain, arranged.tensors["scales"][: arranged.rows] if arranged.coded else None)
 
 
 def _whole_blocks(matrix: Tensor, pairs: bool = False) -> Tensor:

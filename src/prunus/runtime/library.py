@@ -70,6 +70,18 @@ class Kernels:
         self.library.prunus_decode(ctypes.byref(matrix), self.level, first, count, out.data_ptr())
         return out
 
+    def skip(self, matrix: CMatrix, x: Tensor, tokens: int, threshold: float, y: Tensor) -> int:
+        """:meth:`multiply` for a matrix kept column by column and at most eight tokens, entries of ``x`` of at most
+        ``threshold`` in magnitude counted as zero; how many columns were read, those that meet nothing else left out.
+
+        Raises:
+            ResourceError: if there is no memory for the work.
+        """
+        read = int(self.library.prunus_skip(matrix, self.level, x.data_ptr(), tokens, threshold, y.data_ptr()))
+        if read < 0:
+            raise ResourceError(f"no memory for the work room of a {matrix.rows}×{matrix.cols} layer at {tokens} tokens.")
+        return read
+
     def read(self, tensor: Tensor) -> None:
         """Read all bytes of a tensor, by all threads, as the kernels read weights: the floor under their time."""
         self.library.prunus_read(tensor.data_ptr(), tensor.nbytes)
@@ -131,5 +143,9 @@ def _load(path: Path) -> Kernels:
     library.prunus_decode.argtypes = (
         ctypes.POINTER(CMatrix), ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
     )  # fmt: skip
+    library.prunus_skip.argtypes = (
+        ctypes.POINTER(CMatrix), ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p,
+    )  # fmt: skip
+    library.prunus_skip.restype = ctypes.c_int64
     library.prunus_read.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     return Kernels(library, int(library.prunus_level()))

@@ -34,6 +34,7 @@ class Run:
     batch: int
     threads: int
     trust_remote_code: bool
+    activations: str | None = None
 
 
 def peak_bytes(run: Run) -> int | None:
@@ -50,7 +51,8 @@ def peak_bytes(run: Run) -> int | None:
 def _main() -> None:
     run = Run(**json.loads(sys.argv[1]))
     torch.set_num_threads(run.threads)
-    loaded, _ = load_ready(Path(run.folder), RunsOn(run.keep), Silent(), run.trust_remote_code)
+    how = RunsOn(run.keep, activations=None if run.activations is None else Path(run.activations))
+    loaded, _ = load_ready(Path(run.folder), how, Silent(), run.trust_remote_code)
     model = loaded.model
     if run.way is not None:
         model = WAYS[run.way](model)

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.source import Checkpoint
+from ..core.errors import RecipeError
 from ..core.progress import Progress
 from .choose import Choice, keep_fastest
 from .library import backend
 from .load import Loaded, load_packed
+from .skip import skip_columns
 from .tensor_cores import to_gpu
 
 _CPU = torch.device("cpu")
@@ -19,11 +21,13 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class RunsOn:
-    """How a model is to run: ``keep`` is ``fastest`` or ``packed``; a GPU's layers are timed at ``tokens`` tokens."""
+    """How a model is to run: ``keep`` is ``fastest`` or ``packed``; a GPU's layers are timed at ``tokens`` tokens. With
+    a file of thresholds, ``activations``, layers skip columns (on the CPU)."""
 
     keep: str = "fastest"
     device: torch.device = _CPU
     tokens: int = 1
+    activations: Path | None = None
 
     @property
     def backend(self) -> str:
@@ -40,11 +44,15 @@ def load_ready(
     stored so, else in bf16; 2:4 layers may use sparse tensor cores.
 
     Raises:
-        CheckpointError: if the checkpoint is incomplete or damaged.
+        CheckpointError: if the checkpoint is incomplete or damaged, or the thresholds are another model's.
+        UnsupportedModelError, RecipeError: if columns cannot be skipped in it, or here.
     """
     if how.device.type == "cpu":
         loaded = load_packed(folder, progress, trust_remote_code)
-        return loaded, keep_fastest(loaded, progress) if how.keep == "fastest" else []
+        choices = skip_columns(loaded, folder, how.activations, how.keep, progress) if how.activations is not None else []
+        return loaded, choices + (keep_fastest(loaded, progress) if how.keep == "fastest" else [])
+    if how.activations is not None:
+        raise RecipeError(["activations: columns are skipped on the CPU alone; leave out the device"])
     loaded = load_packed(folder, progress, trust_remote_code, unpacked=True)
     stored = {entry.dtype for shard in Checkpoint.open(folder).shards for entry in shard.entries.values()}
     dtype = torch.float16 if torch.float16 in stored else torch.bfloat16

@@ -17,13 +17,16 @@ from ..storage.values import Values
 from .library import Kernels, kernels
 from .linear import PackedLinear
 from .load import place, swap
+from .skipping import SkippingLinear
+
+_OURS = (PackedLinear, SkippingLinear)
 
 
 def float32(model: Any) -> Any:
     """The same weights, unpacked, multiplied by torch in fp32."""
     found = sharing(model)
     for path, module in list(found.named_modules()):
-        if isinstance(module, PackedLinear):
+        if isinstance(module, _OURS):
             swap(found, path, module.unpacked())
     return found
 
@@ -70,7 +73,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 def sharing(model: Any) -> Any:
     """A copy of a model's modules that shares its tensors."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    packed = {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}
+    packed = {id(module): module for module in model.modules() if isinstance(module, _OURS)}
     return copy.deepcopy(model, {**tensors, **packed})
 
 
@@ -82,11 +85,14 @@ def linears(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def bytes_a_token(model: Any) -> int:
-    """Bytes of weights that decoding a token reads: all linear layers, the head among them."""
+    """Bytes of weights that decoding a token reads: all linear layers, the head among them; of those that skip columns what
+    they have read on average."""
     total = 0
     for module in model.modules():
         if isinstance(module, PackedLinear):
             total += module.arranged.nbytes
+        elif isinstance(module, SkippingLinear):
+            total += module.bytes_a_call
         elif isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
             total += module.in_features * module.out_features
         elif isinstance(module, nn.Linear) or is_transposed_linear(module):

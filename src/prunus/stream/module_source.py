@@ -9,13 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import CalibrationError
 from ..core.site import Site
 from ..models.modules import module_sites
 from ..models.sites import Found
 from ..observe.applied import Applied, applying
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_NEVER = "its layer does not run on the data"
+_NEVER = "nothing shows what it reads: its layer does not run on the data, or is torch's own and computes with it inside"
 Run = Callable[[], object]
 """Runs the model on one batch."""
 
@@ -106,8 +107,23 @@ class ModuleSource:
                 turns.append((applied.inputs, [applied.site]))
 
         with applying({self.model.get_parameter(site.parameter): site for site in sites}, see):
-            run()
+            _first(self.model, run)
         return [turn for _, turn in turns]
+
+
+def _first(model: nn.Module, run: Run) -> None:
+    """The first run on a batch.
+
+    Raises:
+        CalibrationError: if the model does not take it.
+    """
+    try:
+        run()
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        told = f"data: {type(model).__name__} does not run on the first batch ({reason})."
+        how = "Give batches that its forward takes, or say by call=lambda model, batch: … how it is called."
+        raise CalibrationError(f"{told} {how}") from error
 
 
 def _block_path(model: nn.Module, name: str, names: Sequence[str]) -> str:

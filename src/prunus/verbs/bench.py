@@ -25,6 +25,7 @@ from ..runtime.decode import Decoded, decode
 from ..runtime.library import backend, kernels
 from ..runtime.peak import Run, peak_bytes
 from ..runtime.ready import RunsOn, load_ready
+from ..runtime.skipping import FEW
 from ..runtime.ways import WAYS, bytes_a_token
 
 _READ_BYTES = 512 << 20
@@ -81,12 +82,14 @@ class Bench:
 
 
 def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens: int = 128, new_tokens: int = 32,
-          batch: int = 1, repeats: int = 5, keep: Literal["fastest", "packed"] = "fastest", threads: int | None = None,
+          batch: int = 1, repeats: int = 5, activations: str | Path | None = None,
+          keep: Literal["fastest", "packed"] = "fastest", threads: int | None = None,
           trust_remote_code: bool = False, progress: Progress | None = None) -> Bench:  # fmt: skip
     """Time a checkpoint as ``load`` gives it against dense ways to run the same weights, interleaved in one run.
 
     ``ways`` are names of :data:`prunus.runtime.ways.WAYS` and :data:`prunus.exports.engines.ENGINES` (default: all that are
-    installed). The prompts are random tokens.
+    installed). The prompts are random tokens. With a file of thresholds, ``activations``, the model skips columns, and
+    what of its weights was read a step is counted.
 
     Raises:
         RecipeError: if a setting has a fault.
@@ -96,6 +99,8 @@ def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens
     known = {**WAYS, **ENGINES}
     faults = [f"there is no way '{name}'{suggest(name, known)}" for name in ways or () if name not in known]
     faults += engine_faults(ways or (), batch)
+    if activations is not None and batch > FEW:
+        faults.append(f"activations: columns are skipped for at most {FEW} prompts at once, and batch is {batch}")
     least = {
         "prompt_tokens": (prompt_tokens, 1),
         "new_tokens": (new_tokens, 2),
@@ -113,16 +118,17 @@ def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens
         dense = [name for name in WAYS if ways is None or name in ways]
         sizes = Sizes(torch.get_num_threads(), prompt_tokens + new_tokens, batch)
         with running(ways, request, sizes, reporter) as beside:
-            return _bench(str(model), request, dense, beside, (prompt_tokens, new_tokens, batch, repeats), keep, reporter)
+            how = RunsOn(keep, activations=None if activations is None else Path(activations))
+            return _bench(str(model), request, dense, beside, (prompt_tokens, new_tokens, batch, repeats), how, reporter)
     finally:
         torch.set_num_threads(before)
         reporter.close()
 
 
-def _bench(name: str, request: Request, wanted: list[str], beside: Running, sizes: tuple[int, int, int, int], keep: str,
+def _bench(name: str, request: Request, wanted: list[str], beside: Running, sizes: tuple[int, int, int, int], how: RunsOn,
            progress: Progress) -> Bench:  # fmt: skip
     prompt_tokens, new_tokens, batch, repeats = sizes
-    loaded, choices = load_ready(request.folder, RunsOn(keep), progress, request.trust_remote_code)
+    loaded, choices = load_ready(request.folder, how, progress, request.trust_remote_code)
     layers = [module for module in loaded.model.modules() if hasattr(module, "in_features")]
     dense = 4 * sum(module.in_features * module.out_features for module in layers)
     needed = int(1.1 * dense * sum({"float32": 1.0, "bfloat16": 1.5}.get(way, 1.25) for way in wanted))
@@ -131,7 +137,7 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
             f"{name}: {len(wanted)} dense ways take about {needed / 1e9:.1f} GB beside the packed model, "
             f"{available_memory_bytes() / 1e9:.1f} GB are free. Choose fewer with --way."
         )
-    own = "packed" if loaded.packed else "as loaded"
+    own = "skipping" if how.activations else "packed" if loaded.packed else "as loaded"
     models = {own: loaded.model}
     progress.start("Making dense ways", len(wanted))
     for way in wanted:
@@ -142,8 +148,6 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
     ids = torch.randint(0, loaded.model.config.vocab_size, (batch, prompt_tokens), generator=generator)
     runs: dict[str, Callable[[], Decoded]] = {way: partial(decode, one, ids, new_tokens) for way, one in models.items()}
     runs |= {way: partial(engine.decode, ids, new_tokens) for way, engine in beside.engines.items()}
-    nbytes = {way: bytes_a_token(one) for way, one in models.items()}
-    nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}
     times: dict[str, list[Decoded]] = {way: [] for way in runs}
     reading: list[float] = []
     progress.start("Timing", repeats + 1)
@@ -155,12 +159,15 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
         reading += [_bytes_a_second()] if kernels() is not None else []
         progress.step()
     bandwidth = median(reading) if reading else None
+    nbytes = {way: bytes_a_token(one) for way, one in models.items()}  # after the runs: what was skipped is counted there
+    nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}
     peaks: dict[str, int | None] = dict.fromkeys(runs)
     progress.start("Measuring memory", len(models))
     for way in models:
         peaks[way] = peak_bytes(
-            Run(str(request.folder), None if way == own else way, keep, prompt_tokens, new_tokens, batch,
-                torch.get_num_threads(), request.trust_remote_code)
+            Run(str(request.folder), None if way == own else way, how.keep, prompt_tokens, new_tokens, batch,
+                torch.get_num_threads(), request.trust_remote_code,
+                None if how.activations is None else str(how.activations))
         )  # fmt: skip
         progress.step(way)
     found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth, peaks[way]) for way in runs]

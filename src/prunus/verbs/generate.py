@@ -15,6 +15,7 @@ from ..core.progress import Progress, Silent
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer
 from ..runtime.ready import RunsOn, load_ready
+from ..runtime.skipping import FEW
 from .prepare import choose_device
 
 
@@ -35,12 +36,14 @@ class Generation:
 
 def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64, temperature: float = 0.0,
              top_p: float = 1.0, top_k: int = 0, seed: int = 0, chat: bool = False,
+             activations: str | Path | None = None,
              keep: Literal["fastest", "packed"] = "fastest", device: str = "cpu", threads: int | None = None,
              trust_remote_code: bool = False,
              progress: Progress | None = None, say: Callable[[str], None] | None = None) -> Generation:  # fmt: skip
     """Continue prompts, several as one batch: greedily, or drawn at a ``temperature``.
 
-    ``chat`` puts each prompt into the model's chat template.
+    ``chat`` puts each prompt into the model's chat template. ``activations`` is a file of thresholds
+    (:func:`prunus.threshold`): behind the prompts, layers skip columns where that is faster here (``keep="packed"``: all).
     ``say`` is given the text of a single prompt piece by piece, as it comes.
 
     Raises:
@@ -51,11 +54,16 @@ def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64,
     faults += [f"the prompt {prompt!r} is empty" for prompt in prompts if not prompt]
     faults += [] if new_tokens >= 1 else ["new_tokens must be 1 or more"]
     faults += [] if temperature >= 0 else ["temperature must be 0 (greedy) or more"]
+    faults += (
+        []
+        if activations is None or len(prompts) <= FEW
+        else [f"activations: columns are skipped for at most {FEW} prompts at once, and {len(prompts)} are given"]
+    )
     faults += [] if 0 < top_p <= 1 else ["top_p must be above 0 and at most 1"]
     if faults:
         raise RecipeError(faults)
     folder, reporter, before = locate(model), progress or Silent(), torch.get_num_threads()
-    where = RunsOn(keep, choose_device(device), len(prompts))
+    where = RunsOn(keep, choose_device(device), len(prompts), None if activations is None else Path(activations))
     tokenizer: Any = load_tokenizer(folder, trust_remote_code)
     try:
         torch.set_num_threads(threads or before)

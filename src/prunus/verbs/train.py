@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,8 +31,10 @@ from ..report.trained_pictures import accuracy_svg, training_svg
 from ..samples.batches import InOrder
 from ..samples.examples import Samples
 from ..samples.source import source_of
+from ..train.shared import share_weights
 from ..train_recipe import SCRATCH, RunSettings, TrainRecipe
 from ..zoo.build import build
+from .pack import pack
 from .prepare import choose_device, finished_record
 from .prune import prune
 from .sparse_settings import checked
@@ -151,14 +153,27 @@ class _Bench:
             self._prune(model, run, seed)
             if training.epochs:
                 kept.save({"epoch": 0, "model": model.state_dict()})
+        shared = share_weights(model, run.shared) if run.shared is not None else None
         history = train(model, samples, training, _sparsify(recipe, run, seed), kept, self.progress)
+        if shared is not None:
+            shared.finish()
         found = judge(model, InOrder(samples, samples.test, recipe.batch, device))
         path = weights_of(self.journal.output, run.name, seed)
         save_weights(model.cpu(), path.parent, samples.tokenizer)
         return {
             "run": run.name, "seed": seed, "score": found.score, "loss": found.loss, **counts(model),
-            "file_bytes": path.stat().st_size, "history": history, "seconds": round(perf_counter() - start, 3),
+            "file_bytes": path.stat().st_size, "packed": self._packed(run, path.parent), "history": history,
+            "seconds": round(perf_counter() - start, 3),
         }  # fmt: skip
+
+    def _packed(self, run: RunSettings, folder: Path) -> dict[str, Any] | None:
+        """What packing makes of the weights in a folder: bytes of the file, and of shared weights stage by stage."""
+        if not run.pack:
+            return None
+        found = pack(folder, folder / "packed", overwrite=True, **run.pack)
+        stages = {layer.name: asdict(layer.stages) for layer in found.layers if layer.stages is not None}
+        stages |= {"together": asdict(found.stages)} if found.stages is not None else {}
+        return {"bytes": found.packed_bytes, "ratio": found.plain_bytes / found.packed_bytes, "stages": stages}
 
     def _prune(self, model: nn.Module, run: RunSettings, seed: int) -> None:
         """Prune a network at once, in place."""

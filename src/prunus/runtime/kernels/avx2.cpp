@@ -58,6 +58,9 @@ struct Isa {
         const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i *>(x));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16));
     }
+    static inline F floats(const int8_t *x) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(x))));
+    }
     static inline F gather(const float *x, const uint16_t *columns) {
         const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i *>(columns));
         return _mm256_i32gather_ps(x, _mm256_cvtepu16_epi32(words), 4);

@@ -66,6 +66,9 @@ struct Isa {
         const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
     }
+    static inline F floats(const int8_t *x) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(x))));
+    }
     static inline F gather(const float *x, const uint16_t *columns) {
         const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(columns));
         return _mm512_i32gather_ps(_mm512_cvtepu16_epi32(words), x, 4);

@@ -84,6 +84,12 @@ int prunus_multiply(const Matrix *a, int number, const float *x, int64_t batch, 
     return 0;
 }
 
+int64_t prunus_skip(const Matrix *a, int number, const float *x, int64_t batch, float threshold, float *y) {
+    const int64_t cols = padded(a->cols), rows = padded(a->rows);
+    void *work = room.of(int64_t(sizeof(float)) * (cols + MOST_ROWS * (cols + rows)));
+    return work ? level(number)->skip(*a, x, batch, threshold, y, work) : -1;
+}
+
 int prunus_decode(const Matrix *a, int number, int64_t first, int64_t count, float *out) {
     level(number)->decode(*a, first, count, out);
     return 0;

@@ -2,6 +2,7 @@
 // a block of 64 columns is unpacked into them (avx512.cpp says what each function is). All of it has internal linkage, so
 // that no code for one instruction set is ever linked into another's.
 
+#include "column_skips.h"
 #include "float_rows.h"
 #include "float_tiles.h"
 #include "integer_rows.h"
@@ -84,6 +85,6 @@ void multiply(const Matrix &a, const float *x, int64_t batch, float *y, void *ro
     }
 }
 
-const Kernels KERNELS = {multiply, decode};
+const Kernels KERNELS = {multiply, decode, skip};
 
 }  // namespace

@@ -65,6 +65,12 @@ struct Isa {
     static inline float value(uint16_t x) { return vgetq_lane_f32(vreinterpretq_f32_u32(vdupq_n_u32(uint32_t(x) << 16)), 0); }
     static inline F floats(const float *x) { return load(x); }
     static inline F floats(const uint16_t *x) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x), 16)); }
+    static inline F floats(const int8_t *x) {
+        int32_t four;
+        std::memcpy(&four, x, 4);
+        const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+        return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+    }
     static inline F gather(const float *x, const uint16_t *columns) {
         const float found[4] = {x[columns[0]], x[columns[1]], x[columns[2]], x[columns[3]]};
         return load(found);

@@ -61,6 +61,7 @@ struct Isa {
         return found;
     }
     static inline float value(float x) { return x; }
+    static inline float value(int8_t x) { return x; }
     static inline float value(uint16_t x) {
         const uint32_t bits = uint32_t(x) << 16;
         float found;

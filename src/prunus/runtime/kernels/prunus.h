@@ -17,6 +17,9 @@ enum Layout : int32_t {
     DENSE_INT4 = 7,
     COLUMNS_F32 = 8,  // 16-bit column indices
     COLUMNS_BF16 = 9,
+    BY_COLUMN_F32 = 10,  // dense, column after column, each padded to a multiple of 64 rows: for `prunus_skip` alone
+    BY_COLUMN_BF16 = 11,
+    BY_COLUMN_INT8 = 12,  // a scale a row
 };
 
 // Columns go in blocks of 64, the last one padded by columns that are pruned (or, where weights are dense, zero). Arrays are
@@ -47,6 +50,9 @@ PRUNUS_PUBLIC int prunus_has_level(int level);
 PRUNUS_PUBLIC int prunus_multiply(const Matrix *matrix, int level, const float *x, int64_t batch, float *y);
 // out [count cols]: the weights of some rows, unpacked. Returns 0.
 PRUNUS_PUBLIC int prunus_decode(const Matrix *matrix, int level, int64_t first, int64_t count, float *out);
+// y [batch rows] = x [batch cols] · Wᵀ for at most eight rows of activations, those of at most `threshold` in magnitude counted
+// as zero. Columns that then meet nothing but zeros are not read. Returns how many were, or -1 where memory is not to be had.
+PRUNUS_PUBLIC int64_t prunus_skip(const Matrix *matrix, int level, const float *x, int64_t batch, float threshold, float *y);
 // Reads so many bytes, by all threads, each in several streams, as the kernels do; what it returns is of no use.
 PRUNUS_PUBLIC uint64_t prunus_read(const void *place, int64_t bytes);
 }

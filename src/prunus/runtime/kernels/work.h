@@ -14,7 +14,8 @@ constexpr int64_t TILE = 16;       // of more rows, so many go into a vector or 
 static inline int64_t blocks_of(int64_t cols) { return (cols + BLOCK - 1) / BLOCK; }
 static inline int64_t padded(int64_t cols) { return blocks_of(cols) * BLOCK; }
 static inline bool holds_floats(int32_t layout) {
-    return layout == BITMASK_F32 || layout == BITMASK_BF16 || layout == DENSE_BF16 || layout >= COLUMNS_F32;
+    return layout == BITMASK_F32 || layout == BITMASK_BF16 || layout == DENSE_BF16 || layout == COLUMNS_F32 ||
+           layout == COLUMNS_BF16;
 }
 
 // Activations as whole numbers: a column is its block's scale times its code. Weights may be unpacked with a bias, and `offsets`
@@ -31,6 +32,7 @@ struct Codes {
 struct Kernels {
     void (*multiply)(const Matrix &, const float *x, int64_t batch, float *y, void *room);
     void (*decode)(const Matrix &, int64_t first, int64_t count, float *out);
+    int64_t (*skip)(const Matrix &, const float *x, int64_t batch, float threshold, float *y, void *room);
 };
 
 const Kernels *kernels_portable();
