@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from ..core.registry import schedule
-from ..core.schedule import Schedule
+from ..core.schedule import Schedule, at_times, check_times
 
 
 @final
@@ -32,17 +33,19 @@ class SRSTE(Schedule):
     freeze: float = 1.0
     """Behind this share of training masks stay as they are."""
 
+    every: int = 1
+    """Steps between two choices of masks."""
+
     def __post_init__(self) -> None:
-        if self.weight < 0 or not 0 <= self.begin < self.freeze <= 1:
-            raise ValueError(
-                f"weight {self.weight} must be at least 0, and 0 ≤ begin {self.begin} < freeze {self.freeze} ≤ 1"
-            )
+        check_times(self.begin, self.freeze, self.every)
+        if self.weight < 0:
+            raise ValueError(f"weight {self.weight} must be at least 0")
 
     def first(self, target: float) -> float:
         return target if self.begin == 0 else 0.0
 
     def due(self, step: int, steps: int) -> bool:
-        return self.begin * steps <= step <= self.freeze * steps
+        return at_times(step, math.ceil(self.begin * steps), math.floor(self.freeze * steps), self.every)
 
     def decay(self, step: int, steps: int) -> float:
         return self.weight

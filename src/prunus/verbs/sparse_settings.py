@@ -10,6 +10,7 @@ from ..core.errors import RecipeError
 from ..core.method import Method
 from ..core.registry import make, suggest
 from ..core.schedule import Schedule
+from ..patterns.unstructured import Unstructured
 from ..recipe import Recipe
 
 _SETTINGS = ("sparsity", "pattern", "criterion", "allocation", "include", "exclude", "set", "skip_unsupported", "seed")
@@ -29,11 +30,25 @@ def checked(schedule: str | Schedule, steps: int | None, settings: Mapping[str, 
             faults.append(f"steps {steps!r}: how many steps the optimizer makes in all, a whole number of at least 1")
         if settings.get("sparsity") is None and not settings.get("set"):
             faults.append(f"sparsity is missing: the schedule '{_name(chosen)}' goes for one")
+    if chosen is not None and recipe is not None:
+        faults += _misfits(chosen, recipe)
     if faults or chosen is None or recipe is None:
         raise RecipeError(faults)
-    if chosen.exchanges and recipe.build_method().pattern.swap_group(1) is None:
-        raise RecipeError([f"pattern '{recipe.pattern}': weights change places one by one, which leaves no such pattern"])
     return chosen, recipe
+
+
+def _misfits(schedule: Schedule, recipe: Recipe) -> list[str]:
+    """What the recipe asks for that no such schedule can keep."""
+    faults = []
+    pattern = recipe.build_method().pattern
+    pins = recipe.pins()
+    if schedule.exchanges and (pattern != Unstructured() or any(pin.target and pin.target.n for pin in pins)):
+        told = "weights change places one by one, anywhere in a layer, which leaves no such pattern"
+        faults.append(f"pattern '{registry.pattern.spec(pattern)}': {told}")
+    if schedule.first(1.0) < 1:
+        faults += [f"set '{pin.glob}=threshold:{pin.threshold:g}': a threshold cannot rise as '{_name(schedule)}' has it"
+                   for pin in pins if pin.threshold is not None]  # fmt: skip
+    return faults
 
 
 def _schedule(schedule: str | Schedule, faults: list[str]) -> Schedule | None:
