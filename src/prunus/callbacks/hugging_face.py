@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -39,8 +38,6 @@ class SparsityCallback(TrainerCallback):
             CheckpointError: if that has no state of a Sparsifier.
         """
         model: nn.Module = kwargs["model"]
-        wrapped = kwargs["optimizer"]
-        optimizer: Optimizer = getattr(wrapped, "optimizer", wrapped)  # accelerate's own has torch's inside
         kept = None
         if state.global_step:
             path = _folder(args, state) / FILE
@@ -48,7 +45,7 @@ class SparsityCallback(TrainerCallback):
                 raise CheckpointError(f"{path}: the checkpoint was not saved with this callback; begin without it.")
             kept = load_state(path)
         self.sparsity = Sparsifier(
-            model, optimizer, self.schedule, steps=state.max_steps, state=kept, **self.settings
+            model, kwargs["optimizer"], self.schedule, steps=state.max_steps, state=kept, **self.settings
         )  # fmt: skip
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -62,9 +59,9 @@ class SparsityCallback(TrainerCallback):
             save_state(_folder(args, state) / FILE, self.sparsity.state_dict())
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The zeros stay in the model."""
+        """The zeros stay in the model. Training that was stopped, to go on some day, need not have come to its end."""
         if self.sparsity is not None:
-            self.result = self.sparsity.finish()
+            self.result = self.sparsity.finish(early=state.global_step < state.max_steps)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

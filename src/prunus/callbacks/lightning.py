@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MissingLibraryError
+from ..core.errors import MissingLibraryError, UnsupportedModelError
 from ..core.schedule import Schedule
 from ..verbs.sparsifier import Sparse, Sparsifier
 
@@ -36,10 +36,19 @@ class SparsityCallback(Callback):
         self._kept: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin, or go on from a checkpoint's state."""
+        """Begin, or go on from a checkpoint's state.
+
+        Raises:
+            UnsupportedModelError: if there is not one optimizer.
+        """
+        if len(trainer.optimizers) != 1:
+            raise UnsupportedModelError(
+                f"{type(pl_module).__name__} is trained by {len(trainer.optimizers)} optimizers: make a prunus.Sparsifier "
+                "for each of them in its own code, where it steps them."
+            )
         steps = int(trainer.estimated_stepping_batches)
-        optimizer = trainer.optimizers[0]
-        self.sparsity = Sparsifier(pl_module, optimizer, self.schedule, steps=steps, state=self._kept, **self.settings)
+        settings = {"steps": steps, "state": self._kept, **self.settings}
+        self.sparsity = Sparsifier(pl_module, trainer.optimizers[0], self.schedule, **settings)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """A step of the optimizer is done, unless gradients are only added up."""
@@ -47,9 +56,9 @@ class SparsityCallback(Callback):
             self.sparsity.step()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The zeros stay in the model."""
+        """The zeros stay in the model. Training that was stopped need not have come to its end."""
         if self.sparsity is not None:
-            self.result = self.sparsity.finish()
+            self.result = self.sparsity.finish(early=self.sparsity.done < self.sparsity.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning's checkpoints keep."""

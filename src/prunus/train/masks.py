@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ from torch.nn.utils import prune
 from ..core.errors import CheckpointError, RecipeError
 from ..models.modules import module_sites, unwrapped
 
-_SHAPE, _FORMAT = "shape", "prunus.masks"
+_FORMAT = "prunus.masks"
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,21 @@ class Masks(Mapping[str, Tensor]):
         return cls(found)
 
     def to_torch(self, model: nn.Module) -> None:
-        """Put the masks on a model as torch.nn.utils.prune has them: ``weight_orig`` is trained, ``weight`` is computed."""
-        for name, mask in self._fitting(model).items():
+        """Put the masks on a model as torch.nn.utils.prune has them: ``weight_orig`` is trained, ``weight`` is computed.
+
+        Raises:
+            RecipeError: if the model has no such parameters, of other shapes, or several layers share one.
+        """
+        inner, fitting = unwrapped(model), self._fitting(model)
+        owners = Counter(id(parameter) for _, parameter in inner.named_parameters(remove_duplicate=False))
+        shared = [name for name in fitting if owners[id(inner.get_parameter(name))] > 1]
+        if shared:
+            raise RecipeError(
+                [f"masks of '{name}': several layers share it, of which torch would mask one" for name in shared]
+            )
+        for name, mask in fitting.items():
             path, _, key = name.rpartition(".")
-            prune.custom_from_mask(unwrapped(model).get_submodule(path), key, mask)
+            prune.custom_from_mask(inner.get_submodule(path), key, mask)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -82,16 +96,14 @@ class Masks(Mapping[str, Tensor]):
             unwrapped(model).get_parameter(name).mul_(mask)
 
     def save(self, path: str | Path) -> None:
-        """Write them to a safetensors file, a bit a weight."""
+        """Write them to a safetensors file, a bit a weight, with a digest."""
         from safetensors.torch import save_file
 
-        tensors = {}
-        for name, mask in self.keep.items():
-            tensors[name] = packed(mask)
-            tensors[f"{name}.{_SHAPE}"] = torch.tensor(mask.shape, dtype=torch.int64)
+        bits = {name: packed(mask) for name, mask in self.keep.items()}
+        shapes = json.dumps({name: list(mask.shape) for name, mask in self.keep.items()}, sort_keys=True)
         place = Path(path)
         temporary = place.with_name(f"{place.name}.new")
-        save_file(tensors, temporary, metadata={"format": _FORMAT})
+        save_file(bits, temporary, metadata={"format": _FORMAT, "shapes": shapes, "sha256": _digest(bits, shapes)})
         temporary.replace(place)
 
     @classmethod
@@ -99,25 +111,33 @@ class Masks(Mapping[str, Tensor]):
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            CheckpointError: if it is none.
+            CheckpointError: if it is none, or not what was written.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("format") != _FORMAT:
-                    raise CheckpointError(f"{path}: no masks of prunus, which Masks.save writes.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                told = file.metadata() or {}
+                bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: no readable masks ({' '.join(str(error).split())}).") from error
-        shapes = {name: tensors.pop(f"{name}.{_SHAPE}") for name in list(tensors) if f"{name}.{_SHAPE}" in tensors}
-        return cls({name: unpacked(bits, tuple(shapes[name].tolist())) for name, bits in tensors.items()})
+        if told.get("format") != _FORMAT:
+            raise CheckpointError(f"{path}: no masks of prunus, which Masks.save writes.")
+        if told.get("sha256") != _digest(bits, told.get("shapes", "")):
+            raise CheckpointError(f"{path}: its masks are not those that were written into it. Get the file again.")
+        shapes = json.loads(told["shapes"])
+        return cls({name: unpacked(bits[name], tuple(shapes[name])) for name in bits})
+
+    @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """How many weights every mask keeps, and of how many."""
+        return {name: (int(torch.count_nonzero(mask)), mask.numel()) for name, mask in self.keep.items()}
 
     @property
     def sparsity(self) -> float:
         """The share of weights that they drop, of those that have masks."""
-        total = sum(mask.numel() for mask in self.keep.values())
-        return 1 - sum(int(mask.sum()) for mask in self.keep.values()) / max(1, total)
+        kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.keep else (0, 0)
+        return 1 - kept / total if total else 0.0
 
     def _fitting(self, model: nn.Module) -> Mapping[str, Tensor]:
         parameters = dict(unwrapped(model).named_parameters())
@@ -141,3 +161,11 @@ def unpacked(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The mask of this shape."""
     count = int(np.prod(shape))
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).view(shape)
+
+
+def _digest(bits: Mapping[str, Tensor], shapes: str) -> str:
+    """sha256 of the bits by name, and of the shapes."""
+    told = hashlib.sha256(shapes.encode())
+    for name in sorted(bits):
+        told.update(name.encode() + b"\0" + bits[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
