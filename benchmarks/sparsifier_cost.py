@@ -2,10 +2,10 @@
 
     python benchmarks/sparsifier_cost.py [MODEL…]
 
-The same network is trained with one and without by turns, on one thread, step by step: ``cost`` is the median of (a step
-with − a step without) over the median step, in processor time, so that what else the machine does counts little. Steps at
-which masks change come every hundredth and are timed apart: ``change_ms`` is what one adds to an ordinary step, and
-``cost`` holds a hundredth of it. A step is forward, backward, the optimizer's step and the Sparsifier's.
+The same network is trained with one and without by turns of a few steps, on one thread: ``cost`` is the median of (a step with
+− a step without) over the median step, in processor time, so that what else the machine does counts little. Steps at which
+masks change come every hundredth and are timed apart: ``change_ms`` is what one adds to an ordinary step, and ``cost``
+holds a hundredth of it. A step takes examples out of memory and goes forward, back, and on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from rows import Rows
 
 EVERY = 100
 MODELS: dict[str, tuple[str, dict[str, int], int, int]] = {
-    "mlp": ("lenet-300-100", {"channels": 1, "size": 28, "classes": 10}, 128, 300),
-    "resnet20": ("resnet20", {"channels": 3, "size": 32, "classes": 10}, 128, 9),
-    "decoder": ("decoder:layers=6,width=256,heads=8", {"vocabulary": 4096}, 8, 9),
+    "mlp": ("lenet-300-100", {"channels": 1, "size": 28, "classes": 10}, 128, 20),
+    "resnet20": ("resnet20", {"channels": 3, "size": 32, "classes": 10}, 128, 1),
+    "decoder": ("decoder:layers=6,width=256,heads=8", {"vocabulary": 4096}, 8, 1),
 }
-"""Spelling, what the data would say, examples a step, pairs of steps."""
+"""Spelling, what the data would say, examples a step, steps a turn."""
+TURNS = {1: 7, 20: 25}
+"""How many, by their steps."""
 SEQLEN = 256
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {  # so slow that gradients on one batch do not fade to denormal numbers
     "sgd": lambda parameters: SGD(parameters, lr=1e-6, momentum=0.9),
+    "adamw-fused": lambda parameters: AdamW(parameters, lr=1e-6, fused=True),
     "adamw": lambda parameters: AdamW(parameters, lr=1e-6),
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -47,41 +50,45 @@ STEPS = 1_000_000
 
 
 class Training:
-    """A network that makes one step after another on the same batch."""
+    """A network that makes one step after another."""
 
     def __init__(self, name: str, optimizer: str, schedule: str | None) -> None:
-        spec, given, batch, _ = MODELS[name]
+        spec, given, self.batch, self.steps = MODELS[name]
         self.model = build(spec, 0, given)
-        chance = torch.Generator().manual_seed(0)
+        self.chance = torch.Generator().manual_seed(0)
+        many = 16 * self.batch
         if "vocabulary" in given:
-            self.inputs = torch.randint(0, given["vocabulary"], (batch, SEQLEN), generator=chance)
+            self.inputs = torch.randint(0, given["vocabulary"], (many, SEQLEN), generator=self.chance)
         else:
-            self.inputs = torch.randn(batch, given["channels"], given["size"], given["size"], generator=chance)
-        self.labels = torch.randint(0, 10, (batch,), generator=chance)
+            self.inputs = torch.randn(many, given["channels"], given["size"], given["size"], generator=self.chance)
+        self.labels = torch.randint(0, 10, (many,), generator=self.chance)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         self.sparsity: prunus.Sparsifier | None = None
         if schedule is not None:
             settings = {**SCHEDULES[schedule], "exclude": misfits(self.model) if schedule == "srste" else ()}
             self.sparsity = prunus.Sparsifier(self.model, self.optimizer, schedule, steps=STEPS, **settings)
 
-    def step(self, at: int) -> float:
-        """Seconds of a step, the ``at``-th of training as far as the schedule is told."""
+    def turn(self, at: int, steps: int) -> float:
+        """Seconds of each of some steps, from the ``at``-th of training on as far as the schedule is told."""
         if self.sparsity is not None:
             self.sparsity.done = at - 1
         start = process_time()
-        self.optimizer.zero_grad()
-        self.loss().backward()
-        self.optimizer.step()
-        if self.sparsity is not None:
-            self.sparsity.step()
-        return process_time() - start
+        for _ in range(steps):
+            chosen = torch.randint(0, len(self.inputs), (self.batch,), generator=self.chance)
+            self.optimizer.zero_grad()
+            self.loss(chosen).backward()
+            self.optimizer.step()
+            if self.sparsity is not None:
+                self.sparsity.step()
+        return (process_time() - start) / steps
 
-    def loss(self) -> Tensor:
-        """Of the one batch."""
-        if self.inputs.dim() == 2:
-            logits = self.model(input_ids=self.inputs).logits
-            return functional.cross_entropy(logits[:, :-1].flatten(0, 1), self.inputs[:, 1:].flatten())
-        return functional.cross_entropy(self.model(self.inputs), self.labels)
+    def loss(self, chosen: Tensor) -> Tensor:
+        """Of some examples."""
+        inputs = self.inputs[chosen]
+        if inputs.dim() == 2:
+            logits = self.model(input_ids=inputs).logits
+            return functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs[:, 1:].flatten())
+        return functional.cross_entropy(self.model(inputs), self.labels[chosen])
 
 
 def misfits(model: nn.Module) -> list[str]:
@@ -93,16 +100,14 @@ def misfits(model: nn.Module) -> list[str]:
 def cost(name: str, optimizer: str, schedule: str) -> dict[str, float]:
     """Seconds without and with, and what both come to."""
     dense, sparse = Training(name, optimizer, None), Training(name, optimizer, schedule)
-    pairs = MODELS[name][3]
-    for at in range(1, 4):
-        dense.step(at), sparse.step(at)
+    steps = dense.steps
     turns = []
-    for at in range(1, pairs + 1):
-        one, other = (dense, sparse) if at % 2 else (sparse, dense)  # neither always first
-        first, second = one.step(EVERY * at + 1), other.step(EVERY * at + 1)
-        turns.append((first, second) if one is dense else (second, first))
-    changes = [sparse.step(EVERY * at) for at in range(1, 6)]
-    without, added = statistics.median(a for a, _ in turns), statistics.median(b - a for a, b in turns)
+    for at in range(TURNS[steps] + 2):  # two to warm up
+        pair = (dense, sparse) if at % 2 else (sparse, dense)  # neither always first
+        found = {one: one.turn(EVERY * at + 1, steps) for one in pair}
+        turns.append((found[dense], found[sparse]))
+    changes = [sparse.turn(EVERY * at, 1) for at in range(1, 10)]
+    without, added = statistics.median(a for a, _ in turns[2:]), statistics.median(b - a for a, b in turns[2:])
     change = max(0.0, statistics.median(changes) - without - added)
     return {
         "step_ms": round(without * 1e3, 3), "added_ms": round(added * 1e3, 3), "change_ms": round(change * 1e3, 3),

@@ -25,6 +25,8 @@ from ..train.optimizers import Steps, forget, leaves_zeros, torch_optimizer, tra
 from .prepare import choice_of
 from .sparse_settings import checked
 
+_PRIME = 1_000_003
+
 
 @dataclass(frozen=True)
 class Sparse:
@@ -78,7 +80,7 @@ class Sparsifier:
         self.optimizer = torch_optimizer(optimizer)
         self.schedule, recipe = checked(schedule, steps, settings)
         self.steps = steps or 0
-        self._chance = torch.Generator().manual_seed(recipe.seed)
+        self._chance = torch.Generator().manual_seed(recipe.seed * _PRIME + 1)  # not the numbers that weights began as
         self._asked = Asked(
             recipe.build_method(), recipe.wanted(), recipe.pins(), recipe.loose_pattern(), choice_of(recipe)
         )  # fmt: skip
