@@ -325,10 +325,11 @@ def test_masks_that_were_changed_in_their_file_are_told(tmp_path) -> None:
     with safe_open(tmp_path / "m", framework="pt") as file:
         tensors, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     assert tensors["0.weight"].numel() == 16 * 24 // 8
-    shapes = json.loads(told["shapes"]) | {"0.weight": [24, 8]}
+    about = json.loads(told["prunus.masks"])
+    about["shapes"] |= {"0.weight": [24, 8]}
     for bits, more in (
         ({**tensors, "0.weight": tensors["0.weight"] ^ 1}, told),
-        (tensors, {**told, "shapes": json.dumps(shapes)}),
+        (tensors, {"prunus.masks": json.dumps(about)}),
     ):
         save_file(bits, tmp_path / "m", metadata=more)
         with pytest.raises(CheckpointError, match="not those that were written"):

@@ -66,8 +66,15 @@ class SparseLayer:
         found, version = self._held
         return None if found() is gradient and version == gradient._version else gradient
 
+    def hold_gradient(self) -> None:
+        """Take its gradient of what is dropped away."""
+        gradient = self.parameter.grad
+        if gradient is not None:
+            gradient.mul_(self.mask)
+            self.note_held(gradient)
+
     def note_held(self, gradient: Tensor) -> None:
-        """Dropped weights have none in this one, until it changes."""
+        """Dropped weights have no part in this one, until it changes."""
         self._held = weakref.ref(gradient), gradient._version
 
     def show_dense(self) -> None:
@@ -114,10 +121,11 @@ class SparseLayer:
         self.score = None if self.score is None else self.score.to(self.parameter.device)
 
 
-@torch.no_grad()
 def hold_gradients(layers: Sequence[SparseLayer]) -> None:
     """Take the gradients of what is dropped away, so that optimizers keep nothing for it; not twice of one gradient."""
     loose = [(layer, gradient) for layer in layers if (gradient := layer.loose_gradient()) is not None]
+    if not loose:
+        return
     multiply([gradient for _, gradient in loose], [layer.mask for layer, _ in loose])
     for layer, gradient in loose:
         layer.note_held(gradient)

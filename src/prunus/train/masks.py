@@ -100,10 +100,11 @@ class Masks(Mapping[str, Tensor]):
         from safetensors.torch import save_file
 
         bits = {name: packed(mask) for name, mask in self.keep.items()}
-        shapes = json.dumps({name: list(mask.shape) for name, mask in self.keep.items()}, sort_keys=True)
+        shapes = {name: list(mask.shape) for name, mask in self.keep.items()}
+        about = json.dumps({"sha256": _digest(bits, shapes), "shapes": shapes}, sort_keys=True)
         place = Path(path)
         temporary = place.with_name(f"{place.name}.new")
-        save_file(bits, temporary, metadata={"format": _FORMAT, "shapes": shapes, "sha256": _digest(bits, shapes)})
+        save_file(bits, temporary, metadata={_FORMAT: about})  # one entry: the order of several is left to chance
         temporary.replace(place)
 
     @classmethod
@@ -117,16 +118,16 @@ class Masks(Mapping[str, Tensor]):
 
         try:
             with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
+                about = (file.metadata() or {}).get(_FORMAT)
                 bits = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: no readable masks ({' '.join(str(error).split())}).") from error
-        if told.get("format") != _FORMAT:
+        if about is None:
             raise CheckpointError(f"{path}: no masks of prunus, which Masks.save writes.")
-        if told.get("sha256") != _digest(bits, told.get("shapes", "")):
+        told = json.loads(about)
+        if told["sha256"] != _digest(bits, told["shapes"]):
             raise CheckpointError(f"{path}: its masks are not those that were written into it. Get the file again.")
-        shapes = json.loads(told["shapes"])
-        return cls({name: unpacked(bits[name], tuple(shapes[name])) for name in bits})
+        return cls({name: unpacked(bits[name], tuple(told["shapes"][name])) for name in bits})
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -163,9 +164,9 @@ def unpacked(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).view(shape)
 
 
-def _digest(bits: Mapping[str, Tensor], shapes: str) -> str:
+def _digest(bits: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> str:
     """sha256 of the bits by name, and of the shapes."""
-    told = hashlib.sha256(shapes.encode())
+    told = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode())
     for name in sorted(bits):
         told.update(name.encode() + b"\0" + bits[name].contiguous().view(torch.uint8).numpy().tobytes())
     return told.hexdigest()

@@ -99,6 +99,7 @@ class Sparsifier:
         self._stepped = self._begun = False
         self._risen = self.schedule.first(1.0)
         self._keep()
+        self._look()
         if state is None:
             self._begin(masks)
             self._put()
@@ -119,7 +120,6 @@ class Sparsifier:
         still = [layer for layer in self._still if layer.live < layer.mask.numel()]
         return Masks({layer.site.parameter: layer.mask != 0 for layer in [*self.layers, *still]})
 
-    @torch.no_grad()
     def step(self) -> None:
         """A step of the optimizer is done: masks change if they are due. One that was skipped, by a gradient scaler, does
         not count.
@@ -132,10 +132,13 @@ class Sparsifier:
         self._stepped = False
         self.done += 1
         if not self.schedule.trains_dropped and self.schedule.due(self.done, self.steps):
-            self._change()
-            self._put()
-        for layer in self.layers:
-            layer.gradient = None
+            with torch.no_grad():
+                self._change()
+                self._put()
+        if self._looking:
+            for layer in self.layers:
+                layer.gradient = None
+        self._look()
 
     @torch.no_grad()
     def finish(self, early: bool = False) -> Sparse:
@@ -182,6 +185,7 @@ class Sparsifier:
             layer.load(state["layers"][layer.site.parameter])
         self.done, self._risen = state["step"], state["risen"]
         self._chance.set_state(state["chance"].cpu())
+        self._look()
 
     def _keep(self) -> None:
         """What is kept beside the parameters: masks to hold, dropped values, scores. Chance scores every weight once, if
@@ -220,15 +224,17 @@ class Sparsifier:
             by_name[name].mask.copy_(mask)
         HeldMasks({layer.parameter: layer.mask for layer in self._still}).hold_weights()
 
-    def _looks(self) -> bool:
-        """Whether the next step's gradients of dropped weights are looked at."""
-        return self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
+    def _look(self) -> None:
+        """Find out whether the next step's gradients of dropped weights are looked at."""
+        self._looking = self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
 
     def _arrived(self, layer: SparseLayer, parameter: nn.Parameter) -> None:
         """A layer has a gradient: dropped weights need none, and what looks at gradients in front of the optimizer, as
         clipping by their norm does, is not to see it."""
-        if not self._looks():
-            hold_gradients([layer])
+        if not self._begun:
+            self._meet()
+        if not self._looking:
+            layer.hold_gradient()
 
     def _before(self, scale: float) -> None:
         """Gradients, times a scale, are there: they become as the optimizer is to see them, and dropped weights that it
@@ -238,7 +244,7 @@ class Sparsifier:
         if self._stepped and self.schedule.needs_steps:
             told = "step() was not called behind the last step of the optimizer, without which no mask ever changes"
             raise RecipeError([told])
-        if self._looks():
+        if self._looking:
             for layer in self.layers:
                 layer.gradient = None if layer.parameter.grad is None else layer.parameter.grad.clone()
         if self._scored:
