@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import prunus
 from prunus.callbacks.hugging_face import SparsityCallback
-from prunus.core.errors import CheckpointError
+from prunus.core.errors import CheckpointError, UnsupportedModelError
 
 
 def examples() -> TensorDataset:
@@ -41,11 +42,12 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step == 6
 
 
-def trained(folder: Path, resume: bool = False, stop: bool = False) -> tuple[Classifier, SparsityCallback]:
+def trained(folder: Path, resume: bool = False, stop: bool = False,
+            schedule: str = "rigl:every=2") -> tuple[Classifier, SparsityCallback]:  # fmt: skip
     args = TrainingArguments(str(folder), per_device_train_batch_size=8, gradient_accumulation_steps=2, max_steps=12,
                              save_steps=3, logging_steps=100, learning_rate=0.02, report_to=[], use_cpu=True, seed=1,
                              disable_tqdm=True)  # fmt: skip
-    model, sparsity = Classifier(), SparsityCallback("rigl:every=2", sparsity=0.75)
+    model, sparsity = Classifier(), SparsityCallback(schedule, sparsity=0.75)
     callbacks = [sparsity, *([Stop()] if stop else [])]
     trainer = Trainer(model, args, train_dataset=examples(), data_collator=collate, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=resume or None)
@@ -65,6 +67,14 @@ def test_the_trainer_resumes_to_the_same_weights(tmp_path, capsys) -> None:
     (tmp_path / "stopped" / "checkpoint-12" / "sparsity.safetensors").unlink()
     with pytest.raises(CheckpointError, match="was not saved with this callback"):
         trained(tmp_path / "stopped", resume=True)
+
+
+def test_training_that_is_stopped_early_may_be_short_of_its_target(tmp_path, capsys) -> None:
+    model, sparsity = trained(tmp_path, stop=True, schedule="gradual:every=1,end=1")
+    assert sparsity.result is not None
+    assert sparsity.result.steps == 6
+    assert sparsity.result.sparsity == pytest.approx(0.75 * (1 - 0.5**3), abs=0.01)
+    assert sparsity.result.sparsity == pytest.approx(prunus.Masks.of(model).sparsity)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -111,3 +121,14 @@ def test_lightning_resumes_to_the_same_weights(tmp_path) -> None:
     again, rest, _ = fit(6, str(tmp_path / "half.ckpt"))
     assert rest.result.steps == 24
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+    class Two(Module):
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.02) for _ in range(2)], []
+
+        automatic_optimization = False
+
+    with pytest.raises(UnsupportedModelError, match="Two is trained by 2 optimizers"):
+        pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                   callbacks=[LightningSparsity()], default_root_dir=tmp_path,
+                   enable_checkpointing=False).fit(Two(), DataLoader(examples()))  # fmt: skip

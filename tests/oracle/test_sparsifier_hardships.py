@@ -131,6 +131,14 @@ def test_sparsities_of_single_layers_rise_too() -> None:
     assert sparsity.finish().layers == {"0": 0.75, "2": 0.5, "4": 0.0}
 
 
+def test_training_may_end_early() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sparsity = prunus.Sparsifier(model, optimizer, "gradual:every=1,end=1", sparsity=0.8, steps=8)
+    one_step(model, optimizer, sparsity)
+    assert 0 < sparsity.finish(early=True).sparsity < 0.8
+
+
 def test_n_to_m_comes_at_once_where_others_rise() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
