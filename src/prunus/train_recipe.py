@@ -44,7 +44,8 @@ class RunSettings:
     It starts from ``scratch``, another run, or a file of weights; may be pruned at once (``prune``: settings of
     ``prunus.prune``, ``recalibrate`` among them); may have its zeros held or moved in training (``schedule``, with the
     settings ``sparse`` of ``prunus.Sparsifier``), or its weights ``shared``, codes of so many bits whose codebooks alone
-    are trained; and may have ``epochs`` and an ``lr`` of its own. What ``prunus.pack`` makes of it is measured by the
+    are trained; may learn from a ``teacher``, another run or a file of weights, with the settings ``distill`` (``weight``,
+    ``temperature``); and may have ``epochs`` and an ``lr`` of its own. What ``prunus.pack`` makes of it is measured by the
     settings ``pack``. Runs of one ``series`` are joined in the plot of accuracy against sparsity.
     """
 
@@ -55,6 +56,8 @@ class RunSettings:
     sparse: Mapping[str, Any] = field(default_factory=dict)
     shared: int | None = None
     pack: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
+    distill: Mapping[str, Any] = field(default_factory=dict)
     epochs: int | None = None
     lr: float | None = None
     series: str | None = None
@@ -176,7 +179,7 @@ class TrainRecipe(Settings):
                 faults += _number("lr", run.lr, f"{where}: lr")
             if run.sparse and run.schedule in (None, FREE):
                 faults.append(f"{where}: sparse are settings of a schedule, of which it has none")
-            faults += [f"{where}: {fault}" for fault in _shared_faults(run)]
+            faults += [f"{where}: {fault}" for fault in (*_shared_faults(run), *_teacher_faults(run, names[:number]))]
             if run.schedule is not None and not self.epochs_of(run):
                 faults.append(f"{where}: schedule '{run.schedule}' needs epochs to happen in")
             faults += _prune_faults(run, where)
@@ -233,8 +236,8 @@ def _run(table: Any, number: int, faults: list[str]) -> RunSettings:
     mine: list[str] = []
     values = dict(named(table, fields, mine))
     kinds = {
-        **dict.fromkeys(("prune", "sparse", "pack"), Mapping),
-        **dict.fromkeys(("name", "from", "schedule", "series"), str),
+        **dict.fromkeys(("prune", "sparse", "pack", "distill"), Mapping),
+        **dict.fromkeys(("name", "from", "schedule", "series", "teacher"), str),
     }
     for name, kind in kinds.items():
         if name in values and not isinstance(values[name], kind):
@@ -267,6 +270,25 @@ def _shared_faults(run: RunSettings) -> list[str]:
     if run.shared is not None and (run.prune or run.schedule):
         faults.append("shared: codebooks alone are trained; prune in a run before, and start from that")
     faults += [f"pack has no setting '{name}'{suggest(name, PACK)}" for name in run.pack if name not in PACK]
+    return faults
+
+
+def _teacher_faults(run: RunSettings, above: Sequence[str]) -> list[str]:
+    """What is wrong with what a run learns from."""
+    faults = []
+    if run.teacher is not None and run.teacher not in above and not run.teacher.endswith(".safetensors"):
+        faults.append(
+            f"teacher '{run.teacher}' is neither a run above it ({', '.join(above) or 'none'}) nor a .safetensors file"
+        )
+    if run.distill and run.teacher is None:
+        faults.append("distill are settings of what a teacher is for, of which it has none")
+    right = {"weight": lambda v: 0 < v <= 1, "temperature": lambda v: v > 0}
+    for name, value in run.distill.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name not in right:
+            faults.append(f"distill has no setting '{name}'{suggest(name, right)}")
+        elif not number or not right[name](value):
+            faults.append(f"distill: {name} {value!r} must be {'above 0 and at most 1' if name == 'weight' else 'above 0'}")
     return faults
 
 

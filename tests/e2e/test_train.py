@@ -283,3 +283,19 @@ def test_shared_weights_are_trained_packed_and_resumed(tmp_path: Path) -> None:
     assert resumed.weights("shared").read_bytes() == found.weights("shared").read_bytes()
     with pytest.raises(RecipeError, match="prune in a run before"):
         prunus.train_runs(tmp_path / "never", **{**settings, "runs": [{**runs[0], "shared": 4}]})
+
+
+def test_a_run_learns_from_a_teacher(tmp_path: Path) -> None:
+    runs = [{"name": "dense"}, {"name": "small", "prune": {"method": "magnitude", "sparsity": 0.9}, "teacher": "dense",
+                                "distill": {"weight": 0.9, "temperature": 2}}, {"name": "alone"}]  # fmt: skip
+    runs[2] |= {"prune": runs[1]["prune"]}
+    settings = {"model": "lenet-300-100", "data": "digits", "epochs": 2, "batch": 128, "latency": 0, "runs": runs}
+    found = prunus.train_runs(tmp_path / "out", **settings)
+    losses = {one["run"]: one["history"][0]["loss"] for one in found.record["results"]}
+    assert losses["small"] != losses["alone"]
+    assert found.rows[1]["sparsity"] == found.rows[2]["sparsity"]
+    told = ("teacher 'nobody' is neither a run above it", "distill has no setting 'heat'")
+    with pytest.raises(RecipeError, match=rf"(?s){told[0]}.*{told[1]}"):
+        prunus.train_runs(
+            tmp_path / "x", **{**settings, "runs": [{"name": "a", "teacher": "nobody", "distill": {"heat": 1}}]}
+        )

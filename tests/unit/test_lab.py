@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from prunus.core.errors import CheckpointError, NumericalError
 from prunus.core.progress import Silent
-from prunus.lab.judge import judge, loss_of, perplexity_of
+from prunus.lab.judge import Teacher, judge, loss_of, perplexity_of
 from prunus.lab.kept import load_state, load_weights, save_state, save_weights
 from prunus.lab.loop import Kept, train
 from prunus.lab.training import Training, optimizer_of, rate
@@ -311,3 +311,19 @@ def test_only_sgd_has_a_momentum() -> None:
     weight = [nn.Parameter(torch.zeros(1))]
     assert optimizer_of(training(momentum=0.5), weight).defaults["momentum"] == 0.5
     assert "momentum" not in optimizer_of(training(optimizer="adamw"), weight).defaults
+
+
+def test_a_teacher_is_followed_as_the_paper_has_it() -> None:
+    torch.manual_seed(0)
+    student, master = nn.Linear(6, 4), nn.Linear(6, 4)
+    inputs, answers = torch.randn(5, 6), torch.tensor([0, 1, 2, 3, 0])
+    taught = Teacher(master, weight=0.3, temperature=2.0).loss(student, inputs, answers)
+    logits, wanted = student(inputs), master(inputs)
+    soft = (wanted / 2).softmax(-1)
+    far = (soft * (soft.log() - (logits / 2).log_softmax(-1))).sum(-1).mean()
+    own = nn.functional.cross_entropy(logits, answers)
+    torch.testing.assert_close(taught, 0.7 * own + 0.3 * 4 * far)
+    taught.backward()
+    assert master.weight.grad is None
+    same = Teacher(student, weight=1.0).loss(student, inputs, answers)
+    assert float(same.detach()) == pytest.approx(0, abs=1e-6)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from ..samples.batches import InOrder
 
@@ -23,10 +23,34 @@ class Judged:
 
 def loss_of(model: nn.Module, inputs: Tensor, answers: Tensor, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of labels, or of every next token where ``inputs`` are windows of tokens."""
-    logits = logits_of(model, inputs)
+    return _cross_entropy(logits_of(model, inputs), inputs, answers, smoothing)
+
+
+def _cross_entropy(logits: Tensor, inputs: Tensor, answers: Tensor, smoothing: float) -> Tensor:
     if not inputs.is_floating_point():
         logits, answers = logits[:, :-1].flatten(0, 1), answers[:, 1:].flatten()
     return cross_entropy(logits.float(), answers, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that another learns from: (1 − w)·CE + w·T²·KL(teacher ‖ student) at temperature T (arXiv:1503.02531)."""
+
+    model: nn.Module
+    weight: float = 0.5
+    temperature: float = 4.0
+
+    def loss(self, student: nn.Module, inputs: Tensor, answers: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The loss of a batch, a mean over its examples or tokens; gradients flow to the student alone."""
+        logits = logits_of(student, inputs)
+        with torch.no_grad():
+            wanted = logits_of(self.model, inputs).float()
+        own = _cross_entropy(logits, inputs, answers, smoothing)
+        heat = self.temperature
+        learnt = (logits.float() / heat).log_softmax(-1).flatten(0, -2)
+        taught = (wanted / heat).log_softmax(-1).flatten(0, -2)
+        far = kl_div(learnt, taught, reduction="batchmean", log_target=True)
+        return (1 - self.weight) * own + self.weight * heat**2 * far
 
 
 def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:

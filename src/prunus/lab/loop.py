@@ -17,7 +17,7 @@ from ..core.errors import NumericalError
 from ..core.progress import Progress
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
-from .judge import counts, judge, loss_of
+from .judge import Teacher, counts, judge, loss_of
 from .kept import load_state, save_state
 from .training import Training, autocast, optimizer_of, rate, set_rate
 
@@ -72,6 +72,8 @@ class Course:
     looks: int = 1
     at: int | None = None
     behind: Callable[[nn.Module], None] = lambda model: None
+    teacher: Teacher | None = None
+    """What it learns from beside the answers."""
 
 
 def train(model: nn.Module, samples: Samples, training: Training, sparsify: Sparsify | None, kept: Kept,
@@ -167,7 +169,8 @@ class _Run:
         set_rate(self.optimizer, rate(step, self.training.epochs * len(self.shuffled), self.training))
         self.optimizer.zero_grad()
         with autocast(self.training, self.shuffled.device):
-            loss = loss_of(self.model, inputs, answers, self.training.label_smoothing)
+            learn = loss_of if self.course.teacher is None else self.course.teacher.loss
+            loss = learn(self.model, inputs, answers, self.training.label_smoothing)
         loss.backward()
         self.optimizer.step()
         if self.sparsity is not None:

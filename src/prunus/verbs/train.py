@@ -20,9 +20,9 @@ from ..checkpoint.journal import Journal
 from ..checkpoint.replace import check_free, check_place
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
-from ..lab.judge import counts, judge, logits_of, loss_of
+from ..lab.judge import Teacher, counts, judge, logits_of, loss_of
 from ..lab.kept import WEIGHTS, load_weights, save_weights
-from ..lab.loop import Kept, Sparsify, Sparsity, train
+from ..lab.loop import Course, Kept, Sparsify, Sparsity, train
 from ..measure.speed import forward_seconds
 from ..recipe import Recipe
 from ..report.record import FILE as RECORD
@@ -154,7 +154,8 @@ class _Bench:
             if training.epochs:
                 kept.save({"epoch": 0, "model": model.state_dict()})
         shared = share_weights(model, run.shared) if run.shared is not None else None
-        history = train(model, samples, training, _sparsify(recipe, run, seed), kept, self.progress)
+        course = Course(teacher=self._teacher(run, seed))
+        history = train(model, samples, training, _sparsify(recipe, run, seed), kept, self.progress, course)
         if shared is not None:
             shared.finish()
         found = judge(model, InOrder(samples, samples.test, recipe.batch, device))
@@ -165,6 +166,17 @@ class _Bench:
             "file_bytes": path.stat().st_size, "packed": self._packed(run, path.parent), "history": history,
             "seconds": round(perf_counter() - start, 3),
         }  # fmt: skip
+
+    def _teacher(self, run: RunSettings, seed: int) -> Teacher | None:
+        """The network that a run learns from."""
+        if run.teacher is None:
+            return None
+        model = build(self.recipe.model, seed, self.samples.given())
+        written = not run.teacher.endswith(".safetensors")
+        load_weights(
+            model, weights_of(self.journal.output, run.teacher, seed) if written else Path(run.teacher).expanduser()
+        )
+        return Teacher(model.eval().to(self.device), **run.distill)
 
     def _packed(self, run: RunSettings, folder: Path) -> dict[str, Any] | None:
         """What packing makes of the weights in a folder: bytes of the file, and of shared weights stage by stage."""
@@ -250,7 +262,8 @@ def check_built(recipe: TrainRecipe, samples: Samples) -> None:
 def _plan(recipe: TrainRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:
     """What decides the output's bytes."""
     passing = ("latency", "threads", "device")
-    read = [run.start for run in recipe.runs if run.start.endswith(".safetensors")]
+    named = [name for run in recipe.runs for name in (run.start, run.teacher) if name is not None]
+    read = [name for name in named if name.endswith(".safetensors")]
     read += [path for path, _, _ in [recipe.model.partition(":")] if path.endswith(".py")]
     files = {path: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() for path in read}
     return {
