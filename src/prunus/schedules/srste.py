@@ -16,7 +16,9 @@ from ..core.schedule import Schedule, at_times, check_times
 class SRSTE(Schedule):
     """The largest weights live, chosen anew at every step (sparse-refined straight-through estimator).
 
-    All are trained by the gradient at the masked ones, and dropped ones shrink: g(W̃) + λ(1 − mask) ⊙ W (eq. 5). Made for N:M (``sparsity="2:4"``) from scratch; works for any pattern.
+    All are trained by the gradient at the masked ones, and dropped ones shrink: g(W̃) + λ(1 − mask) ⊙ W (eq. 5).
+
+    Made for N:M (``sparsity="2:4"``) from scratch; works for any pattern.
     """
 
     allocation: ClassVar[str] = "uniform"
