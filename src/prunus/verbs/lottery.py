@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,6 @@ from torch.optim import Optimizer
 
 from ..checkpoint.disk import sync_all
 from ..checkpoint.journal import Journal
-from ..checkpoint.replace import check_free, check_place
 from ..core.progress import Progress, Silent
 from ..lab.judge import counts, judge
 from ..lab.kept import WEIGHTS, load_weights, save_weights, save_weights_as
@@ -25,17 +23,14 @@ from ..lab.tickets import barrier, earliest, masked, shuffled_masks
 from ..lottery_recipe import MASK, REINIT, LotteryRecipe
 from ..report.lottery import lottery_card, lottery_record
 from ..report.lottery_pictures import PICTURES
-from ..report.record import FILE as RECORD
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
-from ..samples.source import source_of
 from ..train.masks import Masks
 from ..train_recipe import RunSettings
 from ..zoo.build import build
-from .prepare import choose_device, finished_record
 from .prune import prune
 from .sparsifier import Sparsifier
-from .train import STATE, check_built, steady
+from .train import STATE, carried_out, steady
 
 DENSE, TICKET, AGAIN = "dense", "ticket", "ticket-again"
 _RUN = RunSettings("ticket")
@@ -86,31 +81,11 @@ def lottery(output: str | Path, recipe: LotteryRecipe | None = None, *, resume: 
 
 
 def _lottery(output: Path, recipe: LotteryRecipe, flags: tuple[bool, bool], progress: Progress) -> LotteryResult:
-    start = perf_counter()
-    resume, overwrite = flags
-    device = choose_device(recipe.training.device)
-    check_free(output, resume or overwrite)
-    check_place(output)
-    journal = Journal(output)
-    journal.check_free(resume)
-    samples = source_of(recipe.training.data).open()
-    check_built(recipe.training, samples)
-    plan = _plan(recipe, samples, device)
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    if output.exists() and resume and not overwrite:
-        return LotteryResult(finished_record(output, digest))
-    journal.begin(plan, digest, resume)
-    journal.output.mkdir(exist_ok=True)
-    with journal.kept_on_error():
-        results = _Draw(recipe, samples, device, journal, progress).all()
-        record = lottery_record(recipe, samples, results)
-        record |= {"plan": plan, "plan_digest": digest, "output": str(output), "seconds": round(perf_counter() - start, 3)}
-        (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        for name, draw in PICTURES.items():
-            (journal.output / name).write_text(draw(record), encoding="utf-8")
-        (journal.output / "README.md").write_text(lottery_card(record), encoding="utf-8")
-        journal.finish(overwrite)
-    return LotteryResult(record)
+    def make(samples: Samples, device: torch.device, journal: Journal) -> tuple[dict[str, Any], dict[str, str]]:
+        record = lottery_record(recipe, samples, _Draw(recipe, samples, device, journal, progress).all())
+        return record, {name: draw(record) for name, draw in PICTURES.items()}
+
+    return LotteryResult(carried_out(output, recipe.training, flags, partial(_plan, recipe), make, lottery_card))
 
 
 @dataclass(frozen=True)

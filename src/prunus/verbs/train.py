@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -92,30 +93,49 @@ def weights_of(output: Path, run: str, seed: int) -> Path:
 
 
 def _train_runs(output: Path, recipe: TrainRecipe, flags: tuple[bool, bool], progress: Progress) -> TrainResult:
+    _check_sparse(recipe)
+
+    def make(samples: Samples, device: torch.device, journal: Journal) -> tuple[dict[str, Any], dict[str, str]]:
+        bench = _Bench(recipe, samples, device, journal, progress)
+        results = bench.all()
+        record = train_record(recipe, samples, results, bench.latencies())
+        return record, {"accuracy.svg": accuracy_svg(record), "training.svg": training_svg(record)}
+
+    return TrainResult(carried_out(output, recipe, flags, partial(_plan, recipe), make, train_card))
+
+
+Made = Callable[[Samples, torch.device, Journal], tuple[dict[str, Any], dict[str, str]]]
+"""Carries a recipe out, with a journal; gives its record, and pictures by file."""
+
+
+def carried_out(output: Path, training: TrainRecipe, flags: tuple[bool, bool],
+                plan_of: Callable[[Samples, torch.device], dict[str, Any]], make: Made,
+                card_of: Callable[[Mapping[str, Any]], str]) -> dict[str, Any]:  # fmt: skip
+    """The record of networks trained into ``output``, or that of the finished run that is resumed; ``flags`` are ``resume``
+    and ``overwrite``."""
     start = perf_counter()
     resume, overwrite = flags
-    device = choose_device(recipe.device)
-    _check_sparse(recipe)
+    device = choose_device(training.device)
     check_free(output, resume or overwrite)
     check_place(output)
     journal = Journal(output)
     journal.check_free(resume)
-    samples = source_of(recipe.data).open()
-    check_built(recipe, samples)
-    plan = _plan(recipe, samples, device)
+    samples = source_of(training.data).open()
+    check_built(training, samples)
+    plan = plan_of(samples, device)
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if output.exists() and resume and not overwrite:
-        return TrainResult(finished_record(output, digest))
+        return finished_record(output, digest)
     journal.begin(plan, digest, resume)
     journal.output.mkdir(exist_ok=True)
     with journal.kept_on_error():
-        bench = _Bench(recipe, samples, device, journal, progress)
-        results = bench.all()
-        record = train_record(recipe, samples, results, bench.latencies())
+        record, pictures = make(samples, device, journal)
         record |= {"plan": plan, "plan_digest": digest, "output": str(output), "seconds": round(perf_counter() - start, 3)}
-        _write(journal.output, record)
+        files = {RECORD: json.dumps(record, indent=1) + "\n", "README.md": card_of(record), **pictures}
+        for name, text in files.items():
+            (journal.output / name).write_text(text, encoding="utf-8")
         journal.finish(overwrite)
-    return TrainResult(record)
+    return record
 
 
 @dataclass(frozen=True)
@@ -286,14 +306,6 @@ def _sparsify(recipe: TrainRecipe, run: RunSettings, seed: int) -> Sparsify | No
         return Sparsifier(model, optimizer, schedule, state=state, **{"seed": seed, "steps": steps, **run.sparse})
 
     return begin
-
-
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    """The record, the table and the pictures."""
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(train_card(record), encoding="utf-8")
-    (folder / "accuracy.svg").write_text(accuracy_svg(record), encoding="utf-8")
-    (folder / "training.svg").write_text(training_svg(record), encoding="utf-8")
 
 
 @contextmanager
