@@ -35,6 +35,7 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 """Numbers and what each may be."""
 _WORDS = {"optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "precision": PRECISIONS}
 """Settings that are one of some words."""
+_SWITCHES = ("nesterov", "flip", "compile")
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class TrainRecipe(Settings):
     crop: int = 0
     flip: bool = False
     precision: str = "float32"
+    compile: bool = False
     seeds: tuple[int, ...] = (0,)
     device: str = "auto"
     threads: int = 0
@@ -150,7 +152,7 @@ class TrainRecipe(Settings):
         faults += [f"{name} '{getattr(self, name)}' is none of {', '.join(words)}"
                    for name, words in _WORDS.items() if getattr(self, name) not in words]  # fmt: skip
         faults += [f"{name} {getattr(self, name)!r} must be true or false"
-                   for name in ("nesterov", "flip") if not isinstance(getattr(self, name), bool)]  # fmt: skip
+                   for name in _SWITCHES if not isinstance(getattr(self, name), bool)]  # fmt: skip
         if self.nesterov and not self.momentum:
             faults.append("nesterov needs a momentum above 0")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from prunus.core.errors import CheckpointError, NumericalError
+from prunus.core.errors import CheckpointError, NumericalError, RecipeError
 from prunus.core.progress import Silent
 from prunus.lab.judge import Teacher, judge, loss_of, perplexity_of
 from prunus.lab.kept import load_state, load_weights, save_state, save_weights
@@ -30,7 +30,7 @@ def training(**changed: Any) -> Training:
     plain = {
         "epochs": 4, "batch": 8, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01,
         "lr_schedule": "cosine", "warmup": 0.0, "milestones": (0.5, 0.75), "label_smoothing": 0.0, "crop": 0, "flip": False,
-        "precision": "float32", "seed": 3,
+        "precision": "float32", "compile": False, "seed": 3,
     }  # fmt: skip
     return Training(**{**plain, **changed})
 
@@ -327,3 +327,44 @@ def test_a_teacher_is_followed_as_the_paper_has_it() -> None:
     assert master.weight.grad is None
     same = Teacher(student, weight=1.0).loss(student, inputs, answers)
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_near_plain_training_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    """Without dropout, whose random numbers a compiled network draws otherwise; then with it, stopped and not."""
+    plain, fused = net(), net()
+    losses = []
+    for model, compile_ in ((plain, False), (fused, True)):
+        model.drop.p = 0.0
+        history = train(model, samples_of(), training(compile=compile_), None, kept_in(tmp_path, str(compile_)), Silent())
+        losses.append(history[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    torch.testing.assert_close(plain.state_dict(), fused.state_dict(), rtol=1e-3, atol=1e-4)
+    whole, stopped = net(), net()
+    train(whole, samples_of(), training(compile=True), None, kept_in(tmp_path, "whole"), Silent())
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, samples_of(), training(compile=True), None, stop_behind(tmp_path, epoch=2), Silent())
+    gone_on = net(seed=9)
+    train(gone_on, samples_of(), training(compile=True), None, kept_in(tmp_path), Silent())
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), gone_on.parameters(), strict=True))
+
+
+def stop_behind(folder: Path, epoch: int) -> Kept:
+    def mark(entry: dict[str, Any]) -> None:
+        if entry["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    return Kept(folder / "state.safetensors", "one", mark)
+
+
+def test_where_torch_cannot_compile_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        def call(*inputs: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(RecipeError, match=r"compile: torch cannot compile on this machine \(No working C\+\+ compiler"):
+        train(net(), samples_of(), training(compile=True), None, kept_in(tmp_path), Silent())

@@ -28,13 +28,15 @@ def test_all_faults_are_told_at_once() -> None:
             {"name": "e", "prune": {"method": "wonda", "recalibrate": 1}},
             {"name": 3, "prune": "all"},
             "text", model="lenet-6", data="digits:share=1", epochs=1.5, lr=-1, optimizer="lion", nesterov=1, momentum=0,
+            compile="yes",
             seeds=[0, 0, -1], milestones=[0.5, 2], warmup=1, precision="float16", lr_schedule="linear", latencies=3,
         )  # fmt: skip
     for says in (
         "unknown model 'lenet-6' (did you mean 'lenet-5'?)", "data 'digits' has no option 'share'",
         "epochs 1.5 must be a whole number of at least 0", "lr -1 must be above 0",
         "optimizer 'lion' is none of sgd, adam, adamw",
-        "nesterov 1 must be true or false", "nesterov needs a momentum above 0", "seeds [0, 0, -1] must be at least one",
+        "nesterov 1 must be true or false", "compile 'yes' must be true or false",
+        "nesterov needs a momentum above 0", "seeds [0, 0, -1] must be at least one",
         "seeds -1 must be a whole number of at least 0", "milestones [0.5, 2] must be shares",
         "warmup 1 must be from 0 to below 1",
         "precision 'float16' is none of float32, bfloat16", "lr_schedule 'linear' is none of cosine, step, constant",

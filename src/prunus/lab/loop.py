@@ -17,6 +17,7 @@ from ..core.errors import NumericalError
 from ..core.progress import Progress
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
+from .compiled import compiled
 from .judge import Teacher, counts, judge, loss_of
 from .kept import load_state, save_state
 from .training import Training, autocast, optimizer_of, rate, set_rate
@@ -95,7 +96,8 @@ def train(model: nn.Module, samples: Samples, training: Training, sparsify: Spar
         model.load_state_dict(state["model"])
     optimizer = optimizer_of(training, model.parameters())
     steps = training.epochs * len(shuffled)
-    run = _Run(model, optimizer, shuffled, tests, training, course or Course(), progress)
+    called = compiled(model) if training.compile else model
+    run = _Run(model, called, optimizer, shuffled, tests, training, course or Course(), progress)
     history: list[dict[str, Any]] = []
     begin, sparse = run.course.first // len(shuffled), None
     if state is not None and state["epoch"]:
@@ -124,6 +126,8 @@ class _Run:
     """Training under way."""
 
     model: nn.Module
+    called: nn.Module
+    """The same parameters behind the forward pass that is carried out."""
     optimizer: Optimizer
     shuffled: Shuffled
     tests: InOrder
@@ -135,7 +139,7 @@ class _Run:
     def epoch(self, epoch: int) -> dict[str, Any]:
         """One pass over the training examples, or what is left of it, and what it came to."""
         began = perf_counter()
-        self.model.train()
+        self.called.train()
         first, device = epoch * len(self.shuffled), self.shuffled.device
         skipped = max(0, self.course.first - first)
         total = torch.zeros((), device=device)
@@ -155,7 +159,7 @@ class _Run:
                     self.course.behind(self.model)
                 if self._looks_behind(number):
                     looks.append(self._look(first + number + 1))
-                    self.model.train()
+                    self.called.train()
         self._require_number(float(total), epoch, len(self.shuffled) - 1)
         last = self._look(first + len(self.shuffled))
         found = {
@@ -170,7 +174,7 @@ class _Run:
         self.optimizer.zero_grad()
         with autocast(self.training, self.shuffled.device):
             learn = loss_of if self.course.teacher is None else self.course.teacher.loss
-            loss = learn(self.model, inputs, answers, self.training.label_smoothing)
+            loss = learn(self.called, inputs, answers, self.training.label_smoothing)
         loss.backward()
         self.optimizer.step()
         if self.sparsity is not None:
@@ -183,7 +187,7 @@ class _Run:
         return number + 1 < count and (number + 1) * looks // count > number * looks // count
 
     def _look(self, step: int) -> dict[str, Any]:
-        found = judge(self.model, self.tests)
+        found = judge(self.called, self.tests)
         return {"step": step, "test_loss": found.loss, "test_score": found.score}
 
     def _require_number(self, loss: float, epoch: int, batch: int) -> None:

@@ -19,7 +19,8 @@ _STEP = 0.1
 @dataclass(frozen=True)
 class Training:
     """Settings of one training run. ``batch`` are examples of a step; ``warmup`` and ``milestones`` shares of all steps;
-    ``crop`` pixels; ``seed`` decides the order of examples, their augmentation and what dropout drops."""
+    ``crop`` pixels; ``compile`` fuses a
+    step's operations (torch.compile); ``seed`` decides the order of examples, their augmentation and what dropout drops."""
 
     epochs: int
     batch: int
@@ -35,6 +36,7 @@ class Training:
     crop: int
     flip: bool
     precision: str
+    compile: bool
     seed: int
 
 
