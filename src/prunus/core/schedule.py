@@ -51,6 +51,10 @@ class Schedule(ABC):
         """The share of a layer's live weights that die behind this step, and grow elsewhere."""
         return 0.0
 
+    def dense_gradients(self) -> float:
+        """In which share of steps the gradients of dropped weights are looked at."""
+        return 1.0 if self.keeps_dense else 0.0
+
     def growth(self, gradient: Tensor | None, mask: Tensor, chance: torch.Generator) -> Tensor:
         """Scores of a layer's weights by which dropped ones grow, the highest first, in the shape of its ``mask``."""
         raise NotImplementedError

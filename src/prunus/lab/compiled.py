@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,7 @@ def compiled(model: nn.Module) -> nn.Module:
     except Exception as error:  # each of torch's backends has errors of its own
         reason = " ".join(str(error).split())
         raise RecipeError([f"compile: torch cannot compile on this machine ({reason[:300]}); leave it out"]) from error
-    wrapped: nn.Module = torch.compile(model, dynamic=False)
-    return wrapped
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ..samples.examples import Samples
 from .compiled import compiled
 from .judge import Teacher, counts, judge, loss_of
 from .kept import load_state, save_state
+from .operations import Operations
 from .training import Training, autocast, optimizer_of, rate, set_rate
 
 _PRIME = 1_000_003
@@ -29,6 +30,10 @@ _CLOSE = 20
 
 class Sparsity(Protocol):
     """Zeros that are held or moved while a network is trained."""
+
+    @property
+    def dense_gradients(self) -> float:
+        """In which share of steps the gradients of dropped weights are looked at."""
 
     def step(self) -> None:
         """A step of the optimizer is done."""
@@ -97,7 +102,8 @@ def train(model: nn.Module, samples: Samples, training: Training, sparsify: Spar
     optimizer = optimizer_of(training, model.parameters())
     steps = training.epochs * len(shuffled)
     called = compiled(model) if training.compile else model
-    run = _Run(model, called, optimizer, shuffled, tests, training, course or Course(), progress)
+    operations = Operations.of(model, samples.example().to(device))
+    run = _Run(model, called, optimizer, shuffled, tests, training, course or Course(), progress, operations)
     history: list[dict[str, Any]] = []
     begin, sparse = run.course.first // len(shuffled), None
     if state is not None and state["epoch"]:
@@ -134,6 +140,7 @@ class _Run:
     training: Training
     course: Course
     progress: Progress
+    operations: Operations
     sparsity: Sparsity | None = None
 
     def epoch(self, epoch: int) -> dict[str, Any]:
@@ -143,13 +150,14 @@ class _Run:
         first, device = epoch * len(self.shuffled), self.shuffled.device
         skipped = max(0, self.course.first - first)
         total = torch.zeros((), device=device)
-        looks = []
+        looks, seen, before = [], 0, self.operations.sparse()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.training.seed * _PRIME + epoch)
             for number, (inputs, answers) in enumerate(self.shuffled.epoch(epoch)):
                 if number < skipped:
                     continue
                 total += self._step(first + number, inputs, answers)
+                seen += len(inputs)
                 note = ""
                 if number % _CLOSE == 0:
                     self._require_number(float(total), epoch, number)
@@ -165,6 +173,7 @@ class _Run:
         found = {
             "epoch": epoch + 1, "loss": float(total) / (len(self.shuffled) - skipped), "test_loss": last["test_loss"],
             "test_score": last["test_score"], "sparsity": counts(self.model)["sparsity"],
+            "flops": seen * self._flops((before + self.operations.sparse()) / 2),
             "seconds": round(perf_counter() - began, 3),
         }  # fmt: skip
         return {**found, "looks": [*looks, last]} if self.course.looks > 1 else found
@@ -180,6 +189,13 @@ class _Run:
         if self.sparsity is not None:
             self.sparsity.step()
         return loss.detach()
+
+    def _flops(self, forward: float) -> float:
+        """Operations of a step for one example, of which a forward pass has so many; the teacher's with them."""
+        teacher = self.course.teacher
+        example = self.shuffled.samples.example().to(self.shuffled.device)
+        taught = Operations.of(teacher.model, example).sparse() if teacher is not None else 0.0
+        return taught + self.operations.step(forward, self.sparsity.dense_gradients if self.sparsity is not None else 0.0)
 
     def _looks_behind(self, number: int) -> bool:
         """Whether the test examples are looked at behind this batch of an epoch, which is not its last."""

@@ -17,7 +17,7 @@ from rich.text import Text
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from ..samples.examples import Samples
-from ..train_recipe import TrainRecipe
+from ..train_recipe import RunSettings, TrainRecipe
 from .record import FORMAT
 
 _CARD = """# {model} on {data}
@@ -56,7 +56,7 @@ def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mappin
             "train": len(samples.train), "test": len(samples.test), "classes": samples.classes,
             "shape": list(samples.example().shape[1:]),
         },
-        "rows": [_row(run.name, run.group, results, recipe.runs[0].name, latencies.get(run.name)) for run in recipe.runs],
+        "rows": [_row(run, recipe, results, latencies.get(run.name)) for run in recipe.runs],
         "results": [dict(result) for result in results],
         "peak_memory_bytes": peak_memory_bytes(),
         "recipe": recipe.to_json(),
@@ -64,16 +64,16 @@ def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mappin
     }  # fmt: skip
 
 
-def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str,
+def _row(run: RunSettings, recipe: TrainRecipe, results: Sequence[Mapping[str, Any]],
          latency: tuple[float, float] | None) -> dict[str, Any]:  # fmt: skip
     """One run over all seeds; its change is against the first run with the same seed."""
-    mine = [result for result in results if result["run"] == run]
-    base = {result["seed"]: result["score"] for result in results if result["run"] == first}
+    mine = [result for result in results if result["run"] == run.name]
+    base = {result["seed"]: result["score"] for result in results if result["run"] == recipe.runs[0].name}
     scores = [result["score"] for result in mine]
     changes = [result["score"] - base[result["seed"]] for result in mine]
     one = mine[0]
     return {
-        "run": run, "series": series, "score": mean(scores), "score_spread": spread(scores),
+        "run": run.name, "series": run.group, "score": mean(scores), "score_spread": spread(scores),
         "change": mean(changes), "change_spread": spread(changes),
         "latency_ms": 1e3 * latency[0] if latency else None, "speedup": latency[1] / latency[0] if latency else None,
         "file_bytes": one["file_bytes"], "parameters": one["parameters"],
@@ -82,8 +82,16 @@ def _row(run: str, series: str, results: Sequence[Mapping[str, Any]], first: str
         "packed_ratio": mean(result["packed"]["ratio"] for result in mine) if one["packed"] else None,
         "stages": one["packed"]["stages"] if one["packed"] else {},
         "sparsity": mean(result["sparsity"] for result in mine),
+        "flops": mean(result["flops"] for result in mine), "training_flops": _training_flops(run, recipe, results),
         "seconds": sum(result["seconds"] for result in mine),
     }  # fmt: skip
+
+
+def _training_flops(run: RunSettings, recipe: TrainRecipe, results: Sequence[Mapping[str, Any]]) -> float:
+    """Of a run and of those that it starts from, one upon another; mean over the seeds."""
+    own: float = mean(result["training_flops"] for result in results if result["run"] == run.name)
+    before = recipe.run(run.start)
+    return own + (_training_flops(before, recipe, results) if before is not None else 0.0)
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -96,8 +104,19 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
     text = record["metric"] == "perplexity"
     unit = "" if text else "%"
     packed = any(row["packed_bytes"] for row in record["rows"])
-    head = ["model", record["metric"], "change", "latency ms", "speed-up", "size MB", "non-zeros", "sparsity"]
+    head = [
+        "model",
+        record["metric"],
+        "change",
+        "latency ms",
+        "speed-up",
+        "size MB",
+        "non-zeros",
+        "sparsity",
+        "training FLOPs",
+    ]
     lines = [[*head, "packed kB", "smaller"] if packed else head]
+    trained = record["rows"][0]["training_flops"]
     for number, row in enumerate(record["rows"]):
         lines.append([
             row["run"], plus_minus(row["score"], row["score_spread"], unit),
@@ -105,6 +124,7 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
             "" if row["latency_ms"] is None else f"{row['latency_ms']:.3g}",
             "" if row["speedup"] is None else f"{row['speedup']:.2f}×",
             f"{row['file_bytes'] / 1e6:.2f}", f"{row['nonzeros']:,}", f"{row['sparsity']:.1%}",
+            f"{row['training_flops'] / trained:.2f}×" if trained else "",
         ])  # fmt: skip
         if packed:
             size, ratio = row["packed_bytes"], row["packed_ratio"]
@@ -135,6 +155,11 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
         told.append(
             f"Latency: one example, median of {recipe['latency']} passes after 50, in turn with {first}, "
             f"threads: {record['environment']['threads']}; size: the file of weights as written, zeros and all."
+        )
+    if record["rows"][0]["training_flops"]:
+        told.append(
+            f"Training FLOPs: against {first}; of a run and of those it starts from, forward and backward, as if zeros "
+            "cost nothing."
         )
     return told
 

@@ -49,6 +49,9 @@ class RigL(Schedule):
     def exchanged(self, step: int, steps: int) -> float:
         return self.alpha / 2 * (1 + math.cos(math.pi * min(1.0, step / (self.end * steps))))
 
+    def dense_gradients(self) -> float:
+        return self.end / self.every
+
     def growth(self, gradient: Tensor | None, mask: Tensor, chance: torch.Generator) -> Tensor:
         if gradient is None:
             raise AssertionError("the gradients of dropped weights are kept where they are needed")

@@ -115,6 +115,11 @@ class Sparsifier:
         return 1 - sum(layer.live for layer in self.layers) / sum(layer.mask.numel() for layer in self.layers)
 
     @property
+    def dense_gradients(self) -> float:
+        """In which share of steps the schedule looks at the gradients of dropped weights: what it costs beside zeros."""
+        return self.schedule.dense_gradients()
+
+    @property
     def masks(self) -> Masks:
         """The masks as they are now, by parameter, with the zeros of layers that the optimizer does not train."""
         still = [layer for layer in self._still if layer.live < layer.mask.numel()]

@@ -24,6 +24,7 @@ from ..core.progress import Progress, Silent
 from ..lab.judge import Teacher, counts, judge, logits_of, loss_of
 from ..lab.kept import WEIGHTS, load_weights, save_weights
 from ..lab.loop import Course, Kept, Sparsify, Sparsity, train
+from ..lab.operations import Operations
 from ..measure.speed import forward_seconds
 from ..recipe import Recipe
 from ..report.record import FILE as RECORD
@@ -179,10 +180,12 @@ class _Bench:
         if shared is not None:
             shared.finish()
         found = judge(model, InOrder(samples, samples.test, recipe.batch, device))
+        flops = Operations.of(model, samples.example().to(device)).sparse()
         path = weights_of(self.journal.output, run.name, seed)
         save_weights(model.cpu(), path.parent, samples.tokenizer)
         return {
             "run": run.name, "seed": seed, "score": found.score, "loss": found.loss, **counts(model),
+            "flops": flops, "training_flops": sum(epoch["flops"] for epoch in history),
             "file_bytes": path.stat().st_size, "packed": self._packed(run, path.parent), "history": history,
             "seconds": round(perf_counter() - start, 3),
         }  # fmt: skip
