@@ -48,7 +48,9 @@ def training(path: Path, folder: Path, recipe: TrainRecipe) -> None:
             sparsity=row["sparsity"], parameters=row["parameters"], nonzeros=row["nonzeros"], score=row["score"],
             score_spread=row["score_spread"], change=row["change"], change_spread=row["change_spread"],
             scores=[one["score"] for one in record["results"] if one["run"] == row["run"]],
-            latency_ms=row["latency_ms"], seconds=round(row["seconds"], 1),
+            latency_ms=row["latency_ms"], seconds=round(row["seconds"], 1), flops=row["flops"],
+            training_flops=row["training_flops"], file_bytes=row["file_bytes"], packed_bytes=row["packed_bytes"],
+            packed_ratio=row["packed_ratio"], stages=row["stages"].get("together"),
         )  # fmt: skip
 
 
