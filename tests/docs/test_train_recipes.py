@@ -59,8 +59,9 @@ def kept(recipe: prunus.TrainRecipe) -> dict[str, tuple[int, float]]:
 def test_it_parses_and_its_network_takes_its_images(path: Path) -> None:
     recipe = prunus.TrainRecipe.read(path)
     source = source_of(recipe.data)
-    colour = recipe.data.startswith(("cifar", "images"))
-    size = getattr(source, "size", {"cifar10": 32, "digits": 8}.get(recipe.data, 28))
+    kind = recipe.data.partition(":")[0]
+    colour = kind in ("cifar10", "npz", "images")
+    size = getattr(source, "size", {"cifar10": 32, "npz": 32, "digits": 8}.get(kind, 28))
     given = {"channels": 3 if colour else 1, "size": size, "classes": 1000 if hasattr(source, "size") else 10}
     with torch.device("meta"):
         out = build(recipe.model, 0, given)(torch.zeros(2, given["channels"], size, size))
@@ -112,6 +113,10 @@ def few_images(folder: Path, name: str) -> Path:
         (folder / "data_batch_1.bin").write_bytes(records[:80].tobytes())
         (folder / "test_batch.bin").write_bytes(records[80:].tobytes())
         return folder
+    if name.startswith("npz"):
+        images = (labels[:, None, None, None] * 22 + chance.integers(0, 40, (120, 32, 32, 3))).astype(np.uint8)
+        np.savez(folder / "few.npz", X=images, y=labels)
+        return folder / "few.npz"
     images = (labels[:, None, None] * 22 + chance.integers(0, 40, (120, 28, 28))).astype(np.uint8)
     for prefix, part in (("train", slice(0, 80)), ("t10k", slice(80, 120))):
         head = struct.pack(">HBBIII", 0, 8, 3, len(images[part]), 28, 28)
@@ -121,13 +126,20 @@ def few_images(folder: Path, name: str) -> Path:
     return folder
 
 
+def few_of(data: str, folder: Path) -> str:
+    """A recipe's data, but few."""
+    kind, _, options = data.partition(":")
+    few = f"{kind}:{few_images(folder, kind)}"
+    return few + "," + options.partition(",")[2] if kind == "npz" else few
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "lenet-300-100", "lenet-5", "cnn-lab"])
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES if not path.stem.endswith("-han")])
 def test_it_trains(name: str, tmp_path: Path) -> None:
     stored = prunus.TrainRecipe.read(FOLDER / f"{name}.toml")
-    data = stored.data if name == "digits" else f"{stored.data}:{few_images(tmp_path, stored.data)}"
-    model = stored.model.replace("resnet18", "resnet18:width=8")
-    few = {"model": model, "data": data, "latency": 2, "batch": 20, "seeds": [0]}
+    data = stored.data if name == "digits" else few_of(stored.data, tmp_path)
+    model = stored.model.partition(":")[0].replace("resnet18", "resnet18:width=8")
+    few = {"model": model, "data": data, "latency": 2, "batch": 20, "seeds": [0], "compile": False}
     recipe = prunus.TrainRecipe.read(FOLDER / f"{name}.toml", few)
     result = prunus.train_runs(tmp_path / "out", recipe.at_most(1))
     rows = {row["run"]: row for row in result.rows}
@@ -137,10 +149,14 @@ def test_it_trains(name: str, tmp_path: Path) -> None:
         ("global-90", 0.9),
         ("solver-70", 0.7),
         ("global-tuned-90", 0.9),
+        ("solver-tuned-90", 0.9),
         ("rigl-90", 0.9),
+        ("static-90", 0.9),
     ):
         if run in rows:
             assert rows[run]["sparsity"] == pytest.approx(zeros, abs=2e-3)
+    if name == "deep-compression":
+        assert rows["shared"]["packed_ratio"] > 30
     if name.startswith("lenet"):
         for run in ("pruned-and-tuned", "gradual"):
             assert rows[run]["parameters"] / rows[run]["nonzeros"] >= 12
