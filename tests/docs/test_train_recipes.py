@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.lab.judge import logits_of
+from prunus.observe.text import read_text
 from prunus.samples.source import source_of
 from prunus.zoo.build import build
 
@@ -56,16 +58,21 @@ def kept(recipe: prunus.TrainRecipe) -> dict[str, tuple[int, float]]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_parses_and_its_network_takes_its_images(path: Path) -> None:
+def test_it_parses_and_its_network_takes_its_data(path: Path) -> None:
     recipe = prunus.TrainRecipe.read(path)
     source = source_of(recipe.data)
     kind = recipe.data.partition(":")[0]
-    colour = kind in ("cifar10", "npz", "images")
-    size = getattr(source, "size", {"cifar10": 32, "npz": 32, "digits": 8}.get(kind, 28))
-    given = {"channels": 3 if colour else 1, "size": size, "classes": 1000 if hasattr(source, "size") else 10}
-    with torch.device("meta"):
-        out = build(recipe.model, 0, given)(torch.zeros(2, given["channels"], size, size))
-    assert out.shape == (2, given["classes"])
+    if kind == "text":
+        given, inputs = {"vocabulary": source.vocabulary}, torch.zeros(2, source.seqlen, dtype=torch.long)
+        wanted = (2, source.seqlen, source.vocabulary)
+    else:
+        size = getattr(source, "size", {"cifar10": 32, "npz": 32, "digits": 8}.get(kind, 28))
+        channels, classes = 3 if kind in ("cifar10", "npz", "images") else 1, 1000 if hasattr(source, "size") else 10
+        given, inputs = {"channels": channels, "size": size, "classes": classes}, torch.zeros(2, channels, size, size)
+        wanted = (2, classes)
+    device = "cpu" if kind == "text" else "meta"  # transformers looks at masks
+    with torch.device(device):
+        assert logits_of(build(recipe.model, 0, given), inputs.to(device)).shape == wanted
     for run in recipe.runs:
         prunus.Recipe.of(run.pruning)
 
@@ -129,6 +136,10 @@ def few_images(folder: Path, name: str) -> Path:
 def few_of(data: str, folder: Path) -> str:
     """A recipe's data, but few."""
     kind, _, options = data.partition(":")
+    if kind == "text":
+        text = folder / "few.txt"
+        text.write_text(read_text("factbook-heldout")[:30_000])
+        return f"text:{text},seqlen=32,vocabulary=300"
     few = f"{kind}:{few_images(folder, kind)}"
     return few + "," + options.partition(",")[2] if kind == "npz" else few
 
@@ -155,6 +166,10 @@ def test_it_trains(name: str, tmp_path: Path) -> None:
     ):
         if run in rows:
             assert rows[run]["sparsity"] == pytest.approx(zeros, abs=2e-3)
+    if name == "decoder-sparse":
+        inside = 6 * (4 * 256 * 256 + 3 * 256 * 704)
+        assert rows["srste-2-4"]["nonzeros"] == pytest.approx(rows["dense"]["nonzeros"] - inside / 2, abs=10)
+        assert rows["rigl-80"]["nonzeros"] == pytest.approx(rows["dense"]["nonzeros"] - 0.8 * inside, abs=100)
     if name == "deep-compression":
         assert rows["shared"]["packed_ratio"] > 30
     if name.startswith("lenet"):
