@@ -315,3 +315,14 @@ def test_batches_feed_models_as_loaders_give_them() -> None:
     result = prunus.prune(nn.Linear(4, 2), method="wanda", sparsity=0.5, data=loader, samples=5)
     assert result.record["plan"]["settings"]["batches"] == 2
     assert prunus.prune(Keyworded(), method="wanda", sparsity=0.5, data=[{"pixels": torch.randn(3, 4)}]).sparsity == 0.5
+
+
+def test_a_layer_that_loses_all_its_weights_is_told_of() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[1].weight.fill_(0.01)
+    result = prunus.prune(model, method="magnitude", allocation="global", sparsity=0.5)
+    told = {site["name"]: site["notes"] for site in result.sites}
+    assert not told["0"]
+    assert any("no weight is left, so that nothing passes" in note for note in told["1"])

@@ -19,6 +19,8 @@ from .site import Site
 from .sparsity import zeros
 from .stats import Stats
 
+_EMPTY = "no weight is left, so that nothing passes; give it a sparsity of its own (--set), or another allocation"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -172,6 +174,7 @@ class Solution:
             )
         lost, total, kind = output_error(problem.weight, stored.to(problem.weight.dtype), problem.stats)
         mask = Mask(keep, problem.pattern, problem.dense)
+        notes = notes if keep.any() else (*notes, _EMPTY)
         return cls(problem.site, stored, mask, lost, total, kind, seconds, notes, extra or {})
 
     @property
