@@ -30,6 +30,12 @@ Activations = Annotated[
 ]
 RemoteCode = Annotated[bool, typer.Option(help="Allow the checkpoint's own Python code to run.")]
 
+OwnNetwork = Annotated[str | None, typer.Option(help="Network, in place of the recipe's.")]
+OwnData = Annotated[str | None, typer.Option(help="Data, in place of the recipe's: fashion-mnist, npz:FILE …")]
+OwnSeeds = Annotated[str | None, typer.Option(help="Seeds, in place of the recipe's: 0,1,2.")]
+OwnDevice = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … in place of the recipe's.")]
+Threads = Annotated[int | None, typer.Option(min=0, help="CPU threads; 0: as many as there are.")]
+
 HELP: dict[str, tuple[str, str, str]] = {
     "method": (
         "--method,-m",

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from .options import JsonFlag, Overwrite, Resume, as_json, whole_numbers
+from .options import JsonFlag, Overwrite, OwnData, OwnDevice, OwnNetwork, OwnSeeds, Resume, Threads, as_json, whole_numbers
 
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="TOML file of settings and runs; recipes/train has some.", dir_okay=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs' weights, table and pictures.")],
-    model: Annotated[str | None, typer.Option(help="Network, in place of the recipe's.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data, in place of the recipe's: fashion-mnist, npz:FILE …")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, in place of the recipe's: 0,1,2.")] = None,
+    model: OwnNetwork = None,
+    data: OwnData = None,
+    seeds: OwnSeeds = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Train no run for more epochs than this.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 … in place of the recipe's.")] = None,
-    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads; 0: as many as there are.")] = None,
+    device: OwnDevice = None,
+    threads: Threads = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: JsonFlag = False,

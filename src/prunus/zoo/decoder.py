@@ -24,7 +24,8 @@ def decoder(vocabulary: int = 4096, layers: int = 6, width: int = 256, heads: in
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=-(-8 * width // 3 // 64) * 64, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=positions, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=0, pad_token_id=None, use_cache=False, attn_implementation=attention,
+        bos_token_id=None, eos_token_id=0, pad_token_id=None, use_cache=False,
     )  # fmt: skip
-    model: nn.Module = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation(attention)
     return model
