@@ -37,9 +37,8 @@ CONV1, CONV2, BARE, FC = 2 * 16 * 4 * 1 * 9, 2 * 2 * 16 * 4 * 4 * 9, 2 * 16, 2 *
 
 
 def test_forward_operations_are_those_counted_by_hand() -> None:
-    model = Small().train()
+    model = Small()
     found = Operations.of(model, torch.randn(1, 2, 8, 8))
-    assert model.training
     assert found.layers == {model.conv1: CONV1, model.conv2: CONV2, model.fc: FC}
     assert found.rest == BARE
     assert found.dense == found.sparse() == CONV1 + CONV2 + BARE + FC

@@ -158,6 +158,8 @@ class EndsIn:
 class Masked:
     """Zeros held by hand, and a moving part that has to be kept: which weight of fc1 is zero rotates with the steps."""
 
+    dense_gradients = 0.0
+
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, state: Any) -> None:
         self.weight, self.steps, self.over = model.get_parameter("fc1.weight"), steps, False
         self.count = state["count"] if state else 0

@@ -24,12 +24,10 @@ class Operations:
     @classmethod
     @torch.no_grad()
     def of(cls, model: nn.Module, example: Tensor) -> Operations:
-        """Count those of ``example [1 …]``, in eval mode; the mode is left as it was."""
-        training = model.training
+        """Count those of ``example [1 …]``, in eval mode, in which the model is left."""
         model.eval()
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused ones are not counted on CPUs
             model(example)
-        model.train(training)
         counted: dict[str, dict[Any, int]] = counter.get_flop_counts()
         layers = {}
         for name, module in model.named_modules():
