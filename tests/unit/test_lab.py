@@ -16,7 +16,7 @@ from prunus.core.errors import CheckpointError, NumericalError, RecipeError
 from prunus.core.progress import Silent
 from prunus.lab.judge import Teacher, judge, loss_of, perplexity_of
 from prunus.lab.kept import load_state, load_weights, save_state, save_weights
-from prunus.lab.loop import Kept, train
+from prunus.lab.loop import Course, Kept, train
 from prunus.lab.training import Training, optimizer_of, rate
 from prunus.measure.speed import forward_seconds
 from prunus.samples.batches import InOrder, Shuffled
@@ -343,12 +343,12 @@ def test_compiled_training_is_near_plain_training_and_goes_on_where_it_was_stopp
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert list(plain.state_dict()) == list(fused.state_dict())
     torch.testing.assert_close(plain.state_dict(), fused.state_dict(), rtol=1e-3, atol=1e-4)
-    whole, stopped = net(), net()
-    train(whole, samples_of(), training(compile=True), None, kept_in(tmp_path, "whole"), Silent())
+    taught = Course(teacher=Teacher(net(5).eval()))
+    whole, stopped, gone_on = net(), net(), net(seed=9)
+    train(whole, samples_of(), training(compile=True), None, kept_in(tmp_path, "whole"), Silent(), taught)
     with pytest.raises(KeyboardInterrupt):
-        train(stopped, samples_of(), training(compile=True), None, stop_behind(tmp_path, epoch=2), Silent())
-    gone_on = net(seed=9)
-    train(gone_on, samples_of(), training(compile=True), None, kept_in(tmp_path), Silent())
+        train(stopped, samples_of(), training(compile=True), None, stop_behind(tmp_path, epoch=2), Silent(), taught)
+    train(gone_on, samples_of(), training(compile=True), None, kept_in(tmp_path), Silent(), taught)
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), gone_on.parameters(), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""A network whose forward and backward passes are compiled."""
+"""Networks whose forward and backward passes are compiled."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from torch import Tensor, nn
 from ..core.errors import RecipeError
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """The same network, compiled anew for each of the few shapes of its batches; its parameters are the model's own.
-
-    What was compiled of networks before it is forgotten: past a number of versions torch would carry a network out as it
-    stands and say so only in a log.
+def forget_compiled(device: torch.device) -> None:
+    """Forget what was compiled of networks before: past a number of versions torch would carry a network out as it stands
+    and say so only in a log.
 
     Raises:
         RecipeError: if torch cannot compile here, for want of a compiler.
     """
     torch.compiler.reset()
     try:
-        torch.compile(_twice)(torch.ones(2, device=next(model.parameters()).device))
+        torch.compile(_twice)(torch.ones(2, device=device))
     except Exception as error:  # each of torch's backends has errors of its own
         reason = " ".join(str(error).split())
         raise RecipeError([f"compile: torch cannot compile on this machine ({reason[:300]}); leave it out"]) from error
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The same network, compiled anew for each of the few shapes of its batches; its parameters are the model's own."""
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from ..core.errors import NumericalError
 from ..core.progress import Progress
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
-from .compiled import compiled
+from .compiled import compiled, forget_compiled
 from .judge import Teacher, counts, judge, loss_of
 from .kept import load_state, save_state
 from .operations import Operations
@@ -101,9 +101,14 @@ def train(model: nn.Module, samples: Samples, training: Training, sparsify: Spar
         model.load_state_dict(state["model"])
     optimizer = optimizer_of(training, model.parameters())
     steps = training.epochs * len(shuffled)
-    called = compiled(model) if training.compile else model
+    course = course or Course()
+    called, teacher = model, course.teacher
+    if training.compile:
+        forget_compiled(device)
+        called = compiled(model)
+        teacher = replace(teacher, model=compiled(teacher.model)) if teacher is not None else None
     operations = Operations.of(model, samples.example().to(device))
-    run = _Run(model, called, optimizer, shuffled, tests, training, course or Course(), progress, operations)
+    run = _Run(model, called, teacher, optimizer, shuffled, tests, training, course, progress, operations)
     history: list[dict[str, Any]] = []
     begin, sparse = run.course.first // len(shuffled), None
     if state is not None and state["epoch"]:
@@ -134,6 +139,8 @@ class _Run:
     model: nn.Module
     called: nn.Module
     """The same parameters behind the forward pass that is carried out."""
+    teacher: Teacher | None
+    """The course's, as its forward pass is carried out."""
     optimizer: Optimizer
     shuffled: Shuffled
     tests: InOrder
@@ -182,7 +189,7 @@ class _Run:
         set_rate(self.optimizer, rate(step, self.training.epochs * len(self.shuffled), self.training))
         self.optimizer.zero_grad()
         with autocast(self.training, self.shuffled.device):
-            learn = loss_of if self.course.teacher is None else self.course.teacher.loss
+            learn = loss_of if self.teacher is None else self.teacher.loss
             loss = learn(self.called, inputs, answers, self.training.label_smoothing)
         loss.backward()
         self.optimizer.step()
