@@ -54,8 +54,9 @@ def resolved(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_place(word: str) -> str:
-    """A word of the command line; of a path on this machine only the name."""
-    return f"PATH/{Path(word).name}" if Path(word).is_absolute() else word
+    """A word of the command line; of a path on this machine, behind ``KIND:`` too, only the name."""
+    kind, colon, rest = word.rpartition(":")
+    return f"{kind}{colon}PATH/{Path(rest).name}" if Path(rest).is_absolute() else word
 
 
 def commit() -> str:
