@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import prunus
 from prunus.callbacks.hugging_face import SparsityCallback
-from prunus.core.errors import CheckpointError, UnsupportedModelError
+from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
 
 
 def examples() -> TensorDataset:
@@ -69,6 +69,44 @@ def test_the_trainer_resumes_to_the_same_weights(tmp_path, capsys) -> None:
         trained(tmp_path / "stopped", resume=True)
 
 
+@pytest.mark.parametrize("schedule", ["gradual:every=1,end=1", "movement:begin=0,every=1,end=1", "rigl:every=2"])
+def test_the_best_checkpoint_has_the_zeros_that_it_had(schedule, tmp_path, capsys) -> None:
+    class Worse(Trainer):
+        """Whose first evaluation is the best."""
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            metrics = {"eval_loss": float(self.state.global_step)}
+            self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, max_steps=8, eval_strategy="steps", eval_steps=4,
+                             save_steps=4, learning_rate=0.02, report_to=[], use_cpu=True, disable_tqdm=True,
+                             load_best_model_at_end=True, metric_for_best_model="loss")  # fmt: skip
+    model, sparsity = Classifier(), SparsityCallback(schedule, sparsity=0.75)
+    Worse(
+        model, args, train_dataset=examples(), eval_dataset=examples(), data_collator=collate, callbacks=[sparsity]
+    ).train()
+    assert sparsity.result is not None
+    assert sparsity.result.steps == 4
+    assert sparsity.result.sparsity == pytest.approx(prunus.Masks.of(model).sparsity, abs=0.02)
+    assert sparsity.result.sparsity == pytest.approx(0.75 if "rigl" in schedule else 0.75 * (1 - 0.5**3), abs=0.02)
+
+
+def test_a_checkpoint_may_come_from_another_folder(tmp_path, capsys) -> None:
+    whole, _ = trained(tmp_path / "whole")
+    trained(tmp_path / "stopped", stop=True)
+    args = TrainingArguments(str(tmp_path / "elsewhere"), per_device_train_batch_size=8, gradient_accumulation_steps=2,
+                             max_steps=12, save_steps=3, learning_rate=0.02, report_to=[], use_cpu=True, seed=1,
+                             disable_tqdm=True,
+                             resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoint-6"))  # fmt: skip
+    model = Classifier()
+    callbacks = [SparsityCallback("rigl:every=2", sparsity=0.75)]
+    Trainer(model, args, train_dataset=examples(), data_collator=collate, callbacks=callbacks).train(
+        resume_from_checkpoint=args.resume_from_checkpoint
+    )
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))
+
+
 def test_training_that_is_stopped_early_may_be_short_of_its_target(tmp_path, capsys) -> None:
     model, sparsity = trained(tmp_path, stop=True, schedule="gradual:every=1,end=1")
     assert sparsity.result is not None
@@ -121,6 +159,18 @@ def test_lightning_resumes_to_the_same_weights(tmp_path) -> None:
     again, rest, _ = fit(6, str(tmp_path / "half.ckpt"))
     assert rest.result.steps == 24
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+    plain = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                       default_root_dir=tmp_path, enable_checkpointing=False)  # fmt: skip
+    plain.fit(Module(), DataLoader(examples(), batch_size=8))
+    plain.save_checkpoint(tmp_path / "without.ckpt")
+    with pytest.raises(CheckpointError, match="of step 8, was not saved with this callback"):
+        fit(6, str(tmp_path / "without.ckpt"))
+    endless = pl.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[
+        LightningSparsity("gradual", sparsity=0.75)], enable_model_summary=False, default_root_dir=tmp_path,
+        enable_checkpointing=False)  # fmt: skip
+    with pytest.raises(RecipeError, match="the Trainer has no last step"):
+        endless.fit(Module(), DataLoader(examples(), batch_size=8))
 
     class Two(Module):
         def configure_optimizers(self) -> Any:

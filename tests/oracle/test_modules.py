@@ -326,3 +326,88 @@ def test_a_layer_that_loses_all_its_weights_is_told_of() -> None:
     told = {site["name"]: site["notes"] for site in result.sites}
     assert not told["0"]
     assert any("no weight is left, so that nothing passes" in note for note in told["1"])
+
+
+class Looped(nn.Module):
+    """Applies one layer once a place, then another: how often hangs on the batch."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.step, self.head = nn.Linear(width, width), nn.Linear(width, 4)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        state = torch.zeros(len(sequences), sequences.shape[2])
+        for place in range(sequences.shape[1]):
+            state = torch.tanh(self.step(state + sequences[:, place]))
+        return self.head(state)
+
+
+def test_all_of_every_batch_is_looked_at() -> None:
+    model, data = Looped(), [torch.randn(4, length, 8) for length in (3, 9, 9, 2)]
+    read: dict[str, list[Tensor]] = {"step": [], "head": []}
+    for name, module in model.named_children():
+        module.register_forward_pre_hook(lambda _m, args, name=name: read[name].append(args[0].detach()))
+    for batch in data:
+        model(batch)
+    wanted = {name: torch.cat(inputs) for name, inputs in read.items()}
+    observer = AppliedObserver(
+        {model.get_parameter(site.parameter): site for site in module_sites(model).sites}, Needs.GRAM
+    )
+    for batch in data:
+        observer.watch(lambda batch=batch: model(batch))
+    assert len(wanted["step"]) == 4 * (3 + 9 + 9 + 2)
+    for sites, stats in observer.result():
+        inputs = wanted[sites[0].name]
+        assert int(stats.tokens) == len(inputs)
+        torch.testing.assert_close(stats.gram()[0], inputs.T @ inputs)
+
+
+def test_a_pass_like_the_first_ends_with_the_last_layer_that_is_looked_at() -> None:
+    model, calls = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Identity()), []
+    model[2].register_forward_pre_hook(lambda _m, args: calls.append(len(args[0])))
+    site = module_sites(model).sites[0]
+    observer = AppliedObserver({model[0].weight: site}, Needs.NORM)
+    for rows in (8, 8, 3):
+        observer.watch(lambda rows=rows: model(torch.ones(rows, 4)))
+    assert calls == [8, 3]
+    assert int(observer.result()[0][1].tokens) == 19
+
+
+def test_norms_are_recalibrated_by_inputs_not_batches() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    data = [torch.randn(16, 8), torch.randn(4, 8) + 3, torch.randn(1, 8)]
+    prunus.prune(model, data=data, method="magnitude", sparsity=0.5)
+    wanted = model[0](torch.cat(data[:2])).mean(0)
+    torch.testing.assert_close(model[1].running_mean, wanted)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CalibrationError, match="batch norms cannot be recalibrated"):
+        prunus.prune(model, data=[torch.randn(1, 8)], method="magnitude", sparsity=0.7)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_labels_are_no_masks() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+            assert mask is None
+            return self.layer(inputs)
+
+    class Free(Masked):
+        def forward(self, inputs: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+            return super().forward(inputs, mask)
+
+    batch = (torch.randn(16, 8), torch.ones(16, dtype=torch.long))
+    assert prunus.prune(Masked(), data=[batch], method="wanda", sparsity=0.5).sparsity == 0.5
+    with pytest.raises(CalibrationError, match="Free may go without all of inputs, mask"):
+        prunus.prune(Free(), data=[batch], method="wanda", sparsity=0.5)
+    assert prunus.prune(Free(), data=[batch[:1]], method="wanda", sparsity=0.5).sparsity == 0.5
+
+
+def test_complex_layers_are_left_and_told_of() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8, dtype=torch.complex64))
+    assert "complex" in module_sites(model).untouched["1.weight"]

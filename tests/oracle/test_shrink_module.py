@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import prunus
 from nets import NETS, Stubborn, net_of
 from prunus.cli.app import app
-from prunus.core.errors import CheckpointError, RecipeError, UnsupportedModelError
+from prunus.core.errors import CalibrationError, CheckpointError, RecipeError, UnsupportedModelError
 from prunus.core.stats import Needs
 from prunus.observe.unfold import Unfolding
 from prunus.structure.module_stats import observe_layers, reader_layers
@@ -81,7 +81,7 @@ def test_when_norms_cannot_be_calibrated_the_module_is_as_it_was() -> None:
     model(torch.randn(2, 3, 9, 9)).sum().backward()
     single = nn.Sequential(*model[:3], nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16, 3))
     before, gradient = copy.deepcopy(single.state_dict()), model[0].weight.grad
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
+    with pytest.raises(CalibrationError, match="more than 1 value per channel"):
         prunus.shrink_module(single, image, 0.5, importance="activation", data=[image])
     assert all(torch.equal(value, before[name]) for name, value in single.state_dict().items())
     assert single[0].weight.grad is gradient

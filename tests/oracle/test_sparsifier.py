@@ -174,7 +174,7 @@ def test_gradual_pruning_is_the_papers_cubic() -> None:
 def test_rigl_drops_the_smallest_and_grows_by_gradient() -> None:
     layer, steps = linear(), 8
     sparse = copy.deepcopy(layer)
-    prunus.Sparsifier(sparse, torch.optim.SGD(sparse.parameters(), lr=0.1), "rigl", steps=steps, sparsity=0.5)
+    prunus.Sparsifier(sparse, torch.optim.SGD(sparse.parameters(), lr=0.1), "rigl:every=3", steps=steps, sparsity=0.5)
     weight, mask = sparse.weight.detach().clone(), (sparse.weight.detach() != 0).float()
     found = follow(layer, "rigl:every=3,alpha=0.4,end=1.0", steps, sparsity=0.5)
     for step in range(1, steps + 1):
@@ -430,6 +430,7 @@ def test_a_schedule_that_did_not_get_there_is_told() -> None:
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0])
+@pytest.mark.filterwarnings("ignore:.*has lost all of its weights")
 def test_no_zeros_and_nothing_but_zeros(sparsity) -> None:
     model = net()
     held = prunus.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), "fixed", sparsity=sparsity)

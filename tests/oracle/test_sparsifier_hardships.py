@@ -80,7 +80,7 @@ def test_fused_optimizers_that_skip_and_unscale_by_themselves(kind, schedule) ->
 def test_a_step_that_was_not_told_of_is() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsity = prunus.Sparsifier(model, optimizer, "rigl", sparsity=0.5, steps=9)
+    sparsity = prunus.Sparsifier(model, optimizer, "rigl:every=2", sparsity=0.5, steps=9)
     one_step(model, optimizer, None)
     with pytest.raises(RecipeError, match=r"step\(\) was not called behind the last step"):
         one_step(model, optimizer, None)
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_told_at_once(schedule, settings, told) -> None:
 def test_a_state_of_another_schedule_is_told() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = prunus.Sparsifier(model, optimizer, "set", sparsity=0.5, steps=9).state_dict()
+    state = prunus.Sparsifier(model, optimizer, "set:every=2", sparsity=0.5, steps=9).state_dict()
     with pytest.raises(RecipeError, match="the state is of the schedule Set, this one is RigL"):
         prunus.Sparsifier(model, optimizer, "rigl", sparsity=0.5, steps=9, state=state)
 

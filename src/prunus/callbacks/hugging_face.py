@@ -40,16 +40,21 @@ class SparsityCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         kept = None
         if state.global_step:
-            path = _folder(args, state) / FILE
-            if not path.is_file():
-                raise CheckpointError(f"{path}: the checkpoint was not saved with this callback; begin without it.")
+            places = [Path(str(args.resume_from_checkpoint)), _folder(args, state)]
+            path = next((place / FILE for place in places if (place / FILE).is_file()), None)
+            if path is None:
+                raise CheckpointError(
+                    f"{places[-1] / FILE}: no such file. It was not saved with this callback: begin without it, "
+                    "or it is in another folder than the Trainer's: say resume_from_checkpoint= in its arguments too."
+                )
             kept = load_state(path)
         self.sparsity = Sparsifier(
             model, kwargs["optimizer"], self.schedule, steps=state.max_steps, state=kept, **self.settings
         )  # fmt: skip
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A step of the optimizer is done."""
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                          **kwargs: Any) -> None:  # fmt: skip
+        """A step of the optimizer is done, or was skipped, as its gradients tell, which are still there."""
         if self.sparsity is not None:
             self.sparsity.step()
 
@@ -59,9 +64,15 @@ class SparsityCallback(TrainerCallback):
             save_state(_folder(args, state) / FILE, self.sparsity.state_dict())
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The zeros stay in the model. Training that was stopped, to go on some day, need not have come to its end."""
-        if self.sparsity is not None:
-            self.result = self.sparsity.finish(early=state.global_step < state.max_steps)
+        """The zeros stay in the model. Training that was stopped, to go on some day, need not have come to its end; nor the
+        best checkpoint, where the Trainer has put that back."""
+        if self.sparsity is None:
+            return
+        early = state.global_step < state.max_steps
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.sparsity.load_state_dict(load_state(Path(state.best_model_checkpoint) / FILE))
+            early = True
+        self.result = self.sparsity.finish(early=early)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MissingLibraryError, UnsupportedModelError
+from ..core.errors import CheckpointError, MissingLibraryError, RecipeError, UnsupportedModelError
 from ..core.schedule import Schedule
 from ..verbs.sparsifier import Sparse, Sparsifier
 
@@ -34,25 +35,36 @@ class SparsityCallback(Callback):
         self.sparsity: Sparsifier | None = None
         self.result: Sparse | None = None
         self._kept: dict[str, Any] | None = None
+        self._made = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin, or go on from a checkpoint's state.
 
         Raises:
             UnsupportedModelError: if there is not one optimizer.
+            CheckpointError: if the checkpoint has no state of a Sparsifier.
+            RecipeError: if it is not known how many steps there are.
         """
         if len(trainer.optimizers) != 1:
             raise UnsupportedModelError(
                 f"{type(pl_module).__name__} is trained by {len(trainer.optimizers)} optimizers: make a prunus.Sparsifier "
                 "for each of them in its own code, where it steps them."
             )
-        steps = int(trainer.estimated_stepping_batches)
-        settings = {"steps": steps, "state": self._kept, **self.settings}
-        self.sparsity = Sparsifier(pl_module, trainer.optimizers[0], self.schedule, **settings)
+        if trainer.global_step and self._kept is None and self.sparsity is None:
+            raise CheckpointError(
+                f"the checkpoint, of step {trainer.global_step}, was not saved with this callback; begin without it."
+            )
+        steps = self.settings.get("steps", trainer.estimated_stepping_batches)
+        if not math.isfinite(steps):
+            raise RecipeError(["the Trainer has no last step: give it max_epochs or max_steps, or this callback steps="])
+        settings = {**self.settings, "steps": int(steps), "state": self._kept}
+        self.sparsity, self._kept = Sparsifier(pl_module, trainer.optimizers[0], self.schedule, **settings), None
+        self._made = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """A step of the optimizer is done, unless gradients are only added up."""
-        if self.sparsity is not None:
+        if self.sparsity is not None and trainer.global_step > self._made:
+            self._made = trainer.global_step
             self.sparsity.step()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

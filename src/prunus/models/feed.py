@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,19 +39,45 @@ def first_batches(data: Iterable[Any], samples: int) -> list[Any]:
 
 
 def feed(model: nn.Module, batch: Any) -> Any:
-    """The module called with a batch: a tensor, keywords, or a tuple of which it gets as many as its forward takes (of
-    inputs and labels the inputs alone)."""
+    """The module called with a batch: a tensor, keywords, or a tuple of which it gets as many as its forward asks for (of
+    inputs and labels the inputs alone; what a forward may go without it is not given).
+
+    Raises:
+        CalibrationError: if its forward may go without any of them, so that nothing tells which they are.
+    """
     moved = send_to_device(batch, next((p.device for p in model.parameters()), torch.device("cpu")))
     if isinstance(moved, Mapping):
         return model(**moved)
     if isinstance(moved, (tuple, list)):
-        return model(*moved[: _taken(model)])
+        return model(*moved[: _taken(model, len(moved))])
     return model(moved)
 
 
-def runs_of(model: nn.Module, batches: Iterable[Any], call: Call | None) -> list[Callable[[], Any]]:
+@dataclass(frozen=True)
+class BatchRun:
+    """Runs a model on a batch."""
+
+    call: Call
+    model: nn.Module
+    batch: Any
+
+    def __call__(self) -> Any:
+        return self.call(self.model, self.batch)
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs are in the batch."""
+        return _length(self.batch)
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Shapes of the batch's tensors."""
+        return tuple(tensor.shape for tensor in _tensors(self.batch))
+
+
+def runs_of(model: nn.Module, batches: Iterable[Any], call: Call | None) -> list[BatchRun]:
     """What runs the model on each of the batches."""
-    return [partial(call or feed, model, batch) for batch in batches]
+    return [BatchRun(call or feed, model, batch) for batch in batches]
 
 
 def output_tensor(output: Any) -> Tensor:
@@ -68,13 +94,20 @@ def output_tensor(output: Any) -> Tensor:
     raise CalibrationError(f"the model gives a {type(output).__name__} without a tensor.")
 
 
-def _taken(model: nn.Module) -> int | None:
-    """How many positional arguments a module's forward takes; None: any number."""
+def _taken(model: nn.Module, given: int) -> int | None:
+    """How many positional arguments a module's forward asks for, of so many; None: any number."""
     parameters = inspect.signature(model.forward).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return max(1, sum(parameter.kind in kinds for parameter in parameters))
+    named = [parameter for parameter in parameters if parameter.kind in kinds]
+    asked = sum(parameter.default is parameter.empty for parameter in named)
+    if not asked and given > 1 and len(named) > 1:
+        raise CalibrationError(
+            f"data: {type(model).__name__} may go without all of {', '.join(one.name for one in named[:3])}, …, so that "
+            f"nothing tells which of them the {given} parts of a batch are. Give dicts, or say by call=."
+        )
+    return max(1, asked)
 
 
 def _length(batch: Any) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..core.errors import CalibrationError
+from .feed import BatchRun
 
 
 @contextmanager
@@ -30,16 +33,29 @@ def free_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def recalibrate(norms: Sequence[_BatchNorm], runs: Sequence[Callable[[], object]]) -> None:
-    """These batch norms take their running statistics anew from ``runs`` of the model they are in, the mean over all."""
+def recalibrate(norms: Sequence[_BatchNorm], runs: Sequence[BatchRun]) -> None:
+    """These batch norms take their running statistics anew from ``runs`` of the model they are in, the mean over all
+    inputs. Batches of one input, of which they may know no deviation, are left out where there are others.
+
+    Raises:
+        CalibrationError: if there are none of more values.
+    """
+    useful = [run for run in runs if run.inputs > 1] or list(runs)
     modes = [(norm, norm.momentum, norm.training) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
+    seen = 0
     try:
-        for run in runs if norms else ():
+        for run in useful if norms else ():
+            seen += run.inputs
+            for norm in norms:
+                norm.momentum = run.inputs / seen
             run()
+    except ValueError as error:  # of one value alone
+        raise CalibrationError(
+            f"data: batch norms cannot be recalibrated on it ({error}). Give batches of two inputs or more."
+        ) from error
     finally:
         for norm, momentum, training in modes:
             norm.momentum = momentum

@@ -50,7 +50,11 @@ def module_sites(model: nn.Module) -> Found:
     for path, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             _check_there(f"{path}.{key}".lstrip("."), parameter)
-            if sum(extent > 1 for extent in parameter.shape) >= 2 and parameter.is_floating_point():
+            if sum(extent > 1 for extent in parameter.shape) < 2:
+                continue
+            if parameter.is_complex():
+                found.untouched[f"{path}.{key}".lstrip(".")] = "its numbers are complex"
+            elif parameter.is_floating_point():
                 places[id(parameter)].append(_Place(path, module, key, layout_of(module, key)))
                 parameters[id(parameter)] = parameter
     for key_of, owners in places.items():

@@ -137,12 +137,20 @@ class _Input(NamedTuple):
     unfolding: Unfolding | None
 
 
+class _Pass(NamedTuple):
+    """Shapes of a batch, and which Sites were reached with inputs of what shape."""
+
+    shapes: object
+    reached: list[tuple[Site, torch.Size]]
+
+
 class AppliedObserver:
     """Forward passes fill one Tally for each distinct input that the ``sites`` read.
 
-    Sites that are handed the same tensor, and unfold it alike, share a Tally. A pass ends with the last Site that the first
-    one reached. Before a pass the model may be run with its dense weights, so that what Sites are handed there is set above
-    what they are handed here. ``entries`` narrow the Sites to some of their batch.
+    Sites that are handed the same tensor, and unfold it alike, share a Tally. A pass over a batch of the first one's shapes
+    that reaches the same Sites in the same order, with inputs of the same shapes, ends with the last of them. Before a pass
+    the model may be run with its dense weights, so that what Sites are handed there is set above what they are handed here.
+    ``entries`` narrow the Sites to some of their batch.
     """
 
     def __init__(self, weights: Mapping[nn.Parameter, Site], needs: Needs, entries: Sequence[int] | None = None) -> None:
@@ -153,12 +161,12 @@ class AppliedObserver:
         self._owner: dict[Site, Tally] = {}
         self._known: dict[_Input, tuple[Tensor, Tally]] = {}
         self._dense: dict[Site, list[Tensor]] = {}
-        self._calls: int | None = None
-        self._reached = 0
+        self._first: _Pass | None = None
+        self._pass = _Pass(None, [])
 
     def watch(self, run: Callable[[], object], dense: Callable[[], object] | None = None) -> None:
-        """One pass over a batch; ``dense()`` is the same with dense weights."""
-        self._reached = 0
+        """One pass over a batch, whose ``shapes`` the run may know; ``dense()`` is the same with dense weights."""
+        self._pass = _Pass(getattr(run, "shapes", None), [])
         self._known.clear()
         self._dense.clear()
         if dense is not None:
@@ -171,7 +179,7 @@ class AppliedObserver:
             pass
         finally:
             self._known.clear()
-        self._calls = self._reached if self._calls is None else self._calls
+        self._first = self._first or self._pass
 
     def result(self) -> list[tuple[list[Site], Stats]]:
         """Sites grouped by the input they share, each group with its Stats; Sites that were never reached are in none."""
@@ -191,8 +199,8 @@ class AppliedObserver:
         if known is None:
             self._add(tally, applied)
             self._known[key] = (inputs, tally)
-        self._reached += 1
-        if self._reached == self._calls:
+        self._pass.reached.append((site, inputs.shape))
+        if self._pass == self._first:
             raise EnoughError
 
     def _add(self, tally: Tally, applied: Applied) -> None:

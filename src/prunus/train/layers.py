@@ -30,6 +30,8 @@ class SparseLayer:
     score: Tensor | None = None
     gradient: Tensor | None = None
     _sparse: Tensor | None = None
+    _shown: tuple[int, int] | None = None
+    """Where the parameter's memory was when its zeros were last shown, and its version."""
     _held: tuple[Callable[[], Tensor | None], int] | None = None
     """The gradient that dropped weights have no part in, if it is still there, and its version."""
 
@@ -90,18 +92,39 @@ class SparseLayer:
             self.dense = self.parameter.data
             torch.mul(self.dense, self.mask, out=self._sparse)
             self.parameter.data = self._sparse
+            self._shown = self._now
+
+    @property
+    def _now(self) -> tuple[int, int]:
+        return self.parameter.data_ptr(), self.parameter._version
+
+    def require_zeros(self) -> None:
+        """Raise RecipeError if dropped weights are not zero: somebody has written to them, and not the optimizer."""
+        written = int(torch.count_nonzero(self.parameter.detach().ne(0) & self.mask.eq(0)))
+        if written:
+            told = f"{self.site.name} has got other weights since the Sparsifier was made, or its masks last changed: "
+            told += f"{written:,} that its mask drops are not zero (from a state dict, from another process by "
+            told += "DistributedDataParallel, by what is written past the optimizer). Load weights first, make the "
+            raise RecipeError([told + "Sparsifier, train, and finish() it before other weights are loaded"])
+
+    def take_over(self) -> None:
+        """What others have written into the parameter since its zeros were shown are its weights now, behind which dropped
+        ones keep what they have."""
+        if self.dense is not None and self._shown != self._now:
+            self.require_zeros()
+            self.dense.copy_(torch.where(self.mask != 0, self.parameter.detach(), self.dense))
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` takes, and what tells the weights that belong to it from others."""
         kept = {"mask": packed(self.mask != 0), "nonzeros": int(torch.count_nonzero(self.parameter))}
         return kept | {name: value for name, value in (("dense", self.dense), ("score", self.score)) if value is not None}
 
-    def load(self, kept: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state`.
-
-        Raises:
-            RecipeError: if the parameter has other weights than it had then.
-        """
+    def require_fit(self, kept: Mapping[str, Any]) -> None:
+        """Raise RecipeError if a :meth:`state` is not of the weights that the parameter has."""
+        missing = [name for name in ("dense", "score") if getattr(self, name) is not None and name not in kept]
+        if missing:
+            told = f"{self.site.name}: the state was taken behind finish(), which leaves nothing to go on from: take the "
+            raise RecipeError([told + "state before, or begin anew with its masks"])
         mask = unpacked(kept["mask"], tuple(self.mask.shape)).to(self.mask)
         found = int(torch.count_nonzero(self.parameter))
         if found != kept["nonzeros"] or int(torch.count_nonzero(self.parameter * mask)) != found:
@@ -109,10 +132,18 @@ class SparseLayer:
                 f"{self.site.name} has {found} weights that are not zero, the state is of {kept['nonzeros']} under its mask"
             )
             raise RecipeError([f"{told}: load the model's own state first, then make the Sparsifier with state="])
-        self.mask.copy_(mask)
+
+    def load(self, kept: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state` that fits."""
+        self.mask.copy_(unpacked(kept["mask"], tuple(self.mask.shape)))
         for tensor, name in ((self.dense, "dense"), (self.score, "score")):
             if tensor is not None:
                 tensor.copy_(kept[name])
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the parameter has moved to another device or dtype."""
+        return self.mask.device != self.parameter.device or self.mask.dtype != self.parameter.dtype
 
     def follow(self) -> None:
         """Be where the parameter is, and of its dtype: models are moved once their Sparsifier is made."""

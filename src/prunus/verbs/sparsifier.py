@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from ..models.modules import unwrapped
 from ..train.chooser import Asked, Chooser
 from ..train.exchange import exchange
 from ..train.held import HeldMasks
-from ..train.layers import SparseLayer, hold_gradients
+from ..train.layers import hold_gradients
 from ..train.masks import Masks
-from ..train.optimizers import Steps, forget, leaves_zeros, torch_optimizer, trained_by
+from ..train.optimizers import Steps, Told, forget, leaves_zeros, torch_optimizer, trained_by
 from .prepare import choice_of
 from .sparse_settings import checked
 
@@ -95,8 +95,8 @@ class Sparsifier:
         self._still = self._chooser.still_layers()
         self._scored = type(self.schedule).moved is not Schedule.moved
         self._zero_stays = leaves_zeros(self.optimizer)
-        self.done = 0
-        self._stepped = self._begun = False
+        self.done = self.skipped = 0
+        self._stepped = self._begun = self._restored = self._told_of_the_empty = self._called = False
         self._risen = self.schedule.first(1.0)
         self._keep()
         self._look()
@@ -105,9 +105,9 @@ class Sparsifier:
             self._put()
         else:
             self.load_state_dict(state)
-        self._hooks = Steps(self.optimizer, self._before, self._after)
-        if not self.schedule.trains_dropped and not self._scored:
-            self._hooks.at_gradients({layer.parameter: partial(self._arrived, layer) for layer in self.layers})
+        told = Told(self._before, self._after, self._forgot, self._arrived)
+        self._hooks = Steps(self.optimizer, told, [layer.parameter for layer in self.layers])
+        self._warn()
 
     @property
     def sparsity(self) -> float:
@@ -131,8 +131,12 @@ class Sparsifier:
 
         Raises:
             NumericalError: if masks are due, and weights or gradients have become NaN or Inf.
+            RecipeError: if another Sparsifier has its layers by now.
         """
+        self._require_mine()
+        self._called = True
         if not self._stepped:
+            self.skipped += any(not all_finite(one.parameter.grad) for one in self.layers if one.parameter.grad is not None)
             return
         self._stepped = False
         self.done += 1
@@ -149,20 +153,35 @@ class Sparsifier:
     def finish(self, early: bool = False) -> Sparse:
         """Training is over, or ``early`` over: the zeros stay in the model, the optimizer is free.
 
+        Where steps were skipped, the last masks are those that were due behind them.
+
         Raises:
-            RecipeError: if the schedule did not come to its end, nor is it known to be early.
+            RecipeError: if the schedule did not come to its end, nor is it known to be early, or dropped weights are not
+                zero, because others were loaded. Training can go on then.
             NumericalError: if weights have become NaN or Inf.
         """
+        self._require_mine()
+        if self._called and not self.done + self.skipped:
+            kind = type(self.optimizer).__name__
+            told = f"{kind}, which the Sparsifier was made with, made no step: make it with the optimizer whose "
+            raise RecipeError([told + "step() is called"])
+        self._require_finite()
+        for layer in self.layers:
+            layer.require_zeros()
+        target = self.schedule.sparsity(self.steps, self.steps, 1.0)
+        if self._risen < target - 1e-6 and not early:
+            if self.done + self.skipped < self.steps:
+                wanted = "" if self._asked.target is None else f", {self._asked.target.sparsity * target:.1%} were wanted"
+                told = (
+                    f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}: call "
+                )
+                raise RecipeError([told + "step() behind every step of the optimizer, and say how many there are (steps=)"])
+            self._choose(self.steps)
+            self._put()
         self._hooks.remove()
         for layer in self.layers:
             layer.parameter.add_(0.0)  # -0.0 becomes 0.0
             layer.dense = layer.score = None
-        self._require_finite()
-        target = self.schedule.sparsity(self.steps, self.steps, 1.0)
-        if self._risen < target - 1e-6 and not early:
-            wanted = "" if self._asked.target is None else f", {self._asked.target.sparsity * target:.1%} were wanted"
-            told = f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}: call "
-            raise RecipeError([told + "step() behind every step of the optimizer, and say how many there are (steps=)"])
         layers = {layer.site.name: 1 - layer.live / layer.mask.numel() for layer in self.layers}
         return Sparse(self.masks, self.sparsity, layers, self.done, self._chooser.selection.untouched)
 
@@ -170,15 +189,16 @@ class Sparsifier:
         """Tensors and plain values from which training goes on as if it had not stopped."""
         layers = {layer.site.parameter: layer.state() for layer in self.layers}
         kind = type(self.schedule).__name__
-        return {"schedule": kind, "step": self.done, "risen": self._risen, "chance": self._chance.get_state(),
-                "layers": layers}  # fmt: skip
+        return {"schedule": kind, "steps": self.steps, "step": self.done, "stepped": self._stepped, "skipped": self.skipped,
+                "risen": self._risen, "chance": self._chance.get_state(), "layers": layers}  # fmt: skip
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the model has the weights that it had then.
 
         Raises:
-            RecipeError: if it is of another schedule or other layers, or the model has other weights.
+            RecipeError: if it is of another schedule or other layers, of more or fewer steps, or the model has other
+                weights. Nothing is taken from it then.
         """
         if state["schedule"] != type(self.schedule).__name__:
             told = f"the state is of the schedule {state['schedule']}, this one is {type(self.schedule).__name__}"
@@ -186,9 +206,15 @@ class Sparsifier:
         mine, theirs = {layer.site.parameter for layer in self.layers}, set(state["layers"])
         if mine != theirs:
             raise RecipeError([f"the state is of other layers than the model's: {sorted(mine ^ theirs)[0]} is in one only"])
+        if state["steps"] != self.steps:
+            told = f"the state is of training in {state['steps']} steps, this is one in {self.steps}, of which shares are "
+            raise RecipeError([f"{told}others: say the same steps=, or begin anew with its masks"])
+        for layer in self.layers:
+            layer.require_fit(state["layers"][layer.site.parameter])
         for layer in self.layers:
             layer.load(state["layers"][layer.site.parameter])
-        self.done, self._risen = state["step"], state["risen"]
+        self.done, self.skipped = state["step"], state["skipped"]
+        self._stepped, self._risen = state["stepped"], state["risen"]
         self._chance.set_state(state["chance"].cpu())
         self._look()
 
@@ -226,26 +252,48 @@ class Sparsifier:
         if strangers:
             raise RecipeError([f"masks of '{name}': the model has no such layer of that shape" for name in strangers])
         for name, mask in masks.items():
-            by_name[name].mask.copy_(mask)
+            by_name[name].mask.copy_(mask != 0)
         HeldMasks({layer.parameter: layer.mask for layer in self._still}).hold_weights()
+        target = self._asked.target
+        if target is not None and self._risen == 1 and not self._asked.pins and abs(self.sparsity - target.sparsity) > 0.01:
+            told = f"the masks are {self.sparsity:.1%} sparse, and stay so with this schedule; sparsity={target.sparsity:g}"
+            raise RecipeError([f"{told} was asked for: say that of the masks"])
 
     def _look(self) -> None:
         """Find out whether the next step's gradients of dropped weights are looked at."""
         self._looking = self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
 
-    def _arrived(self, layer: SparseLayer, parameter: nn.Parameter) -> None:
+    def _warn(self) -> None:
+        """Tell of what will come to nothing."""
+        if self.schedule.exchanges and not any(self.schedule.due(step, self.steps) for step in range(1, self.steps + 1)):
+            told = f"masks never change in {self.steps} steps of this schedule: let them change more often (every=)"
+            warnings.warn(told, stacklevel=3)
+        self._warn_of_the_empty()
+
+    def _warn_of_the_empty(self) -> None:
+        empty = [layer.site.name for layer in self.layers if not layer.mask.any()]
+        if empty and not self._told_of_the_empty:
+            self._told_of_the_empty = True
+            told = f"{empty[0]} has lost all of its weights ({len(empty)} such layers): choose another allocation, or "
+            warnings.warn(f"{told}keep some of them by set=", stacklevel=4)
+
+    def _arrived(self, number: int) -> None:
         """A layer has a gradient: dropped weights need none, and what looks at gradients in front of the optimizer, as
         clipping by their norm does, is not to see it."""
-        if not self._begun:
+        layer = self.layers[number]
+        if not self._begun or layer.is_behind:
             self._meet()
-        if not self._looking:
+        if not (self._looking or self.schedule.trains_dropped or self._scored):
             layer.hold_gradient()
+
+    def _forgot(self) -> None:
+        """The optimizer has another past, which may be one of dropped weights."""
+        self._restored = True
 
     def _before(self, scale: float) -> None:
         """Gradients, times a scale, are there: they become as the optimizer is to see them, and dropped weights that it
         trains are put in their places."""
-        if not self._begun:
-            self._meet()
+        self._catch_up()
         if self._stepped and self.schedule.needs_steps:
             told = "step() was not called behind the last step of the optimizer, without which no mask ever changes"
             raise RecipeError([told])
@@ -268,6 +316,16 @@ class Sparsifier:
             for layer in self.layers:
                 layer.show_dense()
 
+    def _catch_up(self) -> None:
+        """What others have done since the last step is known: where the model is, its weights, the optimizer's past."""
+        if not self._begun or any(layer.is_behind for layer in self.layers):
+            self._meet()
+        if self._restored and not self.schedule.trains_dropped:
+            forget(self.optimizer, self._held.masks)
+        self._restored = False
+        for layer in self.layers:
+            layer.take_over()
+
     def _after(self) -> None:
         """The weights were trained: dropped ones are zero."""
         self._stepped = True
@@ -284,10 +342,7 @@ class Sparsifier:
         self._begun = True
         for layer in self.layers:
             layer.follow()
-            if bool((layer.parameter.ne(0) & layer.mask.eq(0)).any()):
-                told = f"{layer.site.name} has got other weights since the Sparsifier was made, with which it has no zeros "
-                told += "(from a state dict, or from another process by DistributedDataParallel): make it afterwards"
-                raise RecipeError([told])
+            layer.require_zeros()
         self._held = HeldMasks({layer.parameter: layer.mask for layer in self.layers})
 
     def _choose(self, step: int) -> None:
@@ -300,6 +355,7 @@ class Sparsifier:
         self._require_finite()
         if not self.schedule.exchanges:
             self._choose(self.done)
+            self._warn_of_the_empty()
             return
         share = self.schedule.exchanged(self.done, self.steps)
         for layer in self.layers:
@@ -317,6 +373,11 @@ class Sparsifier:
             self._held.hold_weights()
         if not self.schedule.trains_dropped:
             forget(self.optimizer, self._held.masks)
+
+    def _require_mine(self) -> None:
+        """Raise RecipeError if another Sparsifier looks after the layers."""
+        if self._hooks.replaced:
+            raise RecipeError(["another Sparsifier has been made for the same layers, which has them now: use that one"])
 
     def _require_finite(self) -> None:
         """Raise NumericalError if weights are NaN or Inf, or RecipeError if they are the model's no more."""
