@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,11 +74,13 @@ class LotteryRecipe(Settings):
                 faults.append(f"{name} {value!r} must be a whole number of at least 1")
         if not _is_number(self.rate) or not 0 < self.rate < 1:
             faults.append(f"rate {self.rate!r} must be a share between 0 and 1")
-        if not _is_number(self.rewind) or self.rewind < 0 or (self.rewind >= 1 and self.rewind != int(self.rewind)):
+        if not _is_number(self.rewind) or not 0 <= self.rewind < math.inf or (self.rewind >= 1 and self.rewind % 1):
             faults.append(f"rewind {self.rewind!r} must be a whole number of steps, or a share below 1 of all steps")
         if self.allocation not in ALLOCATIONS:
             faults.append(f"allocation '{self.allocation}' is none of {', '.join(ALLOCATIONS)}")
         faults += [f"controls: '{name}' is none of {', '.join(CONTROLS)}" for name in self.controls if name not in CONTROLS]
+        if len(set(map(str, self.controls))) < len(self.controls):
+            faults.append(f"controls {list(self.controls)} must be different ones")
         if not all(isinstance(glob, str) for glob in self.exclude):
             faults.append(f"exclude {list(self.exclude)!r} must be a list of texts")
         if not isinstance(self.stability, bool):

@@ -24,6 +24,8 @@ PACK = ("storage", "values", "coder", "group")
 RECALIBRATE = "recalibrate"
 """A setting of one-shot pruning that is no recipe's: whether batch norms take their statistics anew."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_TAKEN = (SCRATCH, "README.md", "prunus.json", "accuracy.svg", "training.svg")
+"""Names that no run can have: other things in the output have them."""
 _NUMBER = re.compile(r"[-_]\d+(\.\d+)?(?=$|[-_+])")
 _COUNTS = {"epochs": 0, "batch": 1, "crop": 0, "threads": 0, "calibration": 1, "latency": 0}
 """Whole numbers and the least that each may be."""
@@ -33,6 +35,8 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "label_smoothing": (lambda v: 0 <= v < 1, "from 0 to below 1"),
 }  # fmt: skip
 """Numbers and what each may be."""
+_SEEDS = 2**40
+"""Seeds are below: multiples of them are others' seeds."""
 _WORDS = {"optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "precision": PRECISIONS}
 """Settings that are one of some words."""
 _SWITCHES = ("nesterov", "flip", "compile")
@@ -155,9 +159,14 @@ class TrainRecipe(Settings):
                    for name in _SWITCHES if not isinstance(getattr(self, name), bool)]  # fmt: skip
         if self.nesterov and not self.momentum:
             faults.append("nesterov needs a momentum above 0")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        if not self.seeds or len(set(map(str, self.seeds))) < len(self.seeds):
             faults.append(f"seeds {list(self.seeds)} must be at least one, all of them different")
         faults += [fault for seed in self.seeds for fault in _count("seeds", seed, 0)]
+        faults += [
+            f"seeds {seed} must be below {_SEEDS}" for seed in self.seeds if isinstance(seed, int) and seed >= _SEEDS
+        ]
+        if not isinstance(self.device, str):
+            faults.append(f"device {self.device!r} must be a text")
         if not all(isinstance(share, (int, float)) and 0 < share < 1 for share in self.milestones):
             faults.append(f"milestones {list(self.milestones)} must be shares of all steps, above 0 and below 1")
         return faults + self._run_faults()
@@ -171,6 +180,8 @@ class TrainRecipe(Settings):
             where = f"run {run.name}"
             if not _NAME.fullmatch(run.name):
                 faults.append(f"run '{run.name}': a name has letters, digits and . _ + - only, for it becomes a folder's")
+            if run.name in _TAKEN or run.name.endswith(".safetensors"):
+                faults.append(f"run '{run.name}': something else has such a name; give it another")
             if not run.start.endswith(".safetensors") and run.start not in (SCRATCH, *names[:number]):
                 before = ", ".join(names[:number]) or "none"
                 known = f"{SCRATCH}, nor a run above it ({before}), nor a .safetensors file"
@@ -195,18 +206,12 @@ class TrainRecipe(Settings):
         """The run of this name."""
         return next((run for run in self.runs if run.name == name), None)
 
-    def starts_pruned(self, run: RunSettings) -> bool:
-        """Whether there are zeros to hold when its training begins."""
-        before = self.run(run.start)
-        if run.prune or before is None:
-            return bool(run.prune)
-        return self.starts_pruned(before) or self.schedule_of(before) is not None
-
     def schedule_of(self, run: RunSettings) -> str | None:
-        """What happens to a run's zeros in training: what it says, else ``fixed`` where there are any; None: nothing."""
+        """What happens to a run's zeros in training: what it says, else ``fixed`` where it may start with any; None:
+        nothing."""
         if run.schedule is not None or run.shared is not None:
             return None if run.schedule == FREE else run.schedule
-        return "fixed" if self.epochs_of(run) and self.starts_pruned(run) else None
+        return "fixed" if self.epochs_of(run) and (run.prune or run.start != SCRATCH) else None
 
     def training(self, run: RunSettings, seed: int) -> Training:
         """How a run is trained with one of the seeds."""
@@ -267,7 +272,7 @@ def _spelling_faults(name: str, spec: Any, check: Callable[[str], Any]) -> Seque
 def _shared_faults(run: RunSettings) -> list[str]:
     """What is wrong with shared weights, and with how they are packed."""
     faults = []
-    if run.shared is not None and (isinstance(run.shared, bool) or run.shared not in range(2, 9)):
+    if run.shared is not None and (type(run.shared) is not int or run.shared not in range(2, 9)):
         faults.append(f"shared {run.shared!r} must be a whole number from 2 to 8, the bits of a code")
     if run.shared is not None and (run.prune or run.schedule):
         faults.append("shared: codebooks alone are trained; prune in a run before, and start from that")

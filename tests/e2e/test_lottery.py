@@ -158,11 +158,54 @@ def test_the_command(tmp_path) -> None:
     ({"rewind": 2.5}, "rewind 2.5 must be"), ({"allocation": "erk"}, "is none of global, uniform"),
     ({"controls": ["luck"]}, "'luck' is none of"), ({"runs": [{"name": "a"}]}, "a lottery makes its own"),
     ({"lr": -1}, "lr -1 must be above 0"), ({"epochs": 0}, "tickets are trained"),
-    ({"levls": 3}, "unknown setting 'levls'"),
+    ({"levls": 3}, "unknown setting 'levls'"), ({"rewind": float("inf")}, "rewind inf must be"),
+    ({"controls": ["random-mask", "random-mask"]}, "must be different"),
 ])  # fmt: skip
 def test_wrong_recipes_are_told(settings, told) -> None:
     with pytest.raises(RecipeError, match=told):
         LotteryRecipe.of({**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"rewind": 1000}, "rewind 1000 is not before the last of 24 steps"), ({"rewind": 0.99}, "rewind 0.99 is not before"),
+    ({"exclude": ["none*"]}, r"exclude 'none\*' names none of fc1"),
+])  # fmt: skip
+def test_what_would_fail_later_is_told_at_once(settings, told, tmp_path) -> None:
+    with pytest.raises(RecipeError, match=told):
+        prunus.lottery(tmp_path / "out", **{**SETTINGS, **settings})
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_look_an_epoch_is_the_one_behind_it(tmp_path) -> None:
+    found = prunus.lottery(tmp_path / "out", **{**SETTINGS, "looks": 1, "levels": 1, "stability": False, "controls": []})
+    looks = [[look["step"] for look in epoch["looks"]] for epoch in found.record["results"][0]["history"]]
+    assert looks == [[12], [24]]
+    assert not (found.output / "stability.svg").exists()
+    assert "stability" not in (found.output / "README.md").read_text().partition("## The recipe")[0]
+
+
+def test_tickets_of_a_decoder(tmp_path, text_file) -> None:
+    found = prunus.lottery(
+        tmp_path / "out", model="decoder:layers=1,width=32,heads=2", data=f"text:{text_file},seqlen=32,vocabulary=300",
+        optimizer="adamw", lr=3e-3, epochs=1, batch=64, levels=2, rate=0.5, looks=1, controls=["random-mask"],
+    )  # fmt: skip
+    masks = [found.masks(level) for level in (1, 2)]
+    assert [mask.sparsity for mask in masks] == pytest.approx([0.5, 0.75], abs=1e-3)
+    assert "model.layers.0.mlp.up_proj.weight" in masks[0]
+    ticket = load_file(found.output / "seed-0" / "level-02" / "ticket" / "model.safetensors")
+    assert all(not ticket[name][~mask].any() for name, mask in masks[1].items())
+
+
+def test_a_changed_network_is_another(tmp_path) -> None:
+    own = tmp_path / "own.py"
+    text = "from torch import nn\n\ndef f(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.{}(), {})\n"
+    own.write_text(text.format("ReLU", "nn.Linear(16, 10)"))
+    quick = {**SETTINGS, "model": f"{own}:f", "stability": False, "controls": [], "levels": 1}
+    with pytest.raises(KeyboardInterrupt):
+        prunus.lottery(tmp_path / "out", progress=Stopping("ticket, level 1", 14), **quick)
+    own.write_text(text.format("Tanh", "nn.Linear(16, 10)"))
+    with pytest.raises(OutputError, match="planned otherwise .files"):
+        prunus.lottery(tmp_path / "out", resume=True, **quick)
 
 
 def test_recipes_are_read() -> None:

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import prunus
-from prunus.core.errors import CheckpointError, DataError, OutputError, RecipeError
+from prunus.core.errors import CheckpointError, DataError, NumericalError, OutputError, PrunusError, RecipeError
 from prunus.report.trained import train_table
 
 RUNS: list[dict[str, Any]] = [
@@ -168,6 +170,100 @@ def test_zeros_are_held_and_moved_in_training(settings: dict[str, Any], tmp_path
         assert resumed.weights(run).read_bytes() == whole.weights(run).read_bytes(), run
 
 
+def test_zeros_of_a_file_and_of_whole_layers_are_held(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A layer that pruning emptied stays empty."""
+    quick = {**settings, "latency": 0, "epochs": 1}
+    del quick["runs"]
+    everything = {"method": "magnitude", "set": {"0": 1.0, "5": 0.5}}
+    runs = [{"name": "pruned", "prune": everything}, {"name": "tuned", "from": "pruned"}]
+    first = prunus.train_runs(tmp_path / "first", **quick, runs=runs)
+    start = {"name": "given", "from": str(first.weights("pruned"))}
+    second = prunus.train_runs(tmp_path / "second", **quick, runs=[start])
+    for path in (first.weights("pruned"), first.weights("tuned"), second.weights("given")):
+        found = load_file(path)
+        assert not found["0.weight"].any()
+        assert int(torch.count_nonzero(found["5.weight"])) == found["5.weight"].numel() // 2
+
+
+def test_training_flops_of_shared_weights_are_those_of_their_zeros(tmp_path: Path) -> None:
+    runs = [{"name": "pruned", "prune": {"method": "magnitude", "sparsity": 0.9}}, {"name": "shared", "from": "pruned",
+                                                                                   "shared": 4}]  # fmt: skip
+    found = prunus.train_runs(tmp_path / "out", model="lenet-300-100", data="digits", epochs=1, latency=0, runs=runs)
+    results = {one["run"]: one for one in found.record["results"]}
+    assert results["shared"]["history"][0]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert results["shared"]["training_flops"] == pytest.approx(results["pruned"]["training_flops"], rel=1e-6)
+
+
+def test_numbers_that_are_none_are_told(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match="the loss"):
+        prunus.train_runs(tmp_path / "out", **{**settings, "lr": 1e38, "batch": 2000, "epochs": 1, "runs": RUNS[:1]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_reads_is_not_overwritten(settings: dict[str, Any], tmp_path: Path) -> None:
+    quick = {key: value for key, value in settings.items() if key != "runs"} | {"epochs": 0, "latency": 0}
+    first = prunus.train_runs(tmp_path / "out", **quick, runs=RUNS[:1])
+    for key in ("from", "teacher"):
+        run = {"name": "again", "epochs": 1, key: str(first.weights("dense"))}
+        with pytest.raises(OutputError, match="which this run reads and which would go"):
+            prunus.train_runs(tmp_path / "out", **quick, runs=[run], overwrite=True)
+    assert first.weights("dense").is_file()
+
+
+def test_a_finished_run_may_move(settings: dict[str, Any], tmp_path: Path) -> None:
+    quick = {**settings, "epochs": 0, "latency": 0, "runs": RUNS[:1]}
+    prunus.train_runs(tmp_path / "out", **quick).output.rename(tmp_path / "moved")
+    assert prunus.train_runs(tmp_path / "moved", **quick, resume=True).weights("dense").is_file()
+
+
+def test_names_are_drawn_and_written_as_they_are(settings: dict[str, Any], tmp_path: Path) -> None:
+    odd = ["cost $\\frac{ $", "one\ntwo", "_under", "\x7f<script>&", "5$ to 9$"]
+    runs = [RUNS[0], *({**RUNS[1], "name": f"run-{k}", "series": name} for k, name in enumerate(odd))]
+    quick = {**settings, "epochs": 1, "latency": 0, "runs": runs}
+    found = [prunus.train_runs(tmp_path / name, **quick).output for name in ("one", "two")]
+    for name in ("accuracy.svg", "training.svg"):
+        picture = (found[0] / name).read_bytes()
+        ElementTree.fromstring(picture)
+        assert picture == (found[1] / name).read_bytes()
+    card = (found[0] / "README.md").read_text()
+    again = tomllib.loads(card.partition("```toml\n")[2].partition("\n```")[0])
+    assert [run["series"] for run in again["runs"][1:]] == odd
+
+
+def test_chance_is_another_with_every_seed(settings: dict[str, Any], tmp_path: Path) -> None:
+    run = {"name": "any", "prune": {"criterion": "random", "sparsity": 0.5}}
+    found = prunus.train_runs(tmp_path / "out", **{**settings, "epochs": 0, "latency": 0, "runs": [run], "seeds": [0, 1]})
+    masks = [load_file(found.weights("any", seed))["0.weight"] != 0 for seed in (0, 1)]
+    assert not torch.equal(*masks)
+
+
+@pytest.mark.parametrize(("runs", "told"), [
+    ([{"name": "a", "pack": {"storage": "gapz"}}], "run a: unknown storage 'gapz'"),
+    ([{"name": "a", "schedule": "rigl", "sparse": {"sparsity": 0.5, "include": ["none"]}}], "run a: .*none"),
+    ([{"name": "a", "schedule": "srste", "sparse": {"sparsity": "2:4"}}], "run a: 0: 9 columns do not divide into groups"),
+    ([{"name": "a", "teacher": "none.safetensors"}], "none.safetensors: these weights do not go into"),
+])  # fmt: skip
+def test_what_would_fail_later_is_told_at_once(settings: dict[str, Any], tmp_path: Path, runs, told) -> None:
+    with pytest.raises(PrunusError, match=told):
+        prunus.train_runs(tmp_path / "out", **{**settings, "runs": runs})
+    assert [path.name for path in tmp_path.iterdir()] == ["own.py"]
+
+
+@pytest.mark.parametrize(("code", "told"), [
+    ("def f(size):\n    raise KeyError('no')", "KeyError: 'no'"),
+    ("def f(size: 'Unknown'):\n    return nn.Flatten()", "has no parameters"),
+    ("class f(nn.Linear):\n    def __init__(self): super().__init__(8, 10)\n    def forward(self, x): return (x, x)",
+     "gives a tuple for two examples"),
+    ("class f(nn.Linear):\n    def __init__(self): super().__init__(8, 10)\n    def forward(self, x): assert False",
+     "does not run on the data's inputs .*AssertionError"),
+    ("def f():\n    return nn.Linear(8, 10)", "gives .2, 1, 8, 10. for two examples; wanted are logits .images classes."),
+])  # fmt: skip
+def test_networks_of_the_users_that_do_not_fit_are_told(settings: dict[str, Any], tmp_path: Path, code, told) -> None:
+    (tmp_path / "odd.py").write_text(f"from __future__ import annotations\nfrom torch import nn\n\n{code}\n")
+    with pytest.raises(RecipeError, match=told):
+        prunus.train_runs(tmp_path / "out", **{**settings, "model": f"{tmp_path / 'odd.py'}:f"})
+
+
 def test_faults_of_schedules_are_told_together(settings: dict[str, Any], tmp_path: Path) -> None:
     runs = [
         {"name": "a", "schedule": "gradul", "sparse": {"sparsity": 0.5}}, {"name": "b", "schedule": "rigl"},
@@ -200,6 +296,7 @@ def test_a_decoder_on_text(tmp_path: Path, text_file: Path) -> None:
 def test_what_cannot_be_done_is_told_before_anything_is_written(settings: dict[str, Any], tmp_path: Path) -> None:
     for changed, error, says in (
         ({"data": "npz:none.npz"}, DataError, "none.npz: cannot be read"),
+        ({"model": "resnet18:width=-4"}, RecipeError, "width=-4"),
         ({"model": "alexnet"}, RecipeError, "227 or 224 pixels, not 8"),
         ({"model": "lenet-300-100:size=7"}, RecipeError, "does not run on the data's inputs .1, 8, 8."),
         ({"model": "lenet-300-100:classes=9"}, RecipeError, "has 9 outputs, the data 10 classes"),

@@ -244,6 +244,16 @@ def test_what_thresholds_are_refused_for(checkpoint, settings, quick, tmp_path) 
     whole = file.read_text()
     with pytest.raises(prunus.PrunusError, match="exists already"):
         prunus.threshold(folder, file, **settings)
+    for name in ("model.safetensors", "config.json"):
+        before = (folder / name).read_bytes()
+        with pytest.raises(prunus.PrunusError, match="holds no thresholds, so it is not replaced"):
+            prunus.threshold(folder, folder / name, **settings, overwrite=True)
+        assert (folder / name).read_bytes() == before
+    told = json.loads(whole)["inputs"]
+    for inputs in ([{**told[0], "bytes": 0}], [told[0], told[0]]):
+        with pytest.raises(prunus.PrunusError, match="damaged activation thresholds"):
+            prunus.evaluate(folder, seqlen=64, activations=changed(file, inputs=inputs))
+    file.write_text(whole)
     with pytest.raises(prunus.PrunusError, match="no such layer"):
         prunus.evaluate(checkpoint("gpt2"), seqlen=64, activations=file)
     with pytest.raises(prunus.PrunusError, match="other weights of the same shapes"):

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from prunus.core.errors import CheckpointError, NumericalError, RecipeError
 from prunus.core.progress import Silent
-from prunus.lab.judge import Teacher, judge, loss_of, perplexity_of
+from prunus.lab.judge import Teacher, judge, loss_of
 from prunus.lab.kept import load_state, load_weights, save_state, save_weights
 from prunus.lab.loop import Course, Kept, train
 from prunus.lab.training import Training, optimizer_of, rate
@@ -128,7 +128,11 @@ def test_judging_is_counting(text_file: Path) -> None:
     plain = decoder(windows, labels=windows).loss.detach()
     assert told.loss == pytest.approx(float(plain), rel=1e-5)
     assert told.score == pytest.approx(math.exp(float(plain)), rel=1e-4)
-    assert perplexity_of(1e4) == math.inf
+    with torch.no_grad():
+        decoder.lm_head.weight.mul_(1e6)
+    with pytest.raises(NumericalError, match="the loss on the test examples is"):
+        judge(decoder, some)
+    decoder.lm_head.weight.data.mul_(1e-6)
     assert float(loss_of(decoder, windows, windows).detach()) == pytest.approx(float(plain), rel=1e-5)
 
 

@@ -365,3 +365,34 @@ def test_shares_of_every_class() -> None:
     train, test = stratified(labels, 0.25, 0, "here")
     assert labels[test].bincount().tolist() == [2, 5]
     assert sorted([*train.tolist(), *test.tolist()]) == list(range(30))
+
+
+def test_pictures_of_16_bits_are_no_white_squares(tmp_path: Path) -> None:
+    from PIL import Image
+
+    deep = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k in range(5):
+            Image.fromarray(deep).save(tmp_path / name / f"{k}.png")
+    found = source_of(f"images:{tmp_path},size=8,grey=true").open()
+    assert torch.equal(found.train.take(torch.tensor([0]))[0][0, 0], torch.from_numpy((deep >> 8).astype(np.uint8)))
+    for path in tmp_path.rglob("*.png"):
+        Image.fromarray(deep.astype(np.int32)).save(path.with_suffix(".tif"))
+        path.unlink()
+    with pytest.raises(DataError, match=r"tif: cannot be read as a picture .its pixels have 32 bits"):
+        source_of(f"images:{tmp_path},size=8,grey=true").open()
+
+
+def test_labels_and_shapes_that_are_none(tmp_path: Path) -> None:
+    images = np.zeros((10, 8, 8), np.uint8)
+    for labels, told in ((np.zeros(10, int), "labels, 0 to 0, are those of 1 classes"),
+                         (np.array([0, 1] * 4 + [0, 10**12]), "are those of 1,000,000,000,001 classes")):  # fmt: skip
+        np.savez(tmp_path / "odd.npz", X=images, y=labels)
+        with pytest.raises(DataError, match=told):
+            source_of(f"npz:{tmp_path / 'odd.npz'}").open()
+    np.savez(tmp_path / "empty.npz", X=images[:, :0, :0], y=np.arange(10) % 2)
+    with pytest.raises(DataError, match="without a pixel"):
+        source_of(f"npz:{tmp_path / 'empty.npz'}").open()
+    with pytest.raises(DataError, match="seed 99999999999999999999 must be"):
+        source_of("digits:seed=99999999999999999999").open()

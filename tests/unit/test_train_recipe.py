@@ -70,13 +70,25 @@ def test_zeros_are_held_where_there_are_any() -> None:
     assert found == {
         "dense": None, "half": None, "tuned": "fixed", "more": None, "again": "fixed", "gradual": "gradual",
         "after": "fixed",
-        "both": "fixed", "file": None,
+        "both": "fixed", "file": "fixed",
     }  # fmt: skip
     own = made.training(made.runs[6], seed=4)
     assert (own.epochs, own.lr, own.seed) == (2, 0.5, 4)
     assert made.training(made.runs[0], 0).epochs == 7
     few = made.at_most(1)
     assert [few.epochs_of(run) for run in few.runs] == [1, 0, 1, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"runs": [{"name": "README.md"}]}, "something else has such a name"),
+    ({"runs": [{"name": "scratch"}]}, "something else has such a name"),
+    ({"runs": [{"name": "a.safetensors"}]}, "something else has such a name"),
+    ({"runs": [{"name": "a"}, {"name": "b", "from": "a", "shared": 4.0}]}, "shared 4.0 must be a whole number"),
+    ({"seeds": [[0]]}, "seeds"), ({"seeds": [10**20]}, "must be below"), ({"device": True}, "device True must be a text"),
+])  # fmt: skip
+def test_odd_values_are_faults(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        prunus.TrainRecipe.of({**PLAIN, **changed})
 
 
 def test_series_are_names_without_numbers() -> None:

@@ -67,6 +67,9 @@ def read_thresholds(path: Path) -> Thresholds:
     try:
         inputs = tuple(_input(one) for one in content["inputs"])
         found = Thresholds(str(content["fingerprint"]), int(content["dense_tokens"]), inputs)
+        named = [layer for one in inputs for layer in one.layers]
+        if len(set(named)) < len(named):
+            raise ValueError("a layer has two inputs")
         if not inputs or found.dense_tokens < 1:
             raise ValueError("no inputs" if not inputs else f"dense_tokens {found.dense_tokens} is below 1")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -78,7 +81,9 @@ def read_thresholds(path: Path) -> Thresholds:
 def _input(one: Mapping[str, Any]) -> InputThreshold:
     layers = {str(layer): (int(shape[0]), int(shape[1])) for layer, shape in one["layers"].items()}
     found = InputThreshold(layers, float(one["level"]), float(one["threshold"]), int(one["bytes"]))
-    if not layers or not 0 <= found.level < 1 or not (math.isfinite(found.threshold) and found.threshold >= 0):
+    sound = 0 <= found.level < 1 and math.isfinite(found.threshold) and found.threshold >= 0 and found.nbytes > 0
+    if not layers or not sound:
         named = ", ".join(layers) or "no layer"
-        raise ValueError(f"an input of {named} with level {found.level}, threshold {found.threshold}")
+        told = f"level {found.level}, threshold {found.threshold}, {found.nbytes} bytes"
+        raise ValueError(f"an input of {named} with {told}")
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -71,8 +73,19 @@ def main() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    show = warnings.showwarning
+
+    def noted(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if category is UserWarning:  # a word to the person, not to who writes code
+            errors.print("[yellow]Note:[/] ", end="")
+            errors.print(str(message), markup=False)
+        else:
+            show(message, category, *rest)
+
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = noted  # type: ignore[assignment]
+            app()
     except PrunusError as error:
         errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
         errors.print(str(error), markup=False)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.utils import parametrize
 
+from ..core.errors import NumericalError
 from ..samples.batches import InOrder
+
+_MOST = 700.0
+"""Nats whose exponent is still a number."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judge(model: nn.Module, examples: InOrder) -> Judged:
-    """The network in eval mode on all of them; it is left in eval mode."""
+    """The network in eval mode on all of them; it is left in eval mode.
+
+    Raises:
+        NumericalError: if the loss is no number, or too large to be one's exponent.
+    """
     model.eval()
     total, right, count = 0.0, 0, 0
     for inputs, answers in examples:
@@ -73,12 +83,15 @@ def judge(model: nn.Module, examples: InOrder) -> Judged:
         right += int((logits.argmax(1) == answers).sum())
         count += len(answers)
     loss = total / count
-    return Judged(loss, perplexity_of(loss) if examples.samples.is_text else 100 * right / count)
+    if not math.isfinite(loss) or (examples.samples.is_text and loss > _MOST):
+        raise NumericalError(f"the loss on the test examples is {loss}: the weights are NaN, Inf or far too large.")
+    return Judged(loss, math.exp(loss) if examples.samples.is_text else 100 * right / count)
 
 
 def counts(model: nn.Module) -> dict[str, Any]:
-    """Parameters, those that are not zero, and the share of zeros among weights of two dimensions and more."""
-    parameters = list(model.parameters())
+    """Parameters, those that are not zero, and the share of zeros among weights of two dimensions and more; of what a
+    parametrization computes the tensors that it gives."""
+    parameters = list(_tensors(model))
     weights = [parameter for parameter in parameters if parameter.dim() > 1]
     left = sum(int(torch.count_nonzero(weight)) for weight in weights)
     return {
@@ -88,6 +101,18 @@ def counts(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def perplexity_of(loss: float) -> float:
-    """exp of a loss in nats; infinite where that is too large for a number."""
-    return math.exp(loss) if loss < 700 else math.inf
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """What layers compute with, each tensor once."""
+    computed = [module for module in model.modules() if parametrize.is_parametrized(module)]
+    behind = {id(inner) for module in computed for inner in module.parametrizations.modules()}  # type: ignore[union-attr]
+    seen: set[int] = set()
+    for module in model.modules():
+        if id(module) in behind:
+            continue
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
+        if parametrize.is_parametrized(module):
+            for name in module.parametrizations:  # type: ignore[union-attr]
+                yield getattr(module, name)

@@ -44,8 +44,8 @@ class Sparsity(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
-Sparsify = Callable[[nn.Module, Optimizer, int, Mapping[str, Any] | None], Sparsity]
-"""Begins to hold zeros in a model, stepped by an optimizer so many times, or goes on from a state."""
+Sparsify = Callable[[nn.Module, Optimizer, int, Mapping[str, Any] | None], Sparsity | None]
+"""Begins to hold zeros in a model, stepped by an optimizer so many times, or goes on from a state; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ class Kept:
 @dataclass(frozen=True)
 class Course:
     """Where training begins and what is seen of it: weights are those behind the ``first`` steps, which are left out;
-    ``looks`` at the test examples an epoch; ``behind`` some step ``at`` is told of the model as it is then."""
+    ``looks`` at the test examples an epoch are told one by one (0: that behind it alone); ``behind`` some step ``at`` is
+    told of the model as it is then."""
 
     first: int = 0
-    looks: int = 1
+    looks: int = 0
     at: int | None = None
     behind: Callable[[nn.Module], None] = lambda model: None
     teacher: Teacher | None = None
@@ -188,7 +189,7 @@ class _Run:
             "flops": seen * (self.taught + self._flops((before + self.operations.sparse()) / 2)),
             "seconds": round(perf_counter() - began, 3),
         }  # fmt: skip
-        return {**found, "looks": [*looks, last]} if self.course.looks > 1 else found
+        return {**found, "looks": [*looks, last]} if self.course.looks else found
 
     def _step(self, step: int, inputs: Tensor, answers: Tensor) -> Tensor:
         set_rate(self.optimizer, rate(step, self.training.epochs * len(self.shuffled), self.training))

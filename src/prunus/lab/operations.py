@@ -32,7 +32,8 @@ class Operations:
         layers = {}
         for name, module in model.named_modules():
             count = sum(counted.get(f"{type(model).__name__}.{name}", {}).values())
-            if count and isinstance(getattr(module, "weight", None), Tensor) and not list(module.children()):
+            inner = [child for child, _ in module.named_children() if child != "parametrizations"]
+            if count and isinstance(getattr(module, "weight", None), Tensor) and not inner:
                 layers[module] = count
         return cls(model, layers, sum(counted["Global"].values()) - sum(layers.values()))
 

@@ -114,7 +114,8 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
         "reinit: the ticket on other initial weights; mask: as many weights of each layer, any.",
     ]
     if recipe["stability"]:
-        told.append("Barrier: how much the error rises on the line to the same network trained in another order.")
+        what = "loss, in nats," if record["metric"] == "perplexity" else "error, in points,"
+        told.append(f"Barrier: how much the {what} rises on the line to the same network trained in another order.")
     return told
 
 
@@ -124,7 +125,7 @@ def lottery_table(record: Mapping[str, Any]) -> RenderableType:
     title = escape(f"Lottery tickets: {record['model']} on {record['data']}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in head:
-        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column(name.replace(" ", "\n"), justify="right", overflow="fold")
     for line in lines:
         table.add_row(*map(escape, line))
     spent = f"{record['seconds']:.0f} s, peak {record['peak_memory_bytes'] / 2**30:.2f} GiB"
@@ -133,13 +134,13 @@ def lottery_table(record: Mapping[str, Any]) -> RenderableType:
 
 def lottery_card(record: Mapping[str, Any]) -> str:
     """The same as Markdown, with the pictures and the recipe."""
-    from .lottery_pictures import PICTURES
+    from .lottery_pictures import pictures
 
     head, *lines = _cells(record)
     rows = ["| " + " | ".join(head) + " |", "|---:" * len(head) + "|"]
     rows += ["| " + " | ".join(line) + " |" for line in lines]
     return _CARD.format(
         model=record["model"], data=record["data"], table="\n".join(rows), notes="\n".join(_notes(record)),
-        pictures="\n\n".join(f"![{name.removesuffix('.svg')}]({name})" for name in PICTURES),
+        pictures="\n\n".join(f"![{name.removesuffix('.svg')}]({name})" for name in pictures(record)),
         recipe=recipe_toml(record["recipe"]),
     )  # fmt: skip

@@ -25,8 +25,9 @@ def speed_svg(record: Mapping[str, Any]) -> str:
 
 
 def stability_svg(record: Mapping[str, Any]) -> str:
-    """The barrier between two trainings of each ticket; a remark where none was looked at."""
-    return _by_weights_left(record, "barrier", "barrier_spread", "barrier, points of error", 0.0)
+    """The barrier between two trainings of each ticket."""
+    unit = "nats" if record["metric"] == "perplexity" else "points of error"
+    return _by_weights_left(record, "barrier", "barrier_spread", f"barrier, {unit}", 0.0)
 
 
 def learning_svg(record: Mapping[str, Any]) -> str:
@@ -88,10 +89,7 @@ def _title(record: Mapping[str, Any]) -> str:
     return f"{record['model']} on {record['data']}"
 
 
-PICTURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "accuracy.svg": accuracy_svg,
-    "speed.svg": speed_svg,
-    "learning.svg": learning_svg,
-    "stability.svg": stability_svg,
-}
-"""Pictures by file."""
+def pictures(record: Mapping[str, Any]) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+    """What draws the pictures of a record, by file."""
+    drawn_by = {"accuracy.svg": accuracy_svg, "speed.svg": speed_svg, "learning.svg": learning_svg}
+    return drawn_by | ({"stability.svg": stability_svg} if record["recipe"]["stability"] else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -19,7 +20,7 @@ def accuracy_svg(record: Mapping[str, Any]) -> str:
     a line across."""
     canvas, axes = figure()
     first, *rows = record["rows"]
-    axes.axhline(first["score"], linestyle="--", linewidth=1.2, color=INK, label=first["run"])
+    axes.axhline(first["score"], linestyle="--", linewidth=1.2, color=INK, label=legend(first["run"]))
     series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         series[row["series"]].append(row)
@@ -27,7 +28,7 @@ def accuracy_svg(record: Mapping[str, Any]) -> str:
         members = sorted(members, key=lambda row: row["sparsity"])
         axes.errorbar(
             [100 * row["sparsity"] for row in members], [row["score"] for row in members],
-            yerr=[row["score_spread"] or 0 for row in members], label=name, markersize=5, linewidth=1.6, capsize=3,
+            yerr=[row["score_spread"] or 0 for row in members], label=legend(name), markersize=5, linewidth=1.6, capsize=3,
             color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
     axes.set_xlabel("zeros among weights, %", color=INK)
@@ -47,7 +48,7 @@ def training_svg(record: Mapping[str, Any]) -> str:
         epochs = list(range(1, len(curves[0]) + 1))
         middle = [mean(values) for values in zip(*curves, strict=True)]
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(epochs, middle, label=row["run"], color=colour, linewidth=1.6, marker="o", markersize=3)
+        axes.plot(epochs, middle, label=legend(row["run"]), color=colour, linewidth=1.6, marker="o", markersize=3)
         if len(curves) > 1:
             around = [stdev(values) for values in zip(*curves, strict=True)]
             low, high = _around(middle, around)
@@ -65,6 +66,12 @@ def _around(middle: Sequence[float], around: Sequence[float]) -> tuple[list[floa
     return low, high
 
 
+def legend(name: str) -> str:
+    """A name as a legend shows it: as it is, no formula in it, and not left out where it begins with ``_``."""
+    plain = "".join(sign for sign in " ".join(name.split()) if sign.isprintable()).replace("$", "\\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 def score_label(record: Mapping[str, Any]) -> str:
     """What the scores of a record are."""
     return "test perplexity" if record["metric"] == "perplexity" else "test accuracy, %"
@@ -80,6 +87,8 @@ def figure() -> tuple[Any, Any]:
 
 def drawn(canvas: Any, axes: Any, title: str) -> str:
     """The picture as SVG without a background, in colours that can be read on white and on black."""
+    from matplotlib import rc_context
+
     axes.set_title(title, parse_math=False, fontsize="medium", color=INK, wrap=True)
     axes.grid(alpha=0.35, color=GRID, linewidth=0.6)
     axes.tick_params(colors=INK)
@@ -88,5 +97,8 @@ def drawn(canvas: Any, axes: Any, title: str) -> str:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(framealpha=0, labelcolor=INK, fontsize="small")
     written = io.StringIO()
-    canvas.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
+    # the same picture has the same bytes, and letters of any script
+    with rc_context({"svg.hashsalt": "prunus", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font that room is measured with
+        canvas.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
     return written.getvalue()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..core.errors import DataError
 
+_MOST_CLASSES = 2**20
+"""More than any data set has."""
 _LOOKED_AT = 8192
 """Training examples, evenly spaced, that means and deviations are taken from."""
 
@@ -148,7 +150,7 @@ def checked_labels(labels: Tensor, classes: int | None, where: str) -> int:
     """The number of classes, ``classes`` or what the labels say.
 
     Raises:
-        DataError: if a label is negative or not under ``classes``.
+        DataError: if a label is negative or not under ``classes``, or there is but one class.
     """
     if not len(labels):
         raise DataError(f"{where}: it holds no labels.")
@@ -156,6 +158,8 @@ def checked_labels(labels: Tensor, classes: int | None, where: str) -> int:
     if low < 0 or (classes is not None and high >= classes):
         most = "upwards" if classes is None else f"to {classes - 1}"
         raise DataError(f"{where}: labels go from {low} to {high}; wanted are whole numbers from 0 {most}.")
+    if classes is None and (high == 0 or high >= _MOST_CLASSES):
+        raise DataError(f"{where}: its labels, {low} to {high}, are those of {high + 1:,} classes; number them 0, 1, 2, ….")
     return classes if classes is not None else high + 1
 
 
@@ -163,8 +167,10 @@ def stratified(labels: Tensor, share: float, seed: int, where: str) -> tuple[Ten
     """Places of training and test examples: of every class the same ``share``, drawn by the seed, is for the test.
 
     Raises:
-        DataError: if a class is too small to be in both.
+        DataError: if a class is too small to be in both, or the seed is none.
     """
+    if not 0 <= seed < 2**63:
+        raise DataError(f"{where}: seed {seed} must be from 0 to below 2^63.")
     chance = torch.Generator().manual_seed(seed)
     train, test = [], []
     for label in labels.unique().tolist():

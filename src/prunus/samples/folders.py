@@ -69,7 +69,7 @@ class Images(Source):
             try:
                 with Image.open(paths[place]) as picture:
                     return as_tensor(picture, self.size, self.grey)
-            except (OSError, ValueError, SyntaxError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise DataError(f"{paths[place]}: cannot be read as a picture ({error}).") from error
 
         return read

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import DataError
 from .examples import Read, Samples, checked_labels, stratified
-from .pictures import as_tensor, need_pillow
+from .pictures import as_tensor, is_grey, need_pillow
 from .source import Source, source
 
 _LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -53,12 +53,12 @@ class HubImages(Source):
         named = getattr(train.features[label], "num_classes", None)
         test = next((splits[name] for name in _TESTS if name in splits), None)
         if test is None:
-            labels = torch.tensor(train[label])
+            labels = self._labels(train[label])
             parts = [train.select(places.tolist()) for places in stratified(labels, self.test_share, self.seed, self.id)]
         else:
             parts = [train, test]
-        grey = parts[0][0][image].mode in ("L", "1", "I", "F")
-        answers = [torch.tensor(list(part[label])) for part in parts]
+        grey = is_grey(parts[0][0][image])
+        answers = [self._labels(part[label]) for part in parts]
         classes = checked_labels(answers[0], named, self.id)
         checked_labels(answers[1], classes, self.id)
         says = [json.dumps([self.id, self.config, self.size, part._fingerprint]) for part in parts]
@@ -67,7 +67,30 @@ class HubImages(Source):
         return Samples.of_images(Path(self.id).name, held[0], held[1], classes)
 
     def _reader(self, rows: Any, image: str, grey: bool) -> Callable[[int], Tensor]:
-        return lambda place: as_tensor(rows[place][image], self.size, grey)
+        wanted: list[torch.Size] = []
+
+        def read(place: int) -> Tensor:
+            try:
+                pixels = as_tensor(rows[place][image], self.size, grey)
+            except (OSError, ValueError, SyntaxError) as error:
+                raise DataError(f"datasets {self.id}: picture {place} cannot be read ({error}).") from error
+            wanted.append(pixels.shape)
+            if pixels.shape != wanted[0]:
+                sizes = " and ".join("×".join(map(str, shape[1:])) for shape in (wanted[0], pixels.shape))
+                raise DataError(f"datasets {self.id}: pictures are {sizes} pixels large; say size=, to which they are cut.")
+            del wanted[1:]
+            return pixels
+
+        return read
+
+    def _labels(self, values: Any) -> Tensor:
+        try:
+            labels = torch.tensor(list(values))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"datasets {self.id}: its labels are no whole numbers ({error}).") from error
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise DataError(f"datasets {self.id}: its labels are no whole numbers, one a picture.")
+        return labels
 
 
 def _loaded(name: str, config: str) -> dict[str, Any]:

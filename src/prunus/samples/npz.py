@@ -45,6 +45,8 @@ class Npz(Source):
             raise DataError(
                 f"{self.path}: '{self.images}' is {images.dtype} {list(images.shape)}; wanted is uint8 [N H W C], C 1 or 3."
             )
+        if not images.size:
+            raise DataError(f"{self.path}: '{self.images}' is {list(images.shape)}, without a pixel.")
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             found = f"{labels.dtype} {list(labels.shape)}"
             raise DataError(f"{self.path}: '{self.labels}' is {found}; wanted are {len(images)} whole numbers.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -15,14 +16,16 @@ from torch.optim import Optimizer
 
 from ..checkpoint.disk import sync_all
 from ..checkpoint.journal import Journal
+from ..core.errors import RecipeError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..lab.judge import counts, judge
 from ..lab.kept import WEIGHTS, load_weights, save_weights, save_weights_as
 from ..lab.loop import Course, Kept, Sparsify, Sparsity, train
 from ..lab.tickets import barrier, earliest, masked, shuffled_masks
 from ..lottery_recipe import MASK, REINIT, LotteryRecipe
+from ..models.modules import module_sites
 from ..report.lottery import lottery_card, lottery_record
-from ..report.lottery_pictures import PICTURES
+from ..report.lottery_pictures import pictures
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
 from ..train.masks import Masks
@@ -31,6 +34,7 @@ from ..zoo.build import build
 from .prune import prune
 from .sparsifier import Sparsifier
 from .train import STATE, carried_out, steady
+from .train_checks import digests_of, read_by
 
 DENSE, TICKET, AGAIN = "dense", "ticket", "ticket-again"
 _RUN = RunSettings("ticket")
@@ -83,7 +87,7 @@ def lottery(output: str | Path, recipe: LotteryRecipe | None = None, *, resume: 
 def _lottery(output: Path, recipe: LotteryRecipe, flags: tuple[bool, bool], progress: Progress) -> LotteryResult:
     def make(samples: Samples, device: torch.device, journal: Journal) -> tuple[dict[str, Any], dict[str, str]]:
         record = lottery_record(recipe, samples, _Draw(recipe, samples, device, journal, progress).all())
-        return record, {name: draw(record) for name, draw in PICTURES.items()}
+        return record, {name: draw(record) for name, draw in pictures(record).items()}
 
     return LotteryResult(carried_out(output, recipe.training, flags, partial(_plan, recipe), make, lottery_card))
 
@@ -170,6 +174,8 @@ class _Draw:
             before, method="magnitude", allocation=self.recipe.allocation, sparsity=self.recipe.sparsity(level),
             exclude=self.recipe.exclude,
         )  # fmt: skip
+        if not cut.masks:
+            raise UnsupportedModelError(f"{type(before).__name__}: none of its weights were pruned, so there is no ticket.")
         folder.mkdir(parents=True, exist_ok=True)
         cut.masks.save(folder / _MASKS)
         return cut.masks
@@ -209,9 +215,17 @@ def _folder(output: Path, level: int, kind: str, seed: int) -> Path:
 
 def _plan(recipe: LotteryRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:
     """What decides the output's bytes."""
+    training = recipe.training
+    steps = training.epochs * len(Shuffled(samples, training.batch, device))
+    if recipe.first(steps) >= steps:
+        raise RecipeError([f"rewind {recipe.rewind:g} is not before the last of {steps} steps"])
+    named = [site.name for site in module_sites(build(training.model, training.seeds[0], samples.given())).sites]
+    strange = [glob for glob in recipe.exclude if not any(fnmatch(name, glob) for name in named)]
+    if strange:
+        raise RecipeError([f"exclude '{glob}' names none of {', '.join(named[:8])}, …" for glob in strange])
     passing = ("latency", "threads", "device", "calibration")
     settings = {name: value for name, value in recipe.to_json().items() if name not in passing}
     return {
-        "kind": "lottery", "settings": settings, "samples": samples.digest(), "device": device.type,
-        "threads": torch.get_num_threads(),
+        "kind": "lottery", "settings": settings, "samples": samples.digest(), "files": digests_of(read_by(training)),
+        "device": device.type, "threads": torch.get_num_threads(),
     }  # fmt: skip

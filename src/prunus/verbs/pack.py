@@ -102,6 +102,11 @@ class _Choice:
         return cls(where, values, how, group, head)
 
 
+def check_packing(storage: str = "auto", values: str = "auto", coder: str = "fixed", group: int = 64) -> None:
+    """Raise RecipeError or MissingLibraryError if :func:`pack` could not be asked for that."""
+    _Choice.of(storage, values, coder, group, None)
+
+
 def _made(axis: registry.Registry[Role], spec: str, faults: list[str]) -> Role | None:
     """The member of an axis that ``spec`` spells; None, and a fault, where there is none."""
     try:

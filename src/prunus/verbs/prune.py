@@ -50,8 +50,8 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What a run did and measured; ``record`` is what ``prunus.json`` holds. ``masks`` are those of a module that is no
-    language model, by parameter, True = kept."""
+    """What a run did and measured; ``record`` is what ``prunus.json`` holds. ``masks`` are those of a module in
+    memory, by parameter, True = kept."""
 
     record: Mapping[str, Any]
     masks: Masks = field(default_factory=lambda: Masks({}))
@@ -136,7 +136,7 @@ def _prune_in_memory(model: nn.Module, recipe: Recipe, tokenizer: object, progre
     finally:
         model.train(training)
     record = build_record(prepared.plan, recipe, results, zeros_of(model, results), None)
-    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)})
+    return PruneResult({**record, "seconds": round(perf_counter() - start, 3)}, Masks.of(model))
 
 
 def _prune_module(model: nn.Module, recipe: Recipe, fed: Fed, progress: Progress) -> PruneResult:

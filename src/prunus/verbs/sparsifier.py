@@ -245,6 +245,7 @@ class Sparsifier:
             self._chooser.choose(self.layers, lambda target: target)  # whatever does not fit is told now
             if self._risen < 1:
                 self._chooser.choose(self.layers, self.schedule.first)
+            self._warn_of_the_empty()
 
     def _take(self, masks: Mapping[str, Tensor]) -> None:
         by_name = {layer.site.parameter: layer for layer in [*self.layers, *self._still]}
@@ -268,7 +269,6 @@ class Sparsifier:
         if self.schedule.exchanges and not any(self.schedule.due(step, self.steps) for step in range(1, self.steps + 1)):
             told = f"masks never change in {self.steps} steps of this schedule: let them change more often (every=)"
             warnings.warn(told, stacklevel=3)
-        self._warn_of_the_empty()
 
     def _warn_of_the_empty(self) -> None:
         empty = [layer.site.name for layer in self.layers if not layer.mask.any()]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint.thresholds_file import read_thresholds, write_thresholds
-from ..core.errors import CalibrationError, OutputError, UnsupportedModelError
+from ..core.errors import CalibrationError, CheckpointError, OutputError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..core.thresholds import ActivationUse, InputThreshold, Thresholds
 from ..measure.environment import environment
@@ -115,6 +115,11 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: is a folder; thresholds are one file. Choose another -o.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already. Choose another -o, or --overwrite.")
+    if path.exists():
+        try:
+            read_thresholds(path)
+        except CheckpointError as error:
+            raise OutputError(f"{path}: holds no thresholds, so it is not replaced. Choose another -o.") from error
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or choose another -o.")
 

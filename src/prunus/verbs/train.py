@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..checkpoint.disk import sync_all
@@ -21,11 +21,12 @@ from ..checkpoint.journal import Journal
 from ..checkpoint.replace import check_free, check_place
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
-from ..lab.judge import Teacher, counts, judge, logits_of, loss_of
+from ..lab.judge import Teacher, counts, judge, loss_of
 from ..lab.kept import WEIGHTS, load_weights, save_weights
 from ..lab.loop import Course, Kept, Sparsify, Sparsity, train
 from ..lab.operations import Operations
 from ..measure.speed import forward_seconds
+from ..models.modules import module_sites
 from ..recipe import Recipe
 from ..report.record import FILE as RECORD
 from ..report.trained import train_card, train_record
@@ -41,6 +42,7 @@ from .prepare import choose_device, finished_record
 from .prune import prune
 from .sparse_settings import checked
 from .sparsifier import Sparsifier
+from .train_checks import check_apart, check_built, digests_of, read_by
 
 STATE = "state.safetensors"
 _WARMUP = 50
@@ -119,6 +121,8 @@ def carried_out(output: Path, training: TrainRecipe, flags: tuple[bool, bool],
     device = choose_device(training.device)
     check_free(output, resume or overwrite)
     check_place(output)
+    data = getattr(source_of(training.data), "path", None)
+    check_apart(output, [*read_by(training), *([Path(data).expanduser()] if data else [])])
     journal = Journal(output)
     journal.check_free(resume)
     samples = source_of(training.data).open()
@@ -126,7 +130,7 @@ def carried_out(output: Path, training: TrainRecipe, flags: tuple[bool, bool],
     plan = plan_of(samples, device)
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     if output.exists() and resume and not overwrite:
-        return finished_record(output, digest)
+        return {**finished_record(output, digest), "output": str(output)}
     journal.begin(plan, digest, resume)
     journal.output.mkdir(exist_ok=True)
     with journal.kept_on_error():
@@ -176,7 +180,7 @@ class _Bench:
                 kept.save({"epoch": 0, "model": model.state_dict()})
         shared = share_weights(model, run.shared) if run.shared is not None else None
         course = Course(teacher=self._teacher(run, seed))
-        history = train(model, samples, training, _sparsify(recipe, run, seed), kept, self.progress, course)
+        history = train(model, samples, training, self._sparsify(run, seed), kept, self.progress, course)
         if shared is not None:
             shared.finish()
         found = judge(model, InOrder(samples, samples.test, recipe.batch, device))
@@ -201,6 +205,32 @@ class _Bench:
         )
         return Teacher(model.eval().to(self.device), **run.distill)
 
+    def _sparsify(self, run: RunSettings, seed: int) -> Sparsify | None:
+        """What holds or moves a run's zeros while it is trained; None: nothing."""
+        schedule = self.recipe.schedule_of(run)
+        if schedule is None:
+            return None
+        masked = schedule.partition(":")[0] == "fixed" and not run.sparse
+
+        def begin(model: nn.Module, optimizer: Optimizer, steps: int, state: Mapping[str, Any] | None) -> Sparsity | None:
+            masks = self._zeros(model, seed) if masked and state is None else None
+            if masks == {} and run.schedule is None:
+                return None
+            settings = {"seed": seed, "steps": steps, "masks": masks or None, **run.sparse}
+            return Sparsifier(model, optimizer, schedule, state=state, **settings)
+
+        return begin
+
+    def _zeros(self, model: nn.Module, seed: int) -> dict[str, Tensor]:
+        """Masks of the layers that were pruned: those with zeros, and those of nothing but zeros that began otherwise."""
+        fresh = build(self.recipe.model, seed, self.samples.given())
+        found = {}
+        for site in module_sites(model).sites:
+            keep = model.get_parameter(site.parameter).detach() != 0
+            if not keep.all() and (keep.any() or fresh.get_parameter(site.parameter).any()):
+                found[site.parameter] = keep
+        return found
+
     def _packed(self, run: RunSettings, folder: Path) -> dict[str, Any] | None:
         """What packing makes of the weights in a folder: bytes of the file, and of shared weights stage by stage."""
         if not run.pack:
@@ -213,7 +243,8 @@ class _Bench:
     def _prune(self, model: nn.Module, run: RunSettings, seed: int) -> None:
         """Prune a network at once, in place."""
         shown = InOrder.some(self.samples, self.recipe.calibration, self.recipe.batch, self.device, seed)
-        settings = Recipe.of({"samples": self.recipe.calibration, **run.pruning})
+        chance = {"criterion": f"random:seed={seed}"} if run.prune.get("criterion") == "random" else {}
+        settings = Recipe.of({"samples": self.recipe.calibration, **run.pruning, **chance})
         prune(
             model, recipe=settings, data=shown, call=lambda net, batch: net(batch[0]),
             loss=lambda net, batch: loss_of(net, *batch), recalibrate=run.recalibrates, progress=self.progress,
@@ -265,50 +296,18 @@ def _check_sparse(recipe: TrainRecipe) -> None:
         raise RecipeError(faults)
 
 
-def check_built(recipe: TrainRecipe, samples: Samples) -> None:
-    """Raise RecipeError or CheckpointError if the network cannot be built for these data, or started from the files that
-    the runs name."""
-    model = build(recipe.model, recipe.seeds[0], samples.given())
-    few = InOrder(samples, samples.test, 2, torch.device("cpu"), torch.arange(min(2, len(samples.test))))
-    try:
-        outputs = logits_of(model.eval(), next(iter(few))[0]).shape[-1]
-    except (RuntimeError, ValueError, TypeError) as error:
-        shape = list(samples.example().shape[1:])
-        raise RecipeError([f"model '{recipe.model}' does not run on the data's inputs {shape} ({error})"]) from error
-    if outputs < samples.classes:
-        raise RecipeError([f"model '{recipe.model}' has {outputs} outputs, the data {samples.classes} classes"])
-    for run in recipe.runs:
-        if run.start.endswith(".safetensors"):
-            load_weights(model, Path(run.start).expanduser())
-
-
 def _plan(recipe: TrainRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:
     """What decides the output's bytes."""
     passing = ("latency", "threads", "device")
-    named = [name for run in recipe.runs for name in (run.start, run.teacher) if name is not None]
-    read = [name for name in named if name.endswith(".safetensors")]
-    read += [path for path, _, _ in [recipe.model.partition(":")] if path.endswith(".py")]
-    files = {path: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest() for path in read}
     return {
         "kind": "train", "settings": {name: value for name, value in recipe.to_json().items() if name not in passing},
-        "samples": samples.digest(), "files": files, "device": device.type, "threads": torch.get_num_threads(),
+        "samples": samples.digest(), "files": digests_of(read_by(recipe)), "device": device.type,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
 def _key(run: RunSettings, seed: int) -> str:
     return f"{run.name}, seed {seed}"
-
-
-def _sparsify(recipe: TrainRecipe, run: RunSettings, seed: int) -> Sparsify | None:
-    """What holds or moves a run's zeros while it is trained; None: nothing."""
-    schedule = recipe.schedule_of(run)
-    if schedule is None:
-        return None
-
-    def begin(model: nn.Module, optimizer: Optimizer, steps: int, state: Mapping[str, Any] | None) -> Sparsity:
-        return Sparsifier(model, optimizer, schedule, state=state, **{"seed": seed, "steps": steps, **run.sparse})
-
-    return begin
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def build(spec: str, seed: int, given: Mapping[str, int]) -> nn.Module:
     if unknown:
         known = [name for name in takes if takes[name].kind is not inspect.Parameter.VAR_KEYWORD]
         raise RecipeError([f"model '{spec}' has no option '{name}'{suggest(name, known)}" for name in unknown])
-    hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
+    hints = _hints(function)
     values: dict[str, Any] = {name: number for name, number in given.items() if name in takes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,9 +64,19 @@ def build(spec: str, seed: int, given: Mapping[str, int]) -> nn.Module:
             built = function(**values)
         except (TypeError, ValueError) as error:
             raise RecipeError([f"model '{spec}': {error}"]) from error
+        except Exception as error:  # whatever a function of the user's raises
+            raise RecipeError([f"model '{spec}': {type(error).__name__}: {error}"]) from error
     if not isinstance(built, nn.Module):
         raise RecipeError([f"model '{spec}': it gives a {type(built).__name__}, not a torch.nn.Module"])
     return built
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of a function's parameters, those that can be told."""
+    try:
+        return typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def check_model(spec: str) -> None:
