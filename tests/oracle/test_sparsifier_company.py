@@ -285,6 +285,16 @@ def test_what_would_be_ignored_is_told() -> None:
         made("movement", criterion="random")
     with pytest.warns(UserWarning, match="masks never change in 6 steps"):
         made("rigl")
+    begun = net()
+    with torch.no_grad():
+        begun[0].weight.zero_()
+        begun[2].weight[0].zero_()
+    with pytest.warns(UserWarning, match="0 holds nothing but zeros"):
+        model, optimizer, _held = made("fixed", begun, sparsity=None)
+    backward(model, 0)
+    optimizer.step()
+    assert model[0].weight.any()
+    assert not model[2].weight[0].any()
     dull = net()
     with torch.no_grad():
         dull[2].weight.mul_(1e-3)

@@ -241,6 +241,10 @@ class Sparsifier:
                 layer.mask_zeros()
             if all(layer.live == layer.mask.numel() for layer in self.layers):
                 raise RecipeError(["nothing is zero that could be held: say the sparsity=, or prune the model first"])
+            empty = [layer.site.name for layer in self.layers if not layer.parameter.any()]
+            if empty:
+                told = f"{empty[0]} holds nothing but zeros ({len(empty)} such layers): trained, for layers may begin so; "
+                warnings.warn(f"{told}give masks= to hold them", stacklevel=4)
         else:
             self._chooser.choose(self.layers, lambda target: target)  # whatever does not fit is told now
             if self._risen < 1:
