@@ -16,6 +16,12 @@ from prunus.exports.llama_cpp import FOLDER
 QUICK = {"prompt_tokens": 12, "new_tokens": 4, "repeats": 2}
 
 
+@pytest.fixture(autouse=True)
+def _memory_is_measured_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process for each way, in the tests of packed models; here it would take most of the time."""
+    monkeypatch.setattr("prunus.verbs.bench.peak_bytes", lambda _: None)
+
+
 @pytest.fixture
 def llama_bench(tmp_path, monkeypatch) -> Path:
     """A stand-in for llama.cpp's program on the PATH; what it was asked stands in the file given back."""
