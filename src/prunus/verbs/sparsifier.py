@@ -172,10 +172,8 @@ class Sparsifier:
         if self._risen < target - 1e-6 and not early:
             if self.done + self.skipped < self.steps:
                 wanted = "" if self._asked.target is None else f", {self._asked.target.sparsity * target:.1%} were wanted"
-                told = (
-                    f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}: call "
-                )
-                raise RecipeError([told + "step() behind every step of the optimizer, and say how many there are (steps=)"])
+                told = f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}"
+                raise RecipeError([f"{told}: call step() behind every step of the optimizer, and say how many (steps=)"])
             self._choose(self.steps)
             self._put()
         self._hooks.remove()
