@@ -39,7 +39,7 @@ def parse_sparsity(text: str | float) -> Target:
     except ValueError:
         raise ValueError(f"sparsity '{word}' is neither a fraction (0.5), a percentage (50%) nor N:M (2:4)") from None
     if not 0 <= value <= 1:
-        hint = f"; for {value:g} percent write {value:g}%" if 1 < value <= 100 else ""
+        hint = f"; for {value:g} percent write {value:g}%" if 1 < value <= 100 and not word.endswith("%") else ""
         raise ValueError(f"sparsity {word} is outside [0, 1]: it is the fraction of weights set to zero{hint}")
     return Target(value)
 

@@ -20,7 +20,7 @@ from ..samples.examples import Samples
 from .record import FORMAT
 from .trained import recipe_toml, spread
 
-_CARD = """# Lottery tickets: {model} on {data}
+_CARD = """# Lottery tickets: `{model}` on `{data}`
 
 {table}
 

@@ -21,7 +21,7 @@ from ..samples.examples import Samples
 from ..train_recipe import RunSettings, TrainRecipe
 from .record import FORMAT
 
-_CARD = """# {model} on {data}
+_CARD = """# `{model}` on `{data}`
 
 {table}
 
