@@ -43,6 +43,11 @@ class Schedule(ABC):
         compared by their criterion."""
         return None
 
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether it has scores of its own, by :meth:`moved`."""
+        return type(self).moved is not Schedule.moved
+
     def decay(self, step: int, steps: int) -> float:
         """How much of a dropped weight's value is added to its gradient."""
         return 0.0

@@ -215,6 +215,17 @@ def _folder(output: Path, level: int, kind: str, seed: int) -> Path:
 
 def _plan(recipe: LotteryRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:
     """What decides the output's bytes."""
+    _check_fits(recipe, samples, device)
+    passing = ("latency", "threads", "device", "calibration")
+    settings = {name: value for name, value in recipe.to_json().items() if name not in passing}
+    return {
+        "kind": "lottery", "settings": settings, "samples": samples.digest(),
+        "files": digests_of(read_by(recipe.training)), "device": device.type, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def _check_fits(recipe: LotteryRecipe, samples: Samples, device: torch.device) -> None:
+    """Raise RecipeError if there is nothing to rewind to in so many steps, or no such layer to exclude."""
     training = recipe.training
     steps = training.epochs * len(Shuffled(samples, training.batch, device))
     if recipe.first(steps) >= steps:
@@ -223,9 +234,3 @@ def _plan(recipe: LotteryRecipe, samples: Samples, device: torch.device) -> dict
     strange = [glob for glob in recipe.exclude if not any(fnmatch(name, glob) for name in named)]
     if strange:
         raise RecipeError([f"exclude '{glob}' names none of {', '.join(named[:8])}, …" for glob in strange])
-    passing = ("latency", "threads", "device", "calibration")
-    settings = {name: value for name, value in recipe.to_json().items() if name not in passing}
-    return {
-        "kind": "lottery", "settings": settings, "samples": samples.digest(), "files": digests_of(read_by(training)),
-        "device": device.type, "threads": torch.get_num_threads(),
-    }  # fmt: skip

@@ -32,7 +32,7 @@ def checked(schedule: str | Schedule, steps: int | None, settings: Mapping[str, 
             faults.append(f"sparsity is missing: the schedule '{_name(chosen)}' goes for one")
     if chosen is not None and recipe is not None:
         faults += _misfits(chosen, recipe)
-    if chosen is not None and settings.get("criterion") is not None and type(chosen).moved is not Schedule.moved:
+    if chosen is not None and settings.get("criterion") is not None and chosen.keeps_scores:
         faults.append(f"criterion: '{_name(chosen)}' compares weights by scores of its own, leave it out")
     if faults or chosen is None or recipe is None:
         raise RecipeError(faults)

@@ -93,7 +93,6 @@ class Sparsifier:
         for layer in self.layers:
             layer.check()
         self._still = self._chooser.still_layers()
-        self._scored = type(self.schedule).moved is not Schedule.moved
         self._zero_stays = leaves_zeros(self.optimizer)
         self.done = self.skipped = 0
         self._stepped = self._begun = self._restored = self._told_of_the_empty = self._called = False
@@ -224,7 +223,7 @@ class Sparsifier:
             weight = layer.parameter.detach()
             if self.schedule.keeps_dense:
                 layer.dense = weight.clone()
-            if self._scored:
+            if self.schedule.keeps_scores:
                 layer.score = torch.zeros_like(weight, dtype=torch.float32)
             elif by_chance:
                 layer.score = torch.rand(weight.shape, generator=self._chance).to(weight.device)
@@ -285,7 +284,7 @@ class Sparsifier:
         layer = self.layers[number]
         if not self._begun or layer.is_behind:
             self._meet()
-        if not (self._looking or self.schedule.trains_dropped or self._scored):
+        if not (self._looking or self.schedule.trains_dropped or self.schedule.keeps_scores):
             layer.hold_gradient()
 
     def _forgot(self) -> None:
@@ -302,7 +301,7 @@ class Sparsifier:
         if self._looking:
             for layer in self.layers:
                 layer.gradient = None if layer.parameter.grad is None else layer.parameter.grad.clone()
-        if self._scored:
+        if self.schedule.keeps_scores:
             for layer in self.layers:
                 if layer.parameter.grad is not None and layer.score is not None:
                     gradient = layer.parameter.grad if scale == 1 else layer.parameter.grad / scale

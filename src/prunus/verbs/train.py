@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from ..checkpoint.disk import sync_all
 from ..checkpoint.journal import Journal
 from ..checkpoint.replace import check_free, check_place
-from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..lab.judge import Teacher, counts, judge, loss_of
 from ..lab.kept import WEIGHTS, load_weights, save_weights
@@ -40,9 +39,8 @@ from ..zoo.build import build
 from .pack import pack
 from .prepare import choose_device, finished_record
 from .prune import prune
-from .sparse_settings import checked
 from .sparsifier import Sparsifier
-from .train_checks import check_apart, check_built, digests_of, read_by
+from .train_checks import check_apart, check_built, check_sparse, digests_of, read_by
 
 STATE = "state.safetensors"
 _WARMUP = 50
@@ -96,7 +94,7 @@ def weights_of(output: Path, run: str, seed: int) -> Path:
 
 
 def _train_runs(output: Path, recipe: TrainRecipe, flags: tuple[bool, bool], progress: Progress) -> TrainResult:
-    _check_sparse(recipe)
+    check_sparse(recipe)
 
     def make(samples: Samples, device: torch.device, journal: Journal) -> tuple[dict[str, Any], dict[str, str]]:
         bench = _Bench(recipe, samples, device, journal, progress)
@@ -280,20 +278,6 @@ class _Bench:
         model = build(self.recipe.model, seed, self.samples.given())
         load_weights(model, weights_of(self.journal.output, run.name, seed))
         return model.eval().to(self.device)
-
-
-def _check_sparse(recipe: TrainRecipe) -> None:
-    """Raise RecipeError if the settings of what becomes of zeros in training have faults."""
-    faults = []
-    for run in recipe.runs:
-        schedule = recipe.schedule_of(run)
-        try:
-            if schedule is not None:
-                checked(schedule, 1, run.sparse)
-        except RecipeError as error:
-            faults += [f"run {run.name}: {fault}" for fault in error.faults]
-    if faults:
-        raise RecipeError(faults)
 
 
 def _plan(recipe: TrainRecipe, samples: Samples, device: torch.device) -> dict[str, Any]:

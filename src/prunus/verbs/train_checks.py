@@ -18,7 +18,22 @@ from ..samples.examples import Samples
 from ..train_recipe import RunSettings, TrainRecipe
 from ..zoo.build import build
 from .pack import check_packing
+from .sparse_settings import checked
 from .sparsifier import Sparsifier
+
+
+def check_sparse(recipe: TrainRecipe) -> None:
+    """Raise RecipeError if the settings of what becomes of zeros in training have faults."""
+    faults = []
+    for run in recipe.runs:
+        schedule = recipe.schedule_of(run)
+        try:
+            if schedule is not None:
+                checked(schedule, 1, run.sparse)
+        except RecipeError as error:
+            faults += [f"run {run.name}: {fault}" for fault in error.faults]
+    if faults:
+        raise RecipeError(faults)
 
 
 def check_built(recipe: TrainRecipe, samples: Samples) -> None:
