@@ -19,9 +19,9 @@ from ..models.modules import unwrapped
 from ..train.chooser import Asked, Chooser
 from ..train.exchange import exchange
 from ..train.held import HeldMasks
-from ..train.layers import hold_gradients
+from ..train.in_step import InStep
 from ..train.masks import Masks
-from ..train.optimizers import Steps, Told, forget, leaves_zeros, torch_optimizer, trained_by
+from ..train.optimizers import Steps, Told, torch_optimizer, trained_by
 from .prepare import choice_of
 from .sparse_settings import checked
 
@@ -93,18 +93,18 @@ class Sparsifier:
         for layer in self.layers:
             layer.check()
         self._still = self._chooser.still_layers()
-        self._zero_stays = leaves_zeros(self.optimizer)
         self.done = self.skipped = 0
-        self._stepped = self._begun = self._restored = self._told_of_the_empty = self._called = False
+        self._told_of_the_empty = self._called = False
         self._risen = self.schedule.first(1.0)
         self._keep()
+        self._in_step = InStep(self.layers, self.schedule, self.optimizer)
         self._look()
         if state is None:
             self._begin(masks)
-            self._put()
+            self._in_step.put()
         else:
             self.load_state_dict(state)
-        told = Told(self._before, self._after, self._forgot, self._arrived)
+        told = Told(self._in_step.before, self._after, self._in_step.restored, self._in_step.arrived)
         self._hooks = Steps(self.optimizer, told, [layer.parameter for layer in self.layers])
         self._warn()
 
@@ -134,18 +134,15 @@ class Sparsifier:
         """
         self._require_mine()
         self._called = True
-        if not self._stepped:
+        if not self._in_step.taken:
             self.skipped += any(not all_finite(one.parameter.grad) for one in self.layers if one.parameter.grad is not None)
             return
-        self._stepped = False
+        self._in_step.taken = False
         self.done += 1
         if not self.schedule.trains_dropped and self.schedule.due(self.done, self.steps):
             with torch.no_grad():
                 self._change()
-                self._put()
-        if self._looking:
-            for layer in self.layers:
-                layer.gradient = None
+                self._in_step.put()
         self._look()
 
     @torch.no_grad()
@@ -174,7 +171,7 @@ class Sparsifier:
                 told = f"the model is {self.sparsity:.1%} sparse behind {self.done} steps{wanted} behind {self.steps}"
                 raise RecipeError([f"{told}: call step() behind every step of the optimizer, and say how many (steps=)"])
             self._choose(self.steps)
-            self._put()
+            self._in_step.put()
         self._hooks.remove()
         for layer in self.layers:
             layer.parameter.add_(0.0)  # -0.0 becomes 0.0
@@ -186,8 +183,10 @@ class Sparsifier:
         """Tensors and plain values from which training goes on as if it had not stopped."""
         layers = {layer.site.parameter: layer.state() for layer in self.layers}
         kind = type(self.schedule).__name__
-        return {"schedule": kind, "steps": self.steps, "step": self.done, "stepped": self._stepped, "skipped": self.skipped,
-                "risen": self._risen, "chance": self._chance.get_state(), "layers": layers}  # fmt: skip
+        return {
+            "schedule": kind, "steps": self.steps, "step": self.done, "stepped": self._in_step.taken,
+            "skipped": self.skipped, "risen": self._risen, "chance": self._chance.get_state(), "layers": layers,
+        }  # fmt: skip
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -211,12 +210,12 @@ class Sparsifier:
         for layer in self.layers:
             layer.load(state["layers"][layer.site.parameter])
         self.done, self.skipped = state["step"], state["skipped"]
-        self._stepped, self._risen = state["stepped"], state["risen"]
+        self._in_step.taken, self._risen = state["stepped"], state["risen"]
         self._chance.set_state(state["chance"].cpu())
         self._look()
 
     def _keep(self) -> None:
-        """What is kept beside the parameters: masks to hold, dropped values, scores. Chance scores every weight once, if
+        """What is kept beside the parameters: dropped values, scores. Chance scores every weight once, if
         the sparsity rises by it."""
         by_chance = isinstance(self._asked.method.criterion, Random) and self._risen < 1
         for layer in self.layers:
@@ -227,7 +226,6 @@ class Sparsifier:
                 layer.score = torch.zeros_like(weight, dtype=torch.float32)
             elif by_chance:
                 layer.score = torch.rand(weight.shape, generator=self._chance).to(weight.device)
-        self._held = HeldMasks({layer.parameter: layer.mask for layer in self.layers})
 
     def _begin(self, masks: Mapping[str, Tensor] | None) -> None:
         """The first masks."""
@@ -262,8 +260,9 @@ class Sparsifier:
             raise RecipeError([f"{told} was asked for: say that of the masks"])
 
     def _look(self) -> None:
-        """Find out whether the next step's gradients of dropped weights are looked at."""
-        self._looking = self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
+        """What the next step is to be."""
+        looking = self.schedule.needs_gradient and self.schedule.due(self.done + 1, self.steps)
+        self._in_step.expect(looking, self.schedule.decay(self.done + 1, self.steps))
 
     def _warn(self) -> None:
         """Tell of what will come to nothing."""
@@ -278,73 +277,11 @@ class Sparsifier:
             told = f"{empty[0]} has lost all of its weights ({len(empty)} such layers): choose another allocation, or "
             warnings.warn(f"{told}keep some of them by set=", stacklevel=4)
 
-    def _arrived(self, number: int) -> None:
-        """A layer has a gradient: dropped weights need none, and what looks at gradients in front of the optimizer, as
-        clipping by their norm does, is not to see it."""
-        layer = self.layers[number]
-        if not self._begun or layer.is_behind:
-            self._meet()
-        if not (self._looking or self.schedule.trains_dropped or self.schedule.keeps_scores):
-            layer.hold_gradient()
-
-    def _forgot(self) -> None:
-        """The optimizer has another past, which may be one of dropped weights."""
-        self._restored = True
-
-    def _before(self, scale: float) -> None:
-        """Gradients, times a scale, are there: they become as the optimizer is to see them, and dropped weights that it
-        trains are put in their places."""
-        self._catch_up()
-        if self._stepped and self.schedule.needs_steps:
-            told = "step() was not called behind the last step of the optimizer, without which no mask ever changes"
-            raise RecipeError([told])
-        if self._looking:
-            for layer in self.layers:
-                layer.gradient = None if layer.parameter.grad is None else layer.parameter.grad.clone()
-        if self.schedule.keeps_scores:
-            for layer in self.layers:
-                if layer.parameter.grad is not None and layer.score is not None:
-                    gradient = layer.parameter.grad if scale == 1 else layer.parameter.grad / scale
-                    layer.score = self.schedule.moved(layer.score, layer.values, gradient)
-        if self.schedule.trains_dropped:
-            decay = self.schedule.decay(self.done + 1, self.steps) * scale
-            pairs = [(layer.parameter.grad, layer) for layer in self.layers if layer.parameter.grad is not None]
-            for gradient, layer in pairs:
-                gradient.add_(layer.values - layer.parameter, alpha=decay)
-        else:
-            hold_gradients(self.layers)
-        if self.schedule.keeps_dense:
-            for layer in self.layers:
-                layer.show_dense()
-
-    def _catch_up(self) -> None:
-        """What others have done since the last step is known: where the model is, its weights, the optimizer's past."""
-        if not self._begun or any(layer.is_behind for layer in self.layers):
-            self._meet()
-        if self._restored and not self.schedule.trains_dropped:
-            forget(self.optimizer, self._held.masks)
-        self._restored = False
-        for layer in self.layers:
-            layer.take_over()
-
     def _after(self) -> None:
-        """The weights were trained: dropped ones are zero."""
-        self._stepped = True
+        """The optimizer has made a step: masks of dropped weights that it trains are chosen anew in it."""
         if self.schedule.trains_dropped and self.schedule.due(self.done + 1, self.steps):
             self._choose(self.done + 1)
-        if self.schedule.keeps_dense:
-            for layer in self.layers:
-                layer.show_sparse()
-        elif not self._zero_stays:
-            self._held.hold_weights()
-
-    def _meet(self) -> None:
-        """Before the first step: be where the model is by now, and make sure that it has the weights that it had."""
-        self._begun = True
-        for layer in self.layers:
-            layer.follow()
-            layer.require_zeros()
-        self._held = HeldMasks({layer.parameter: layer.mask for layer in self.layers})
+        self._in_step.after()
 
     def _choose(self, step: int) -> None:
         """The masks of a step."""
@@ -363,17 +300,6 @@ class Sparsifier:
             if self.schedule.needs_gradient and layer.gradient is None:
                 continue  # nothing was learnt of it in this step
             exchange(layer, share, self.schedule.growth(layer.gradient, layer.mask, self._chance))
-
-    def _put(self) -> None:
-        """Dropped weights become zero in the model, and in what the optimizer keeps of those that are not trained."""
-        if self.schedule.keeps_dense:
-            for layer in self.layers:
-                layer.show_dense()
-                layer.show_sparse()
-        else:
-            self._held.hold_weights()
-        if not self.schedule.trains_dropped:
-            forget(self.optimizer, self._held.masks)
 
     def _require_mine(self) -> None:
         """Raise RecipeError if another Sparsifier looks after the layers."""
