@@ -14,7 +14,7 @@ from ..core.errors import NumericalError, RecipeError, UnsupportedModelError
 from ..core.finite import all_finite
 from ..core.site import Site
 from .held import multiply
-from .masks import packed, unpacked
+from .masks import kept_of, packed, unpacked
 
 
 @dataclass
@@ -56,9 +56,8 @@ class SparseLayer:
             raise NumericalError(f"{self.site.name}: its weights hold NaN or Inf before it is trained.")
 
     def mask_zeros(self) -> None:
-        """Drop what is zero now; nothing of a layer that holds nothing else, which was never trained."""
-        keep = self.parameter.detach() != 0
-        self.mask.copy_(keep if bool(keep.any()) else torch.ones_like(keep))
+        """Drop what is zero now; nothing of a layer that holds nothing else."""
+        self.mask.copy_(kept_of(self.parameter))
 
     def loose_gradient(self) -> Tensor | None:
         """Its gradient, if dropped weights may have a part in it."""

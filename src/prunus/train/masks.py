@@ -40,12 +40,8 @@ class Masks(Mapping[str, Tensor]):
         """Where the weights of linear layers and convolutions are zero now; layers without a zero, or of nothing but zeros
         (a beginning, not a pruned layer), have no mask."""
         inner = unwrapped(model)
-        found = {}
-        for site in module_sites(inner).sites:
-            keep = inner.get_parameter(site.parameter).detach() != 0
-            if not keep.all() and keep.any():
-                found[site.parameter] = keep
-        return cls(found)
+        found = {site.parameter: kept_of(inner.get_parameter(site.parameter)) for site in module_sites(inner).sites}
+        return cls({name: keep for name, keep in found.items() if not keep.all()})
 
     @classmethod
     def from_torch(cls, model: nn.Module) -> Masks:
@@ -151,6 +147,12 @@ class Masks(Mapping[str, Tensor]):
         if faults:
             raise RecipeError(faults)
         return {name: mask.to(parameters[name].device) for name, mask in self.keep.items()}
+
+
+def kept_of(weight: Tensor) -> Tensor:
+    """Where a weight is not zero; everywhere of one that is nothing but zeros, which was never trained."""
+    keep = weight.detach() != 0
+    return keep if bool(keep.any()) else torch.ones_like(keep)
 
 
 def packed(mask: Tensor) -> Tensor:

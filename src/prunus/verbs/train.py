@@ -33,6 +33,7 @@ from ..report.trained_pictures import accuracy_svg, training_svg
 from ..samples.batches import InOrder
 from ..samples.examples import Samples
 from ..samples.source import source_of
+from ..train.masks import Masks
 from ..train.shared import share_weights
 from ..train_recipe import SCRATCH, RunSettings, TrainRecipe
 from ..zoo.build import build
@@ -222,12 +223,9 @@ class _Bench:
     def _zeros(self, model: nn.Module, seed: int) -> dict[str, Tensor]:
         """Masks of the layers that were pruned: those with zeros, and those of nothing but zeros that began otherwise."""
         fresh = build(self.recipe.model, seed, self.samples.given())
-        found = {}
-        for site in module_sites(model).sites:
-            keep = model.get_parameter(site.parameter).detach() != 0
-            if not keep.all() and (keep.any() or fresh.get_parameter(site.parameter).any()):
-                found[site.parameter] = keep
-        return found
+        weights = {site.parameter: model.get_parameter(site.parameter) for site in module_sites(model).sites}
+        emptied = [name for name, one in weights.items() if not one.any() and fresh.get_parameter(name).any()]
+        return {**Masks.of(model), **{name: torch.zeros_like(weights[name], dtype=torch.bool) for name in emptied}}
 
     def _packed(self, run: RunSettings, folder: Path) -> dict[str, Any] | None:
         """What packing makes of the weights in a folder: bytes of the file, and of shared weights stage by stage."""
