@@ -95,6 +95,10 @@ def test_the_record_and_the_pictures(whole) -> None:
     }
     assert rows[2, "ticket"]["sparsity"] == pytest.approx(0.75, abs=1e-4)
     assert rows[2, "ticket-again"]["barrier"] is not None
+    for kind in ("random-reinit", "random-mask"):  # of one seed
+        assert rows[2, kind]["ticket_lead"] == pytest.approx(rows[2, "ticket"]["score"] - rows[2, kind]["score"])
+        assert rows[2, kind]["ticket_lead_spread"] is None
+    assert rows[2, "ticket"]["ticket_lead"] is None
     steps = {result["kind"]: result["steps"] for result in whole.record["results"] if result["level"] == 2}
     assert steps["random-reinit"] == steps["ticket"] + 3
     ticket = next(r for r in whole.record["results"] if (r["level"], r["kind"]) == (2, "ticket"))
@@ -105,6 +109,7 @@ def test_the_record_and_the_pictures(whole) -> None:
         assert (whole.output / f"{name}.svg").read_text().startswith("<?xml")
     card = (whole.output / "README.md").read_text()
     assert "| left | ticket | reinit | mask |" in card
+    assert f"Ticket less reinit, by seed: {rows[1, 'random-reinit']['ticket_lead']:+.2f} with 50.0%, " in card
 
 
 class Stopping(Silent):

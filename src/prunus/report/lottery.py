@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..lottery_recipe import LotteryRecipe
+from ..lottery_recipe import MASK, REINIT, LotteryRecipe
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from ..samples.examples import Samples
 from .record import FORMAT
-from .trained import recipe_toml, spread
+from .trained import plus_minus, recipe_toml, spread
 
 _CARD = """# Lottery tickets: `{model}` on `{data}`
 
@@ -37,7 +37,7 @@ _CARD = """# Lottery tickets: `{model}` on `{data}`
 Every look at every network is in `prunus.json`; masks are in `seed-SEED/level-LEVEL/masks.safetensors`, weights, plain
 state dicts, beside them, what tickets are rewound to in `seed-SEED/rewind.safetensors`.
 """
-_KINDS = ("dense", "ticket", "random-reinit", "random-mask")
+_KINDS = ("dense", "ticket", REINIT, MASK)
 
 
 def lottery_record(recipe: LotteryRecipe, samples: Samples, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,13 +62,21 @@ def _row(level: int, kind: str, results: Sequence[Mapping[str, Any]]) -> dict[st
     mine = [result for result in results if (result["level"], result["kind"]) == (level, kind)]
     scores, steps = [result["score"] for result in mine], [result["early"]["step"] for result in mine]
     barriers = [result["barrier"] for result in mine if "barrier" in result]
+    leads = _leads(mine, results) if kind in (REINIT, MASK) else []
     return {
         "level": level, "kind": kind, "sparsity": mean(result["sparsity"] for result in mine),
         "score": mean(scores), "score_spread": spread(scores),
         "early_step": mean(steps), "early_step_spread": spread(steps),
         "early_score": mean(result["early"]["score"] for result in mine),
         "barrier": mean(barriers) if barriers else None, "barrier_spread": spread(barriers) if barriers else None,
+        "ticket_lead": mean(leads) if leads else None, "ticket_lead_spread": spread(leads) if leads else None,
     }  # fmt: skip
+
+
+def _leads(controls: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> list[float]:
+    """How far each control's ticket, of its level and seed, scores above it."""
+    tickets = {(one["level"], one["seed"]): one["score"] for one in results if one["kind"] == "ticket"}
+    return [tickets[one["level"], one["seed"]] - one["score"] for one in controls]
 
 
 def _cells(record: Mapping[str, Any]) -> list[list[str]]:
@@ -113,6 +121,13 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
         goes,
         "reinit: the ticket on other initial weights; mask: as many weights of each layer, any.",
     ]
+    for kind in (REINIT, MASK):
+        leads = [
+            f"{plus_minus(row['ticket_lead'], row['ticket_lead_spread'], '', '+')} with {1 - row['sparsity']:.1%}"
+            for row in record["rows"] if row["kind"] == kind
+        ]  # fmt: skip
+        if leads:
+            told.append(f"Ticket less {kind.removeprefix('random-')}, by seed: {', '.join(leads)} left.")
     if recipe["stability"]:
         what = "loss, in nats," if record["metric"] == "perplexity" else "error, in points,"
         told.append(f"Barrier: how much the {what} rises on the line to the same network trained in another order.")
