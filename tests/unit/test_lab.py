@@ -85,9 +85,9 @@ def test_training_is_plain_training(optimizer: str, tmp_path: Path) -> None:
     samples, model, plain = samples_of(), net(), net()
     history = train(model, samples, settings, None, kept_in(tmp_path), Silent())
     kinds = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=1, momentum=0.9, nesterov=True, weight_decay=0.01),
-        "adam": lambda p: torch.optim.Adam(p, lr=1, weight_decay=0.01),
-        "adamw": lambda p: torch.optim.AdamW(p, lr=1, weight_decay=0.01),
+        "sgd": lambda p: torch.optim.SGD(p, lr=1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True),
+        "adam": lambda p: torch.optim.Adam(p, lr=1, weight_decay=0.01, fused=True),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=1, weight_decay=0.01, fused=True),
     }
     stepper = kinds[optimizer](plain.parameters())
     shuffled = Shuffled(samples, 8, CPU, 3, 1, True)
