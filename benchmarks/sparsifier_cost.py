@@ -26,6 +26,7 @@ from torch.nn.utils import prune
 from torch.optim import SGD, AdamW, Optimizer
 
 import prunus
+from prunus.train.in_step import InStep
 from prunus.zoo.build import build
 from rows import Rows
 
@@ -58,8 +59,9 @@ class Inside:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for name in ("_arrived", "_before", "_after", "step"):
-            setattr(prunus.Sparsifier, name, self.timed(getattr(prunus.Sparsifier, name)))
+        for owner, names in ((InStep, ("arrived", "before")), (prunus.Sparsifier, ("_after", "step"))):
+            for name in names:
+                setattr(owner, name, self.timed(getattr(owner, name)))
 
     def timed(self, work: Callable[..., None]) -> Callable[..., None]:
         """The same, its time taken."""
