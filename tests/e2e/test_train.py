@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -42,6 +45,27 @@ def settings(tmp_path: Path) -> dict[str, Any]:
         "model": f"{tmp_path / 'own.py'}:small", "data": "digits", "epochs": 2, "batch": 128, "lr": 0.05, "crop": 1,
         "latency": 3, "calibration": 256, "runs": RUNS,
     }  # fmt: skip
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """No file may become larger: what a full disk says, of one process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1_000, 4_000, 20_000], ids=["plan", "state", "record"])
+def test_a_disk_that_refuses_is_told_and_gone_on_with(settings: dict[str, Any], tmp_path: Path, size: int) -> None:
+    whole = prunus.train_runs(tmp_path / "whole", **settings)
+    with small_files(size), pytest.raises(OutputError, match=r"File too large.*\. Free some space"):
+        prunus.train_runs(tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    resumed = prunus.train_runs(tmp_path / "out", **settings, resume=True)
+    assert whole.weights("longer").read_bytes() == resumed.weights("longer").read_bytes()
 
 
 def test_from_recipe_to_table(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -197,7 +221,7 @@ def test_training_flops_of_shared_weights_are_those_of_their_zeros(tmp_path: Pat
 def test_numbers_that_are_none_are_told(settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match="the loss"):
         prunus.train_runs(tmp_path / "out", **{**settings, "lr": 1e38, "batch": 2000, "epochs": 1, "runs": RUNS[:1]})
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists(), told
 
 
 def test_what_a_run_reads_is_not_overwritten(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -341,7 +365,7 @@ def test_a_killed_process_loses_an_epoch_at_most(settings: dict[str, Any], tmp_p
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists(), told
     done = len(marks.read_text().splitlines())
     watched = Stops("", 0)
     resumed = prunus.train_runs(tmp_path / "out", **long, resume=True, progress=watched)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from safetensors import SafetensorError
 
 
 def reserve(file: IO[Any], size: int) -> None:
@@ -30,6 +35,22 @@ def sync_all(folder: Path) -> None:
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Within this context what safetensors says of a disk that refuses is the system's own error again.
+
+    Raises:
+        OSError: in the place of a SafetensorError with the number of one.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -58,7 +58,7 @@ class Journal:
 
         Raises:
             OutputError: if the target exists, an unfinished run is there and ``resume`` was not asked for, it was
-                planned otherwise, or another process is at work on it.
+                planned otherwise, another process is at work on it, or the disk refuses.
         """
         self._work.take()
         try:
@@ -69,6 +69,11 @@ class Journal:
             self.check_free(resume)
             self._check_same(plan, digest)
             return self.entries()
+        except OSError as error:
+            self.abandon()
+            raise OutputError(
+                f"{self.folder}: cannot be written ({error.strerror or error}). Free some space or give another -o."
+            ) from error
         except BaseException:
             self.close()
             raise

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from ..checkpoint.disk import sync
+from ..checkpoint.disk import sync, system_errors
 from ..core.errors import CheckpointError
 from ..models.skeleton import quiet_transformers
 
@@ -30,7 +30,8 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     plan = json.dumps(_taken_apart(state, tensors))
     temporary = path.with_suffix(".new")
-    save_file(tensors, temporary, metadata={"state": plan})
+    with system_errors():
+        save_file(tensors, temporary, metadata={"state": plan})
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)
@@ -78,9 +79,10 @@ def save_weights(model: nn.Module, folder: Path, tokenizer: str | None = None) -
     ``tokenizer`` that is given as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     if not hasattr(model, "save_pretrained"):
-        save_model(model, str(folder / WEIGHTS))
+        with system_errors():
+            save_model(model, str(folder / WEIGHTS))
         return
-    with quiet_transformers():
+    with quiet_transformers(), system_errors():
         model.save_pretrained(folder)  # type: ignore[operator]
     if tokenizer is not None:
         from tokenizers import Tokenizer
@@ -93,7 +95,8 @@ def save_weights_as(model: nn.Module, path: Path) -> None:
     """A network's weights in a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    save_model(model, str(temporary))
+    with system_errors():
+        save_model(model, str(temporary))
     temporary.replace(path)
 
 

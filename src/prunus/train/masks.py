@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from ..checkpoint.disk import system_errors
 from ..core.errors import CheckpointError, RecipeError
 from ..models.modules import module_sites, unwrapped
 
@@ -100,7 +101,8 @@ class Masks(Mapping[str, Tensor]):
         about = json.dumps({"sha256": _digest(bits, shapes), "shapes": shapes}, sort_keys=True)
         place = Path(path)
         temporary = place.with_name(f"{place.name}.new")
-        save_file(bits, temporary, metadata={_FORMAT: about})  # one entry: the order of several is left to chance
+        with system_errors():
+            save_file(bits, temporary, metadata={_FORMAT: about})  # one entry: the order of several is left to chance
         temporary.replace(place)
 
     @classmethod

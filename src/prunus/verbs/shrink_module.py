@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..checkpoint.disk import system_errors
 from ..core import registry
 from ..core.errors import CheckpointError, RecipeError, UnsupportedModelError
 from ..core.registry import make
@@ -57,7 +58,8 @@ class ModuleCut:
 
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(place / WEIGHTS))
+        with system_errors():
+            save_model(model, str(place / WEIGHTS))
         (place / SHAPES).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
 

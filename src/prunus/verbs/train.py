@@ -131,8 +131,8 @@ def carried_out(output: Path, training: TrainRecipe, flags: tuple[bool, bool],
     if output.exists() and resume and not overwrite:
         return {**finished_record(output, digest), "output": str(output)}
     journal.begin(plan, digest, resume)
-    journal.output.mkdir(exist_ok=True)
     with journal.kept_on_error():
+        journal.output.mkdir(exist_ok=True)
         record, pictures = make(samples, device, journal)
         record |= {"plan": plan, "plan_digest": digest, "output": str(output), "seconds": round(perf_counter() - start, 3)}
         files = {RECORD: json.dumps(record, indent=1) + "\n", "README.md": card_of(record), **pictures}
