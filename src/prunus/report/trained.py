@@ -136,10 +136,11 @@ def _cells(record: Mapping[str, Any]) -> list[list[str]]:
 def plus_minus(value: float, spread: float | None, unit: str, sign: str = "") -> str:
     """A figure with its spread.
 
-    >>> plus_minus(91.234, 0.2, "%"), plus_minus(-0.5, None, "", "+")
-    ('91.23% ± 0.20', '-0.50')
+    >>> plus_minus(91.234, 0.2, "%"), plus_minus(-0.5, None, "", "+"), plus_minus(-0.001, None, "", "+")
+    ('91.23% ± 0.20', '-0.50', '+0.00')
     """
-    return f"{value:{sign}.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")
+    rounded = round(value, 2) + 0.0  # no -0.00
+    return f"{rounded:{sign}.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
