@@ -139,8 +139,7 @@ def plus_minus(value: float, spread: float | None, unit: str, sign: str = "") ->
     >>> plus_minus(91.234, 0.2, "%"), plus_minus(-0.5, None, "", "+"), plus_minus(-0.001, None, "", "+")
     ('91.23% ± 0.20', '-0.50', '+0.00')
     """
-    rounded = round(value, 2) + 0.0  # no -0.00
-    return f"{rounded:{sign}.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")
+    return f"{value:{sign}z.2f}{unit}" + (f" ± {spread:.2f}" if spread is not None else "")
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
