@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NumericalError, OutputError, ProofError
-from .disk import write_atomically
+from .disk import system_errors, write_atomically
 from .work_folder import WorkFolder
 
 PLAN, DONE, OUTPUT = "plan.json", "done.jsonl", "output"
@@ -131,7 +131,8 @@ class Journal:
             ProofError, NumericalError: with where what was done is kept.
         """
         try:
-            yield
+            with system_errors():
+                yield
         except OSError as error:
             self.abandon()
             where = error.filename2 or error.filename or self.folder

@@ -79,10 +79,9 @@ def save_weights(model: nn.Module, folder: Path, tokenizer: str | None = None) -
     ``tokenizer`` that is given as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     if not hasattr(model, "save_pretrained"):
-        with system_errors():
-            save_model(model, str(folder / WEIGHTS))
+        save_model(model, str(folder / WEIGHTS))
         return
-    with quiet_transformers(), system_errors():
+    with quiet_transformers():
         model.save_pretrained(folder)  # type: ignore[operator]
     if tokenizer is not None:
         from tokenizers import Tokenizer
@@ -95,8 +94,7 @@ def save_weights_as(model: nn.Module, path: Path) -> None:
     """A network's weights in a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    with system_errors():
-        save_model(model, str(temporary))
+    save_model(model, str(temporary))
     temporary.replace(path)
 
 
