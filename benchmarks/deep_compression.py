@@ -71,8 +71,9 @@ def speeds(folder: Path, bits: int, coder: str) -> dict[str, float]:
 
 def judged(folder: Path) -> dict[str, float]:
     """Perplexity and KL to the dense model."""
-    told = prunus.compare(MODEL, folder, prompts=["The"], new_tokens=1, **JUDGED)
-    return {"perplexity": told.pruned.perplexity, "dense_perplexity": told.dense.perplexity, "kl": told.kl}
+    told = prunus.compare(MODEL, folder, prompts=["The"], new_tokens=2, repeats=1, **JUDGED)
+    dense, pruned = told.dense, told.pruned
+    return {"perplexity": pruned.perplexity.value, "dense_perplexity": dense.perplexity.value, "kl": pruned.kl.value}
 
 
 def measure(place: Path, sparsity: str, bits: int, trained: bool) -> None:

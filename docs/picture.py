@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 import prunus
+from prunus.report.compared import compare_table
 from prunus.report.record import read_record
-from prunus.report.tables import compare_table, prune_table
+from prunus.report.tables import prune_table
 
 
 def main() -> None:

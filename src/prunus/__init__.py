@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import (
         Bench,
+        CompareRecipe,
         Comparison,
         Evaluation,
         Exported,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Bench",
+    "CompareRecipe",
     "Comparison",
     "Evaluation",
     "Exported",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .compare_recipe import CompareRecipe
 from .core.errors import PrunusError
 from .heal_recipe import HealRecipe
 from .lottery_recipe import LotteryRecipe
@@ -35,6 +36,7 @@ from .verbs.unpack import Unpacked, unpack
 
 __all__ = [
     "Bench",
+    "CompareRecipe",
     "Comparison",
     "Evaluation",
     "Exported",

@@ -137,14 +137,16 @@ def test_every_option_is_in_the_docs() -> None:
 def test_every_setting_is_an_option() -> None:
     import dataclasses
 
-    from prunus import shrink_recipe, threshold_recipe
-    from prunus.cli.options import HELP, SHARED, SHRINK, THRESHOLD, THRESHOLD_SHARED
+    from prunus import compare_recipe, shrink_recipe, threshold_recipe
+    from prunus.cli.settings import COMPARE, COMPARE_SHARED, HELP, SHARED, SHRINK, THRESHOLD, THRESHOLD_SHARED
 
     assert set(HELP) == {field.name for field in dataclasses.fields(prunus.Recipe)}
     assert {*SHRINK, "run"} == {field.name for field in dataclasses.fields(prunus.ShrinkRecipe)}
     assert set(SHARED) == set(shrink_recipe.RUN)
     assert {*THRESHOLD, "run"} == {field.name for field in dataclasses.fields(prunus.ThresholdRecipe)}
     assert set(THRESHOLD_SHARED) == set(threshold_recipe.RUN)
+    assert {*COMPARE, "run"} == {field.name for field in dataclasses.fields(prunus.CompareRecipe)}
+    assert set(COMPARE_SHARED) == set(compare_recipe.RUN)
 
 
 def test_every_error_code_is_in_the_docs() -> None:

@@ -52,6 +52,13 @@ def test_threshold(llama: Path, tmp_path: Path) -> None:
     assert not unexplained(record["held_out"])
 
 
+def test_compare(llama: Path) -> None:
+    settings = {"seqlen": 16, "windows": 6, "new_tokens": 2, "prompt_tokens": 4, "repeats": 1}
+    record = prunus.compare(llama, llama, **settings, watts=10).record
+    assert not unexplained(record, "models")
+    assert not {*unexplained(record["models"][1]["perplexity"]), *unexplained(record["models"][1]["costs"])}
+
+
 def test_train(tmp_path: Path) -> None:
     runs = [{"name": "dense"}, {"name": "pruned", "from": "dense", "epochs": 0, "prune": {"method": "magnitude"}}]
     record = prunus.train_runs(tmp_path / "out", **SMALL, runs=runs, latency=2).record

@@ -212,9 +212,12 @@ def test_the_file_says_what_it_is_and_how_it_was_found(checkpoint, settings, tmp
     assert 0 < held["bytes_not_read"] < held["weight_bytes"] == sum(one["bytes"] for one in content["inputs"])
     shares = sum(one["held_out_sparsity"] * one["bytes"] for one in content["inputs"]) / held["weight_bytes"]
     assert shares == pytest.approx(held["sparsity"])
-    compared = prunus.compare(folder, folder, settings["eval_text"], seqlen=64, windows=2, activations=file, new_tokens=2)
-    assert (compared.pruned.perplexity, compared.kl) == (held["perplexity"], held["kl"])
-    assert compared.dense.perplexity == held["dense_perplexity"]
+    compared = prunus.compare(
+        folder, folder, text=settings["eval_text"], seqlen=64, windows=2, activations=file, new_tokens=2
+    )
+    assert compared.pruned.perplexity.value == held["perplexity"]
+    assert compared.pruned.kl.value == held["kl"]
+    assert compared.dense.perplexity.value == held["dense_perplexity"]
     assert compared.activations is not None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from ..core.errors import OutputError
+from ..core.errors import CheckpointError, OutputError
 
 EXPORTED = (".gguf", ".onnx", ".pt2")
 """What files with weights end in that `export` writes beside ``prunus.json``."""
@@ -16,6 +17,25 @@ def check_free(target: Path, overwrite: bool) -> None:
     """Raise OutputError if something has the name ``target`` and ``overwrite`` was not asked for."""
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists already. Give another -o, or --overwrite to replace it once the run is done.")
+
+
+def check_free_file(path: Path, overwrite: bool, what: str, read: Callable[[Path], object]) -> None:
+    """Whether a file of ``what`` can be written here; one that is to be replaced is first ``read`` as such.
+
+    Raises:
+        OutputError: if it is there and not to be replaced or no such file, is a folder, or has no folder to lie in.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; {what} are one file. Choose another -o.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already. Choose another -o, or --overwrite.")
+    if path.exists():
+        try:
+            read(path)
+        except CheckpointError as error:
+            raise OutputError(f"{path}: holds no {what}, so it is not replaced. Choose another -o.") from error
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or choose another -o.")
 
 
 def check_replaceable(target: Path, model: Path, typed: str | Path, what: str = "the model") -> None:

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Activations, Device, Dtype, JsonFlag, RemoteCode, Seqlen, Text, as_json
+from .options import JsonFlag, Overwrite, as_json, with_compare_recipe
+
+if TYPE_CHECKING:
+    from ..compare_recipe import CompareRecipe
+else:
+    CompareRecipe = object
 
 
+@with_compare_recipe
 def command(
-    dense: Annotated[str, typer.Argument(help="The model before.")],
-    pruned: Annotated[str, typer.Argument(help="The model after.")],
-    text: Text = "factbook-heldout",
-    seqlen: Seqlen = 512,
-    windows: Annotated[int, typer.Option(help="Read at most this many windows.", min=1)] = 32,
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt to continue (repeatable).")] = None,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of a continuation.", min=1)] = 32,
-    activations: Activations = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: RemoteCode = False,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="The model before, then those after.")],
+    recipe: CompareRecipe,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the record.", dir_okay=False)] = None,
+    overwrite: Overwrite = False,
     json: JsonFlag = False,
 ) -> None:
-    """DENSE against PRUNED: perplexity, KL, size, non-zeros, tokens a second, and continuations side by side."""
-    from ..verbs.compare import PROMPTS, compare
+    """Models side by side: perplexity, KL, tasks, size, memory, tokens a second, energy, and continuations."""
+    from ..verbs.compare import compare
     from .progress import Bars
 
-    found = compare(
-        dense, pruned, text, seqlen=seqlen, windows=windows, prompts=prompt or PROMPTS, new_tokens=new_tokens,
-        activations=activations, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=Bars(),
-    )  # fmt: skip
+    found = compare(*models, recipe=recipe, output=output, overwrite=overwrite, progress=Bars())
     if json:
-        typer.echo(as_json(found))
+        typer.echo(as_json(found.record))
         return
     from rich.console import Console
 
-    from ..report.tables import compare_table
+    from ..report.compared import compare_table
 
     Console().print(compare_table(found))

@@ -31,7 +31,9 @@ def command(
     if json:
         typer.echo(as_json(found))
     else:
-        typer.echo(f"perplexity {found.perplexity:.4f}  ({found.tokens} tokens of {found.text}, windows of {found.seqlen})")
+        sure = "" if found.interval is None else f", 95% interval {found.interval.low:.4f} to {found.interval.high:.4f}"
+        about = f"{found.tokens} tokens of {found.text}, windows of {found.seqlen}"
+        typer.echo(f"perplexity {found.perplexity:.4f}{sure}  ({about})")
         if found.activations is not None:
             from rich.console import Console
 

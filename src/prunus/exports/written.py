@@ -85,4 +85,4 @@ def compared(reader: str, wanted: Tensor, found: Tensor, tolerance: float | None
         )
     apart = Divergence()
     apart.add(wanted, found)
-    return Check(reader, apart.tokens, largest, scale, apart.kl, apart.agreement, rounding)
+    return Check(reader, wanted[..., 0].numel(), largest, scale, apart.kl, apart.agreement, rounding)

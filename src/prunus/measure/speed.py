@@ -1,10 +1,9 @@
-"""How fast this machine multiplies matrices, and how fast a model generates."""
+"""How fast this machine multiplies matrices, and how fast a network's passes are."""
 
 from __future__ import annotations
 
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 
@@ -38,26 +37,3 @@ def forward_seconds(models: list[torch.nn.Module], inputs: torch.Tensor, warmup:
             if turn >= warmup:
                 spent.append(perf_counter() - start)
     return [median(spent) for spent in seconds]
-
-
-def decode_speeds(models: list[Any], ids: torch.Tensor, new_tokens: int, repeats: int) -> list[float]:
-    """Generated tokens a second of each model after prompt ``ids [1 tokens]``: interleaved runs, medians."""
-    seconds: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 1):
-        for model, spent in zip(models, seconds, strict=True):
-            start = perf_counter()
-            generate(model, ids, new_tokens)
-            if turn:
-                spent.append(perf_counter() - start)
-    return [new_tokens / median(spent) for spent in seconds]
-
-
-@torch.no_grad()
-def generate(model: Any, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Exactly ``new_tokens`` greedy tokens after ``ids [1 tokens]``."""
-    output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
-        do_sample=False, temperature=None, top_p=None, top_k=None,
-        pad_token_id=model.generation_config.pad_token_id or 0,
-    )  # fmt: skip
-    return output[0, ids.shape[1] :]  # type: ignore[no-any-return]

@@ -52,16 +52,19 @@ def _packed(plan: Plan, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"dense_bytes": before, "packed_bytes": after, "bits_per_weight": 8 * after / weights}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record in a pruned checkpoint's folder.
+def read_record(place: Path, kind: str | None = None) -> dict[str, Any]:
+    """The record in an output's folder, or in a file; of a ``kind``, where one is asked for.
 
     Raises:
-        CheckpointError: if there is none, or it is not prunus's.
+        CheckpointError: if there is none, or it is not prunus's, or of another kind.
     """
+    file = place / FILE if place.is_dir() else place
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / FILE}: no readable record of a prunus run ({error}).") from error
+        raise CheckpointError(f"{file}: no readable record of a prunus run ({error}).") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / FILE}: not a record of format {FORMAT}.")
+        raise CheckpointError(f"{file}: not a record of format {FORMAT}.")
+    if kind is not None and record.get("kind") != kind:
+        raise CheckpointError(f"{file}: a record of {record.get('kind', 'prune')}, not of {kind}.")
     return record

@@ -1,4 +1,4 @@
-"""The peak memory of running a model in one way, found by a process of its own."""
+"""The memory of running a model in one way, found by a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core.progress import Silent
-from ..measure.memory import peak_memory_bytes
+from ..measure.memory import peak_memory_bytes, resident_bytes
 from .decode import decode
 from .ready import RunsOn, load_ready
 from .ways import WAYS
@@ -37,15 +37,22 @@ class Run:
     activations: str | None = None
 
 
-def peak_bytes(run: Run) -> int | None:
-    """Bytes of memory that reading the prompts and decoding takes at its peak, model and interpreter included, the making
-    of the model aside. None where the system cannot tell (not Linux) or the process ended early.
-    """
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a process which does nothing else takes, interpreter and libraries included: ``resident`` with the model
+    loaded, ``peak`` the most while it reads the prompts and decodes, the making of the model aside."""
+
+    resident_bytes: int
+    peak_bytes: int
+
+
+def memory_of(run: Run) -> Memory | None:
+    """What a run takes; None where the system cannot tell (not Linux) or the process ended early."""
     if not _RESET.exists():
         return None
     words = [sys.executable, "-m", "prunus.runtime.peak", json.dumps(asdict(run))]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
+    return Memory(*map(int, done.stdout.split()[-2:])) if done.returncode == 0 else None
 
 
 def _main() -> None:
@@ -61,9 +68,10 @@ def _main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
     _RESET.write_text("5")
+    resident = resident_bytes()
     ids = torch.randint(0, model.config.vocab_size, (run.batch, run.prompt_tokens))
     decode(model, ids, run.new_tokens)
-    sys.stdout.write(f"{peak_memory_bytes()}\n")
+    sys.stdout.write(f"{resident} {peak_memory_bytes()}\n")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,6 @@ def _losses(trunk: Trunk, entering: list[Tensor], choices: Sequence[Sequence[int
                 window = slice(batch.start + k, batch.start + k + 1)
                 found.add(trunk.head(window, states[number][k : k + 1]), trunk.windows[window])
         for member in members:
-            losses[member] = found.loss / found.scored
+            losses[member] = found.loss
     source.release_outside()
     return losses

@@ -19,29 +19,17 @@ from ..exports.engines import ENGINES, Running, Sizes, engine_faults, running
 from ..exports.written import Request
 from ..measure.environment import environment
 from ..measure.memory import available_memory_bytes
+from ..measure.timing import Timing
 from ..models.locate import locate
 from ..runtime.choose import Choice
 from ..runtime.decode import Decoded, decode
 from ..runtime.library import backend, kernels
-from ..runtime.peak import Run, peak_bytes
+from ..runtime.peak import Run, memory_of
 from ..runtime.ready import RunsOn, load_ready
 from ..runtime.skipping import FEW
 from ..runtime.ways import WAYS, bytes_a_token
 
 _READ_BYTES = 512 << 20
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Of a repeated measurement: the median, and the least and the most of all repeats."""
-
-    median: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Timing:
-        return cls(median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -164,11 +152,12 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
     peaks: dict[str, int | None] = dict.fromkeys(runs)
     progress.start("Measuring memory", len(models))
     for way in models:
-        peaks[way] = peak_bytes(
+        memory = memory_of(
             Run(str(request.folder), None if way == own else way, how.keep, prompt_tokens, new_tokens, batch,
                 torch.get_num_threads(), request.trust_remote_code,
                 None if how.activations is None else str(how.activations))
         )  # fmt: skip
+        peaks[way] = None if memory is None else memory.peak_bytes
         progress.step(way)
     found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth, peaks[way]) for way in runs]
     return Bench(name, backend(), prompt_tokens, new_tokens, batch, repeats, torch.get_num_threads(), bandwidth,

@@ -1,146 +1,250 @@
-"""compare: a dense and a pruned model side by side."""
+"""compare: models side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checkpoint.disk import write_atomically
+from ..checkpoint.replace import check_free_file
+from ..compare_recipe import CompareRecipe
 from ..core.errors import CheckpointError, RecipeError
 from ..core.progress import Progress, Silent
 from ..core.thresholds import ActivationUse
-from ..measure.memory import available_memory_bytes
-from ..measure.speed import decode_speeds, generate
-from ..models.reload import load_whole
+from ..measure.energy import Energy
+from ..measure.environment import environment
+from ..measure.intervals import Interval
+from ..measure.quality import Divergence, Perplexity
+from ..measure.tasks import Score, check_asked
+from ..measure.timing import Timing
 from ..models.tokens import load_tokenizer
-from ..recipe import Recipe
-from ..runtime.ready import RunsOn, load_ready
+from ..report.record import FORMAT, read_record
 from ..stream.evaluate import divergences
 from ..stream.sources import CheckpointSource
+from .compare_running import Ran, run_whole
 from .prepare import evaluation_windows, open_model, vocabulary
 from .threshold import cut_model
 
-PROMPTS = ("The capital of France is", "The economy depends on", "Once upon a time")
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured, and where the truth is with a confidence of 95% (None: of too little)."""
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class TaskFigure:
+    """A ``metric`` of a task over so many ``questions``; ``change`` is the interval of what the model has more than the
+    first on the same questions."""
+
+    metric: str
+    value: float
+    questions: int
+    interval: Interval | None
+    change: Interval | None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a million new tokens take, prompts included: ``grams`` of CO₂e and ``price``, where what makes them was said."""
+
+    joules_per_token: float | None
+    source: str | None
+    measured: bool
+    grams: float | None
+    price: float | None
 
 
 @dataclass(frozen=True)
 class Side:
-    """One model's figures; speed and continuations are None where the models do not fit in memory together."""
+    """One model's figures; what could not be measured is None.
+
+    ``perplexity_times`` is the interval of its perplexity as a multiple of the first model's on the same windows; ``kl``
+    the mean KL(first ‖ this) a token in nats; ``agreement`` the share of tokens of which both think the same likeliest.
+    ``memory_bytes`` is what its weights take as they are stored, ``resident_bytes`` a process with it loaded,
+    ``peak_bytes`` one that runs it; ``largest_batch`` is how many prompts at once fit in the recipe's limit of memory, by
+    two such peaks.
+    """
 
     model: str
-    perplexity: float
+    perplexity: Figure
+    perplexity_times: Interval | None
+    kl: Figure
+    agreement: Figure
     disk_bytes: int
     memory_bytes: int
     parameters: int
     nonzeros: int
-    tokens_per_second: float | None
+    prefill_tokens_per_second: Timing | None
+    decode_tokens_per_second: Timing | None
+    latency_seconds: Timing | None
+    resident_bytes: int | None
+    peak_bytes: int | None
+    largest_batch: int | None
+    costs: Costs | None
     continuations: list[str] | None
+    tasks: dict[str, TaskFigure] | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same ``tokens`` of ``text``.
+    """Models on the same ``tokens`` of a text, the first of them what the others are held against.
 
-    ``kl`` is the mean KL(dense ‖ pruned) a token in nats, ``agreement`` the fraction of tokens of which both think the same
-    likeliest. ``activations`` says what thresholds came to, where the second computed with some.
+    ``not_measured`` says what is missing, and why. ``activations`` says what thresholds came to, where the last computed
+    with some.
     """
 
-    dense: Side
-    pruned: Side
-    kl: float
-    agreement: float
-    text: str
+    models: list[Side]
     tokens: int
-    seqlen: int
-    prompts: list[str]
-    not_measured: str | None
-    activations: ActivationUse | None = None
+    recipe: CompareRecipe
+    not_measured: list[str]
+    activations: ActivationUse | None
+    seconds: float
+
+    @property
+    def dense(self) -> Side:
+        """The first model."""
+        return self.models[0]
+
+    @property
+    def pruned(self) -> Side:
+        """The last model."""
+        return self.models[-1]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values, as prunus.json has it."""
+        return {
+            "format": FORMAT, "kind": "compare", "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": self.seconds, "tokens": self.tokens, "models": [asdict(model) for model in self.models],
+            "not_measured": self.not_measured,
+            "activations": None if self.activations is None else asdict(self.activations),
+            "recipe": self.recipe.to_json(), "environment": environment(),
+        }  # fmt: skip
 
 
-def compare(dense: str | Path, pruned: str | Path, text: str | Path = "factbook-heldout", *, seqlen: int = 512,
-            windows: int | None = 32, prompts: Sequence[str] = PROMPTS, new_tokens: int = 32,
-            activations: str | Path | None = None,
-            device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False,
-            progress: Progress | None = None) -> Comparison:  # fmt: skip
-    """Perplexity, KL, agreement, sizes, non-zeros, tokens a second and greedy continuations of two models.
+def compare(model: str | Path, *others: str | Path, recipe: CompareRecipe | None = None, output: str | Path | None = None,
+            overwrite: bool = False, progress: Progress | None = None, **settings: Any) -> Comparison:  # fmt: skip
+    """Quality, sizes, memory, speed and what models say, ``others`` held against the first.
 
-    Quality is streamed block by block; speed and continuations load both models whole, where memory allows. ``activations``
-    is a file of thresholds that the second model's inputs are cut at (:func:`prunus.threshold`).
+    Quality is streamed block by block; what needs a whole model is left out where memory does not allow it, with the
+    reason. ``settings`` are a :class:`~prunus.compare_recipe.CompareRecipe`'s fields, or give a whole ``recipe``.
+    ``output`` is a JSON file for the record, which ``overwrite`` may replace.
 
     Raises:
         RecipeError: if settings have faults, or a prompt has no tokens.
         CheckpointError, UnsupportedModelError: if a model cannot be read or followed, or their vocabularies differ.
         CalibrationError: if the text cannot be used.
+        OutputError: if the record cannot be written.
+        MissingLibraryError: if tasks are asked for and lm-eval is not installed.
     """
+    start = perf_counter()
+    wanted = CompareRecipe.either(recipe, settings)
     reporter = progress or Silent()
+    place = None if output is None else Path(output).expanduser()
+    if place is not None:
+        check_free_file(place, overwrite, "figures of a comparison", partial(read_record, kind="compare"))
     try:
-        recipe = Recipe.of({"device": device, "dtype": dtype, "seqlen": seqlen, "trust_remote_code": trust_remote_code})
-        one, two = open_model(dense, recipe), open_model(pruned, recipe)
-        if vocabulary(one) != vocabulary(two):
-            raise CheckpointError(
-                f"{dense} has {vocabulary(one)} vocabulary entries, {pruned} has {vocabulary(two)}: their predictions "
-                "cannot be compared."
-            )
-        cut = None if activations is None else cut_model(two, activations)
-        tokenizer = load_tokenizer(one.checkpoint.folder, trust_remote_code)
-        starts = _starts(tokenizer, prompts)
-        ids = evaluation_windows(one, tokenizer, str(text), seqlen, windows)
-        tasks = ("Dense model", "Pruned model")
-        ppl_one, ((ppl_two, kl),) = divergences(one, [two], ids, recipe.batch_tokens, reporter, tasks)
-        reporter.start("Generating", 1)
-        speeds, said, reason = _run_whole((one, two), activations, tokenizer, starts, new_tokens, trust_remote_code)
-        reporter.step()
+        check_asked(wanted.asked())
+        sources = [open_model(name, wanted.run) for name in (model, *others)]
+        _check_vocabularies([str(model), *map(str, others)], sources)
+        cut = None if wanted.activations is None else cut_model(sources[-1], wanted.activations)
+        tokenizer = load_tokenizer(sources[0].checkpoint.folder, wanted.run.trust_remote_code)
+        starts = _starts(tokenizer, wanted.prompts)
+        ids = evaluation_windows(sources[0], tokenizer, wanted.text, wanted.run.seqlen, wanted.windows)
+        tasks = ["Judging the model" if k == 0 else f"Judging model {k + 1}" for k in range(len(sources))]
+        first, rest = divergences(sources[0], sources[1:], ids, wanted.run.batch_tokens, reporter, tasks)
+        ran, missing = run_whole(sources, wanted, tokenizer, starts, ids.flatten()[: wanted.prompt_tokens], reporter)
     finally:
         reporter.close()
+    qualities = [(first, None), *rest]
     sides = [
-        _side(str(name), source, ppl.value, speeds[k] if speeds else None, said[k] if said else None)
-        for k, (name, source, ppl) in enumerate(((dense, one, ppl_one), (pruned, two, ppl_two)))
+        _side(str(name), source, first, quality, run, ran[0].tasks, wanted)
+        for name, source, quality, run in zip((model, *others), sources, qualities, ran, strict=True)
     ]
-    return Comparison(sides[0], sides[1], kl.kl, kl.agreement, str(text), ppl_one.tokens, seqlen, list(prompts), reason,
-                      None if cut is None else cut.use())  # fmt: skip
+    found = Comparison(
+        sides, first.tokens, wanted, missing, None if cut is None else cut.use(), round(perf_counter() - start, 3)
+    )
+    if place is not None:
+        write_atomically(place, json.dumps(found.record, indent=1) + "\n")
+    return found
 
 
-def _side(name: str, source: CheckpointSource, value: float, speed: float | None, said: list[str] | None) -> Side:
+def _check_vocabularies(names: Sequence[str], sources: Sequence[CheckpointSource]) -> None:
+    first = vocabulary(sources[0])
+    for name, source in zip(names, sources, strict=True):
+        if vocabulary(source) != first:
+            raise CheckpointError(
+                f"{names[0]} has {first} vocabulary entries, {name} has {vocabulary(source)}: their predictions "
+                "cannot be compared."
+            )
+
+
+def _side(name: str, source: CheckpointSource, first: Perplexity, quality: tuple[Perplexity, Divergence | None], ran: Ran,
+          before: Mapping[str, Score] | None, recipe: CompareRecipe) -> Side:  # fmt: skip
     checkpoint, counted = source.checkpoint, source.parameters_on_disk()
-    nonzeros = sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted)
-    parameters = sum(checkpoint.entry(tensor).nbytes // checkpoint.entry(tensor).dtype.itemsize for tensor in counted)
-    memory = sum(checkpoint.entry(tensor).nbytes for tensor in counted)
-    return Side(name, value, checkpoint.nbytes, memory, parameters, nonzeros, speed, said)
+    own, far = quality
+    decode = ran.decode
+    return Side(
+        model=name,
+        perplexity=Figure(own.value, own.interval()),
+        perplexity_times=own.times(first) if far else None,
+        kl=Figure(far.kl, far.kl_interval()) if far else Figure(0.0, None),
+        agreement=Figure(far.agreement, far.agreement_interval()) if far else Figure(1.0, None),
+        disk_bytes=checkpoint.nbytes,
+        memory_bytes=sum(checkpoint.entry(tensor).nbytes for tensor in counted),
+        parameters=sum(checkpoint.entry(one).nbytes // checkpoint.entry(one).dtype.itemsize for one in counted),
+        nonzeros=sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted),
+        prefill_tokens_per_second=ran.prefill,
+        decode_tokens_per_second=decode,
+        latency_seconds=ran.latency,
+        resident_bytes=None if ran.memory is None else ran.memory.resident_bytes,
+        peak_bytes=None if ran.memory is None else ran.memory.peak_bytes,
+        largest_batch=ran.largest_batch,
+        costs=_costs(ran.energy, ran.latency, recipe) if ran.latency else None,
+        continuations=ran.continuations,
+        tasks=None if ran.tasks is None else _task_figures(ran.tasks, before if far else None),
+    )
+
+
+def _costs(energy: Energy | None, latency: Timing, recipe: CompareRecipe) -> Costs | None:
+    if energy is None and recipe.price is None:
+        return None
+    seconds = 1e6 * latency.median / recipe.new_tokens
+    return Costs(
+        None if energy is None else energy.joules_per_token,
+        None if energy is None else energy.source,
+        energy is not None and energy.measured,
+        energy.grams(recipe.grid_intensity) if energy and recipe.grid_intensity else None,
+        recipe.price * seconds / 3600 if recipe.price else None,
+    )
+
+
+def _task_figures(scores: Mapping[str, Score], before: Mapping[str, Score] | None) -> dict[str, TaskFigure]:
+    return {
+        name: TaskFigure(
+            score.metric, score.value, score.questions, score.interval,
+            score.change(before[name]) if before is not None and name in before else None,
+        )
+        for name, score in scores.items()
+    }  # fmt: skip
 
 
 def _starts(tokenizer: Any, prompts: Sequence[str]) -> list[Tensor]:
     """The tokens ``[1 tokens]`` of every prompt."""
     found = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in prompts]
     faults = [f"the prompt {prompt!r} has no tokens" for prompt, ids in zip(prompts, found, strict=True) if not ids.numel()]
-    if faults or not found:
-        raise RecipeError(faults or ["no prompt is given, and one at least is to be continued"])
+    if faults:
+        raise RecipeError(faults)
     return found
-
-
-def _run_whole(pair: tuple[CheckpointSource, CheckpointSource], activations: str | Path | None, tokenizer: Any,
-               starts: Sequence[Tensor], new_tokens: int,
-               remote: bool) -> tuple[list[float] | None, list[list[str]] | None, str | None]:  # fmt: skip
-    """Tokens a second and continuations of both models, or the reason why not."""
-    one, two = pair
-    needed = 2 * (one.checkpoint.nbytes + two.checkpoint.nbytes)
-    if needed > available_memory_bytes(one.device):
-        return None, None, f"speed and continuations: both models need {needed / 1e9:.1f} GB of memory"
-    if activations is not None and one.device.type != "cpu":
-        return None, None, "speed and continuations: columns are skipped on the CPU alone"
-    files = (None, activations)
-    models = [_whole(source, file, remote, one.device).to(one.device) for source, file in zip(pair, files, strict=True)]
-    ids = [prompt.to(one.device) for prompt in starts]
-    said = [[tokenizer.decode(generate(model, prompt, new_tokens)) for prompt in ids] for model in models]
-    return decode_speeds(models, ids[0], new_tokens, repeats=5), said, None
-
-
-def _whole(source: CheckpointSource, activations: str | Path | None, remote: bool, device: torch.device) -> Any:
-    """The model in memory as its user would run it: a packed one stays packed, one with thresholds skips columns."""
-    if source.checkpoint.packed or activations is not None:
-        how = RunsOn(device=device, activations=None if activations is None else Path(activations))
-        return load_ready(source.checkpoint.folder, how, Silent(), remote)[0].model
-    return load_whole(source.checkpoint.folder, source.model.dtype, remote)[0]

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from ..core.progress import Progress, Silent
 from ..core.thresholds import ActivationUse
+from ..measure.intervals import Interval
 from ..models.tokens import load_tokenizer
 from ..recipe import Recipe
 from ..stream.evaluate import perplexity
@@ -17,12 +18,14 @@ from .threshold import cut_model
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexity over ``tokens`` tokens in windows of ``seqlen``; ``scored`` of them were predicted. ``activations`` says
-    what thresholds came to, where the model computed with some."""
+    """Perplexity over ``tokens`` tokens in windows of ``seqlen``; ``scored`` of them were predicted. ``interval`` is where
+    the perplexity of text like this is with a confidence of 95% (None: of too few windows). ``activations`` says what
+    thresholds came to, where the model computed with some."""
 
     model: str
     text: str
     perplexity: float
+    interval: Interval | None
     tokens: int
     scored: int
     seqlen: int
@@ -54,6 +57,6 @@ def evaluate(model: str | Path, text: str | Path = "factbook-heldout", *, seqlen
     finally:
         reporter.close()
     return Evaluation(
-        str(model), str(text), result.value, result.tokens, result.scored, seqlen, round(perf_counter() - start, 3),
-        None if cut is None else cut.use(),
+        str(model), str(text), result.value, result.interval(), result.tokens, result.scored, seqlen,
+        round(perf_counter() - start, 3), None if cut is None else cut.use(),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer
+from ..runtime.decode import drawing
 from ..runtime.ready import RunsOn, load_ready
 from ..runtime.skipping import FEW
 from .prepare import choose_device
@@ -71,9 +72,7 @@ def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64,
         reporter.close()
         batch = {name: tensor.to(where.device) for name, tensor in _batch(tokenizer, prompts, chat).items()}
         streamer = _Pieces(tokenizer, say) if say is not None and len(prompts) == 1 else None
-        drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if temperature > 0:
-            drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k or None}
+        drawn = drawing(temperature, top_p, top_k)
         torch.manual_seed(seed)
         start = perf_counter()
         with torch.inference_mode():

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checkpoint.replace import check_free_file
 from ..checkpoint.thresholds_file import read_thresholds, write_thresholds
-from ..core.errors import CalibrationError, CheckpointError, OutputError, UnsupportedModelError
+from ..core.errors import CalibrationError, UnsupportedModelError
 from ..core.progress import Progress, Silent
 from ..core.thresholds import ActivationUse, InputThreshold, Thresholds
 from ..measure.environment import environment
@@ -70,7 +71,7 @@ def threshold(model: str | Path, output: str | Path, recipe: ThresholdRecipe | N
     """
     asked = ThresholdRecipe.either(recipe, settings)
     reporter, start, path = progress or Silent(), perf_counter(), Path(output)
-    _check_free(path, overwrite)
+    check_free_file(path, overwrite, "thresholds", read_thresholds)
     try:
         source = _decoder(model, asked.run)
         tokenizer = load_tokenizer(source.checkpoint.folder, asked.run.trust_remote_code)
@@ -108,20 +109,6 @@ def cut_model(source: CheckpointSource, file: str | Path) -> CutModel:
     check_fits(thresholds, source.model, source.checkpoint.fingerprint, str(file))
     blocks = {source.prefix(index): block for index, block in enumerate(source.blocks)}
     return CutModel(blocks, thresholds, str(file))
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; thresholds are one file. Choose another -o.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already. Choose another -o, or --overwrite.")
-    if path.exists():
-        try:
-            read_thresholds(path)
-        except CheckpointError as error:
-            raise OutputError(f"{path}: holds no thresholds, so it is not replaced. Choose another -o.") from error
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}. Make it, or choose another -o.")
 
 
 def _decoder(model: str | Path, recipe: Recipe) -> CheckpointSource:

@@ -1,0 +1,170 @@
+"""What is measured of whole models in memory: speed, energy, memory, what they say and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..compare_recipe import CompareRecipe
+from ..core.progress import Progress, Silent
+from ..measure.energy import Energy, Meter, meter
+from ..measure.memory import available_memory_bytes
+from ..measure.tasks import Score, scores
+from ..measure.timing import Timing
+from ..models.reload import load_whole
+from ..runtime.decode import Decoded, decode, drawing
+from ..runtime.peak import Memory, Run, memory_of
+from ..runtime.ready import RunsOn, load_ready
+from ..stream.sources import CheckpointSource
+
+_MANY = 8
+"""How many prompts at once the second measurement of memory has, by which the largest batch is found."""
+
+
+@dataclass
+class Ran:
+    """What came of running one model."""
+
+    runs: list[Decoded] = field(default_factory=list)
+    new_tokens: int = 0
+    prompt_tokens: int = 0
+    energy: Energy | None = None
+    memory: Memory | None = None
+    largest_batch: int | None = None
+    continuations: list[str] | None = None
+    tasks: dict[str, Score] | None = None
+
+    @property
+    def prefill(self) -> Timing | None:
+        """Tokens a second of the prompt."""
+        return Timing.of([self.prompt_tokens / run.prefill_seconds for run in self.runs]) if self.runs else None
+
+    @property
+    def decode(self) -> Timing | None:
+        """Tokens a second behind the prompt."""
+        steps = [sum(run.step_seconds) / len(run.step_seconds) for run in self.runs]
+        return Timing.of([1 / step for step in steps]) if steps else None
+
+    @property
+    def latency(self) -> Timing | None:
+        """Seconds of the prompt and all new tokens."""
+        return Timing.of([run.prefill_seconds + sum(run.step_seconds) for run in self.runs]) if self.runs else None
+
+
+def run_whole(sources: Sequence[CheckpointSource], recipe: CompareRecipe, tokenizer: Any, starts: Sequence[Tensor],
+              prompt: Tensor, progress: Progress) -> tuple[list[Ran], list[str]]:  # fmt: skip
+    """What came of running every model, and what was not measured, with the reason. They are timed in turns, all in memory
+    together; ``prompt [tokens]`` is what they are timed on, ``starts [1 tokens]`` are what they continue."""
+    found = [Ran() for _ in sources]
+    if recipe.quality_only and not recipe.tasks:
+        return found, []
+    device = sources[0].device
+    needed = 2 * sum(source.checkpoint.nbytes for source in sources)
+    if needed > available_memory_bytes(device):
+        few = f"{'the model needs' if len(sources) == 1 else 'the models together need'} {needed / 1e9:.1f} GB of memory"
+        return found, [f"speed, memory, continuations{' and tasks' if recipe.tasks else ''}: {few}"]
+    if recipe.activations is not None and device.type != "cpu":
+        return found, ["speed, memory and continuations: columns are skipped on the CPU alone"]
+    files = [None] * (len(sources) - 1) + [recipe.activations]
+    models = [_whole(source, file, recipe.run.trust_remote_code) for source, file in zip(sources, files, strict=True)]
+    missing = []
+    if not recipe.quality_only:
+        missing = _timed(models, found, recipe, prompt.to(device)[None], progress)
+        progress.start("Generating", len(models))
+        for model, ran in zip(models, found, strict=True):
+            ran.continuations = _continued(model, tokenizer, starts, recipe)
+            progress.step()
+    if recipe.tasks:
+        progress.start("Answering tasks", len(models))
+        for model, ran in zip(models, found, strict=True):
+            ran.tasks = scores(model, tokenizer, recipe.asked())
+            progress.step()
+    if recipe.quality_only:
+        return found, []
+    del models, model
+    return found, missing + _remembered(sources, found, recipe, files, progress)
+
+
+def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, prompt: Tensor, progress: Progress
+           ) -> list[str]:  # fmt: skip
+    """Let the models take turns; what is missing."""
+    reads = meter(prompt.device, recipe.watts)
+    joules = [0.0] * len(models)
+    progress.start("Timing", recipe.warmups + recipe.repeats)
+    for turn in range(recipe.warmups + recipe.repeats):
+        for k, model in enumerate(models):
+            done, taken = _metered(reads, model, prompt, recipe.new_tokens)
+            if turn >= recipe.warmups:
+                found[k].runs.append(done)
+                joules[k] += taken
+        progress.step()
+    for ran, taken in zip(found, joules, strict=True):
+        ran.new_tokens, ran.prompt_tokens = recipe.new_tokens, prompt.shape[1]
+        if reads is not None:
+            ran.energy = Energy(taken, recipe.repeats * recipe.new_tokens, reads.source, reads.measured)
+    if reads is None:
+        return [
+            "energy: no meter can be read here (pip install 'prunus[energy]' for RAPL and NVML), and no watts are given"
+        ]
+    return []
+
+
+def _metered(reads: Meter | None, model: Any, prompt: Tensor, new_tokens: int) -> tuple[Decoded, float]:
+    if reads is None:
+        return decode(model, prompt, new_tokens), 0.0
+    return reads.of(lambda: decode(model, prompt, new_tokens))
+
+
+def _continued(model: Any, tokenizer: Any, starts: Sequence[Tensor], recipe: CompareRecipe) -> list[str]:
+    """What a model says behind each prompt, with the same draws for every model."""
+    said = []
+    with torch.random.fork_rng(), torch.inference_mode():
+        for ids in (start.to(model.device) for start in starts):
+            torch.manual_seed(recipe.seed)
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=recipe.new_tokens,
+                pad_token_id=model.generation_config.pad_token_id or 0, **drawing(recipe.temperature, recipe.top_p),
+            )  # fmt: skip
+            said.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    return said
+
+
+def _remembered(sources: Sequence[CheckpointSource], found: Sequence[Ran], recipe: CompareRecipe,
+                files: Sequence[str | None], progress: Progress) -> list[str]:  # fmt: skip
+    """Measure every model's memory in a process of its own; what is missing."""
+    if sources[0].device.type != "cpu":
+        return ["memory: measured on the CPU alone"]
+    progress.start("Measuring memory", len(sources))
+    for source, file, ran in zip(sources, files, found, strict=True):
+        run = Run(
+            str(source.checkpoint.folder), None, "fastest", recipe.prompt_tokens, recipe.new_tokens, 1,
+            torch.get_num_threads(), recipe.run.trust_remote_code, file,
+        )  # fmt: skip
+        ran.memory = memory_of(run)
+        if recipe.memory_limit is not None and ran.memory is not None:
+            ran.largest_batch = _largest(recipe.memory_limit * 2**30, ran.memory, memory_of(replace(run, batch=_MANY)))
+        progress.step()
+    return [] if all(ran.memory for ran in found) else ["memory: the system does not tell a process's peak"]
+
+
+def _largest(limit: float, one: Memory, many: Memory | None) -> int | None:
+    """How many prompts at once fit in ``limit`` bytes, by the peaks of one and of several: what a prompt takes is the same
+    for each."""
+    if many is None:
+        return None
+    each = max(1.0, (many.peak_bytes - one.peak_bytes) / (_MANY - 1))
+    return max(0, int((limit - one.peak_bytes) / each) + 1) if limit >= one.peak_bytes else 0
+
+
+def _whole(source: CheckpointSource, activations: str | None, remote: bool) -> Any:
+    """The model in memory as its user would run it: a packed one stays packed, one with thresholds skips columns."""
+    device = source.device
+    if source.checkpoint.packed or activations is not None:
+        how = RunsOn(device=device, activations=None if activations is None else Path(activations))
+        return load_ready(source.checkpoint.folder, how, Silent(), remote)[0].model.to(device)
+    return load_whole(source.checkpoint.folder, source.model.dtype, remote)[0].to(device)
