@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import prunus
+from prunus.cli.options import whole_numbers
 from prunus.cli.progress import Bars
 from prunus.lottery_recipe import LotteryRecipe
 from prunus.train_recipe import TrainRecipe
@@ -30,8 +31,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", help="in the place of the recipe's")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--seeds", help="in the place of the recipe's, one or several: 0,1")
     options = parser.parse_args()
-    given = {"data": options.data, "threads": options.threads}
+    given = {"data": options.data, "threads": options.threads, "seeds": whole_numbers(options.seeds)}
     if "levels" in tomllib.loads(options.recipe.read_text()):
         tickets(options.recipe, options.folder, LotteryRecipe.read(options.recipe, given))
     else:

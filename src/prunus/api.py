@@ -27,6 +27,7 @@ from .verbs.pack import Packed, pack
 from .verbs.plan import plan
 from .verbs.prune import PruneResult, prune
 from .verbs.recover import recover
+from .verbs.report import Reported, report_runs
 from .verbs.shrink import ShrinkResult, shrink, shrink_family
 from .verbs.shrink_module import ModuleCut, load_module, shrink_module
 from .verbs.sparsifier import Sparse, Sparsifier
@@ -53,6 +54,7 @@ __all__ = [
     "PruneResult",
     "PrunusError",
     "Recipe",
+    "Reported",
     "SharedWeights",
     "ShrinkRecipe",
     "ShrinkResult",
@@ -79,6 +81,7 @@ __all__ = [
     "plan",
     "prune",
     "recover",
+    "report_runs",
     "share_weights",
     "shrink",
     "shrink_family",

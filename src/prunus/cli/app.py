@@ -24,6 +24,7 @@ from . import (
     plan,
     prune,
     recover,
+    report,
     shrink,
     threshold,
     train,
@@ -49,6 +50,7 @@ app.command("inspect")(stoppable(inspect.command))
 app.command("plan")(stoppable(plan.command))
 app.command("eval")(stoppable(evaluate.command))
 app.command("compare")(stoppable(compare.command))
+app.command("report")(stoppable(report.command))
 app.command("export")(stoppable(export.command))
 app.command("pack")(stoppable(pack.command))
 app.command("unpack")(stoppable(unpack.command))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from ..measure.intervals import Interval
 from ..measure.quality import Divergence, Perplexity
 from ..measure.tasks import Score, check_asked
 from ..measure.timing import Timing
+from ..measure.weights import Histogram, histogram, reach_of
 from ..models.tokens import load_tokenizer
 from ..report.record import FORMAT, read_record
 from ..stream.evaluate import divergences
@@ -74,7 +75,7 @@ class Side:
     the mean KL(first ‖ this) a token in nats; ``agreement`` the share of tokens of which both think the same likeliest.
     ``memory_bytes`` is what its weights take as they are stored, ``resident_bytes`` a process with it loaded,
     ``peak_bytes`` one that runs it; ``largest_batch`` is how many prompts at once fit in the recipe's limit of memory, by
-    two such peaks.
+    two such peaks. ``weights`` is how those of its matrices are distributed, in the first model's bins.
     """
 
     model: str
@@ -86,6 +87,8 @@ class Side:
     memory_bytes: int
     parameters: int
     nonzeros: int
+    packed: bool
+    weights: Histogram
     prefill_tokens_per_second: Timing | None
     decode_tokens_per_second: Timing | None
     latency_seconds: Timing | None
@@ -169,13 +172,13 @@ def compare(model: str | Path, *others: str | Path, recipe: CompareRecipe | None
     finally:
         reporter.close()
     qualities = [(first, None), *rest]
+    limit = reach_of(_matrices(sources[0]))
     sides = [
-        _side(str(name), source, first, quality, run, ran[0].tasks, wanted)
+        Side(str(name), **_judged(quality, first), **_stored(source, limit), **_measured(run, ran[0].tasks, wanted))
         for name, source, quality, run in zip((model, *others), sources, qualities, ran, strict=True)
     ]
-    found = Comparison(
-        sides, first.tokens, wanted, missing, None if cut is None else cut.use(), round(perf_counter() - start, 3)
-    )
+    used, seconds = None if cut is None else cut.use(), round(perf_counter() - start, 3)
+    found = Comparison(sides, first.tokens, wanted, missing, used, seconds)
     if place is not None:
         write_atomically(place, json.dumps(found.record, indent=1) + "\n")
     return found
@@ -191,31 +194,50 @@ def _check_vocabularies(names: Sequence[str], sources: Sequence[CheckpointSource
             )
 
 
-def _side(name: str, source: CheckpointSource, first: Perplexity, quality: tuple[Perplexity, Divergence | None], ran: Ran,
-          before: Mapping[str, Score] | None, recipe: CompareRecipe) -> Side:  # fmt: skip
-    checkpoint, counted = source.checkpoint, source.parameters_on_disk()
+def _judged(quality: tuple[Perplexity, Divergence | None], first: Perplexity) -> dict[str, Any]:
+    """The figures of a model's quality, beside the first's."""
     own, far = quality
-    decode = ran.decode
-    return Side(
-        model=name,
-        perplexity=Figure(own.value, own.interval()),
-        perplexity_times=own.times(first) if far else None,
-        kl=Figure(far.kl, far.kl_interval()) if far else Figure(0.0, None),
-        agreement=Figure(far.agreement, far.agreement_interval()) if far else Figure(1.0, None),
-        disk_bytes=checkpoint.nbytes,
-        memory_bytes=sum(checkpoint.entry(tensor).nbytes for tensor in counted),
-        parameters=sum(checkpoint.entry(one).nbytes // checkpoint.entry(one).dtype.itemsize for one in counted),
-        nonzeros=sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted),
-        prefill_tokens_per_second=ran.prefill,
-        decode_tokens_per_second=decode,
-        latency_seconds=ran.latency,
-        resident_bytes=None if ran.memory is None else ran.memory.resident_bytes,
-        peak_bytes=None if ran.memory is None else ran.memory.peak_bytes,
-        largest_batch=ran.largest_batch,
-        costs=_costs(ran.energy, ran.latency, recipe) if ran.latency else None,
-        continuations=ran.continuations,
-        tasks=None if ran.tasks is None else _task_figures(ran.tasks, before if far else None),
-    )
+    return {
+        "perplexity": Figure(own.value, own.interval()),
+        "perplexity_times": own.times(first) if far else None,
+        "kl": Figure(far.kl, far.kl_interval()) if far else Figure(0.0, None),
+        "agreement": Figure(far.agreement, far.agreement_interval()) if far else Figure(1.0, None),
+    }
+
+
+def _stored(source: CheckpointSource, limit: float) -> dict[str, Any]:
+    """The figures of a checkpoint's tensors."""
+    checkpoint, counted = source.checkpoint, source.parameters_on_disk()
+    return {
+        "disk_bytes": checkpoint.nbytes,
+        "memory_bytes": sum(checkpoint.entry(tensor).nbytes for tensor in counted),
+        "parameters": sum(checkpoint.entry(one).nbytes // checkpoint.entry(one).dtype.itemsize for one in counted),
+        "nonzeros": sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted),
+        "packed": checkpoint.packed,
+        "weights": histogram(_matrices(source), limit),
+    }
+
+
+def _matrices(source: CheckpointSource) -> Iterator[Tensor]:
+    for name in sorted(source.parameters_on_disk()):
+        tensor = source.checkpoint.read(name)
+        if tensor.dim() > 1:
+            yield tensor
+
+
+def _measured(ran: Ran, before: Mapping[str, Score] | None, recipe: CompareRecipe) -> dict[str, Any]:
+    """The figures of running a model; ``before`` are the first model's answers."""
+    return {
+        "prefill_tokens_per_second": ran.prefill,
+        "decode_tokens_per_second": ran.decode,
+        "latency_seconds": ran.latency,
+        "resident_bytes": None if ran.memory is None else ran.memory.resident_bytes,
+        "peak_bytes": None if ran.memory is None else ran.memory.peak_bytes,
+        "largest_batch": ran.largest_batch,
+        "costs": _costs(ran.energy, ran.latency, recipe) if ran.latency else None,
+        "continuations": ran.continuations,
+        "tasks": None if ran.tasks is None else _task_figures(ran.tasks, before),
+    }
 
 
 def _costs(energy: Energy | None, latency: Timing, recipe: CompareRecipe) -> Costs | None:
@@ -235,7 +257,7 @@ def _task_figures(scores: Mapping[str, Score], before: Mapping[str, Score] | Non
     return {
         name: TaskFigure(
             score.metric, score.value, score.questions, score.interval,
-            score.change(before[name]) if before is not None and name in before else None,
+            score.change(before[name]) if before is not None and before[name] is not score else None,
         )
         for name, score in scores.items()
     }  # fmt: skip
