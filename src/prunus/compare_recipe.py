@@ -19,15 +19,17 @@ RUN = ("seqlen", "device", "dtype", "batch_tokens", "trust_remote_code")
 PROMPTS = ("The capital of France is", "The economy depends on", "Once upon a time")
 _LISTS = ("prompts", "tasks")
 _AT_LEAST = {
-    "windows": 1, "new_tokens": 2, "prompt_tokens": 1, "warmups": 0, "repeats": 1, "num_fewshot": 0, "limit": 1, "seed": 0,
+    "windows": 1, "new_tokens": 2, "continuation_tokens": 1, "prompt_tokens": 1,
+    "warmups": 0, "repeats": 1, "num_fewshot": 0, "limit": 1, "seed": 0,
 }  # fmt: skip
 _ABOVE = ("memory_limit", "watts", "grid_intensity", "price")
 
 
 @dataclass(frozen=True)
 class CompareRecipe(Settings):
-    """Models are judged on at most ``windows`` windows of ``text``; they continue ``prompts`` by ``new_tokens``, greedily
-    or drawn at a ``temperature`` from ``top_p``, and answer ``tasks`` of lm-eval. ``quality_only``: they continue nothing
+    """Models are judged on at most ``windows`` windows of ``text``; they continue ``prompts`` by ``continuation_tokens``
+    (as many as ``new_tokens``, if that is None), greedily or drawn at a ``temperature`` from ``top_p``, and answer
+    ``tasks`` of lm-eval. ``quality_only``: they continue nothing
     and are not timed.
 
     Speed is that of ``prompt_tokens`` tokens of the text and ``new_tokens`` behind them, ``repeats`` times after
@@ -41,6 +43,7 @@ class CompareRecipe(Settings):
     windows: int | None = 32
     prompts: tuple[str, ...] = PROMPTS
     new_tokens: int = 32
+    continuation_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0

@@ -84,7 +84,14 @@ def test_what_running_the_models_costs(checkpoint, halved, text_file):
 
 def test_drawn_continuations_are_the_same_of_every_model_and_of_the_seed(checkpoint, text_file, monkeypatch):
     monkeypatch.setattr("prunus.verbs.compare_running.memory_of", lambda run: Memory(1, 1))
-    settings = {"text": text_file, **QUICK, "new_tokens": 12, "temperature": 1.0, "top_p": 0.9, "prompts": ("The", "A")}
+    settings = {
+        "text": text_file,
+        **QUICK,
+        "continuation_tokens": 12,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "prompts": ("The", "A"),
+    }
     first, again = prunus.compare(*[checkpoint("llama")] * 2, **settings, seed=1).models
     other = prunus.compare(checkpoint("llama"), **settings, seed=2).dense
     assert first.continuations == again.continuations != other.continuations

@@ -220,6 +220,7 @@ COMPARE: dict[str, tuple[str, str, str]] = {
     "limit": ("--limit", "Quality", "Ask at most this many questions of a task."),
     "prompts": ("--prompt,-p", "Continuations", "Prompt to continue (repeatable)."),
     "new_tokens": ("--new-tokens", "Continuations", "Tokens of a continuation, and of a timed run. Default 32."),
+    "continuation_tokens": ("--continuation-tokens", "Continuations", "Tokens of a continuation alone."),
     "temperature": ("--temperature", "Continuations", "Draw tokens at this temperature; 0 (default): the likeliest."),
     "top_p": ("--top-p", "Continuations", "Draw from the likeliest tokens of this share. Default 1."),
     "seed": ("--seed", "Continuations", "Seed of the draws, the same for every model. Default 0."),

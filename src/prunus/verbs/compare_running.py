@@ -127,7 +127,7 @@ def _continued(model: Any, tokenizer: Any, starts: Sequence[Tensor], recipe: Com
         for ids in (start.to(model.device) for start in starts):
             torch.manual_seed(recipe.seed)
             output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=recipe.new_tokens,
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=recipe.continuation_tokens or recipe.new_tokens,
                 pad_token_id=model.generation_config.pad_token_id or 0, **drawing(recipe.temperature, recipe.top_p),
             )  # fmt: skip
             said.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
