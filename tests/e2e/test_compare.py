@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import prunus
 from prunus.cli.app import app
+from prunus.runtime.decode import timed
 from prunus.runtime.peak import Memory
 from prunus.verbs.compare_running import _largest
 
@@ -149,6 +150,25 @@ def log_likelihood(model, tokenizer, start: str, choice: str) -> float:
     before, whole = tokenizer(start)["input_ids"], tokenizer(start + choice, return_tensors="pt")["input_ids"]
     logits = model(whole).logits[0].log_softmax(-1)
     return float(sum(logits[k - 1, whole[0, k]] for k in range(len(before), whole.shape[1])))
+
+
+def test_models_with_other_caches_are_timed_too(checkpoint, text_file, monkeypatch):
+    monkeypatch.setattr("prunus.verbs.compare_running.memory_of", lambda run: Memory(1, 1))
+    found = prunus.compare(checkpoint("mamba"), text=text_file, **QUICK).dense
+    assert found.latency_seconds.least > 0
+    assert len(found.continuations) == 3
+
+
+@torch.no_grad()
+def test_what_is_timed_is_what_the_model_says(checkpoint):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint("llama")).eval()
+    ids = torch.randint(0, 512, (1, 7))
+    found, plain = timed(model, ids, 5), ids
+    for _ in range(5):
+        plain = torch.cat([plain, model(plain).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(found.ids, plain[:, 7:])
+    assert len(found.step_seconds) == 4
+    assert min(found.prefill_seconds, *found.step_seconds) > 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from ..core.progress import Silent
 from ..measure.memory import peak_memory_bytes, resident_bytes
-from .decode import decode
+from .decode import continued
 from .ready import RunsOn, load_ready
 from .ways import WAYS
 
@@ -70,7 +70,7 @@ def _main() -> None:
     _RESET.write_text("5")
     resident = resident_bytes()
     ids = torch.randint(0, model.config.vocab_size, (run.batch, run.prompt_tokens))
-    decode(model, ids, run.new_tokens)
+    continued(model, ids, run.new_tokens)
     sys.stdout.write(f"{resident} {peak_memory_bytes()}\n")
 
 

@@ -17,7 +17,7 @@ from ..measure.memory import available_memory_bytes
 from ..measure.tasks import Score, scores
 from ..measure.timing import Timing
 from ..models.reload import load_whole
-from ..runtime.decode import Decoded, decode, drawing
+from ..runtime.decode import Decoded, drawing, timed
 from ..runtime.peak import Memory, Run, memory_of
 from ..runtime.ready import RunsOn, load_ready
 from ..stream.sources import CheckpointSource
@@ -116,8 +116,8 @@ def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, p
 
 def _metered(reads: Meter | None, model: Any, prompt: Tensor, new_tokens: int) -> tuple[Decoded, float]:
     if reads is None:
-        return decode(model, prompt, new_tokens), 0.0
-    return reads.of(lambda: decode(model, prompt, new_tokens))
+        return timed(model, prompt, new_tokens), 0.0
+    return reads.of(lambda: timed(model, prompt, new_tokens))
 
 
 def _continued(model: Any, tokenizer: Any, starts: Sequence[Tensor], recipe: CompareRecipe) -> list[str]:
