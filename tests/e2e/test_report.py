@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 import tomllib
@@ -112,13 +113,27 @@ def test_what_cannot_be_read_is_told_and_the_rest_shown(runs, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["compare", "prune", "train", "lottery", "threshold"])
-def test_a_record_that_lacks_any_of_its_keys_is_shown_as_far_as_it_goes(runs, kind, tmp_path):
+def test_a_record_that_lacks_any_of_its_keys_is_shown_as_far_as_it_goes(runs, kind, tmp_path, monkeypatch):
+    for module in ("pictures", "trained_pictures", "lottery_pictures"):
+        monkeypatch.setattr(f"prunus.report.{module}.drawn", lambda *_: "<svg/>")  # what takes the time
     whole = record_of(runs[kind])
     for key in whole.keys() - {"format"}:
-        for broken in ({k: v for k, v in whole.items() if k != key}, {**whole, key: None}, {**whole, key: [3]}):
+        others = ({**whole, key: value} for value in (None, [3], [], {}))
+        for broken in ({k: v for k, v in whole.items() if k != key}, *others):
             (tmp_path / "broken.json").write_text(json.dumps(broken))
             found = prunus.report_runs([tmp_path / "broken.json"], tmp_path / "broken.md", overwrite=True)
             assert found.shown == 1
+
+
+def test_figures_that_are_not_finite_are_shown(runs, tmp_path):
+    record = record_of(runs["compare"])
+    record["models"][1] |= {"perplexity": {"value": math.inf, "interval": None}, "perplexity_times": None}
+    (tmp_path / "ruined.json").write_text(json.dumps(record))
+    prunus.report_runs([tmp_path / "ruined.json"], tmp_path / "ruined.html")
+    page = (tmp_path / "ruined.html").read_text()
+    assert "<td>inf</td>" in page
+    assert 'class="warning"' not in page.replace('class="warning">Not measured', "")
+    assert page.count("<svg") == 3
 
 
 def test_a_lacking_key_is_named(runs, tmp_path):

@@ -15,8 +15,9 @@ from .sections import compared, fronts, lottery, other, pruned, trained
 from .words import Words
 
 _KINDS = {"compare": compared, "prune": pruned, "train": trained, "lottery": lottery}
-_LACKING = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, StopIteration)
-"""What a record that lacks something, or has something else in its place, makes of code that reads it."""
+_LACKING = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RuntimeError)
+"""What a record that lacks something, or has something else in its place, makes of code that reads it (RuntimeError: of a
+generator in which there is no next)."""
 
 
 def assembled(runs: Sequence[Run], words: Words) -> Document:
