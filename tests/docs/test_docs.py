@@ -114,6 +114,13 @@ def test_recipes(recipe: Path, folder: Path, quick, tmp_path: Path) -> None:
     assert result.sparsity > 0.3
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "compare").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_that_compare(recipe: Path, checkpoint, text_file: Path) -> None:
+    small = {"text": str(text_file), "seqlen": 64, "windows": 2, "repeats": 1, "warmups": 0, "continuation_tokens": 3}
+    found = prunus.compare(checkpoint("llama"), recipe=prunus.CompareRecipe.read(recipe, small))
+    assert len(found.dense.continuations) == len(found.recipe.prompts)
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "shrink").glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_that_shrink(recipe: Path, folder: Path, checkpoint, quick, tmp_path: Path) -> None:
     model = checkpoint("mixtral") if recipe.stem == "reap" else folder / "my-model"
