@@ -19,7 +19,7 @@ QUICK = {"prompt_tokens": 12, "new_tokens": 4, "repeats": 2}
 @pytest.fixture(autouse=True)
 def _memory_is_measured_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a process for each way, in the tests of packed models; here it would take most of the time."""
-    monkeypatch.setattr("prunus.verbs.bench.peak_bytes", lambda _: None)
+    monkeypatch.setattr("prunus.verbs.bench.memory_of", lambda _: None)
 
 
 @pytest.fixture

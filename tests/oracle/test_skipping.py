@@ -234,7 +234,7 @@ def test_generating_and_benching_with_thresholds(checkpoint, quick, tmp_path, mo
     said = prunus.generate(folder, ["The economy", "A river of"], new_tokens=4, activations=file, keep="packed")
     assert said.packed_layers == 21
     runs: list[Run] = []
-    monkeypatch.setattr("prunus.verbs.bench.peak_bytes", runs.append)  # it starts a process for each
+    monkeypatch.setattr("prunus.verbs.bench.memory_of", runs.append)  # it starts a process for each
     found = prunus.bench(
         folder, ways=["float32"], prompt_tokens=5, new_tokens=4, repeats=1, activations=file, keep="packed", threads=1
     )
