@@ -213,7 +213,7 @@ def test_the_file_says_what_it_is_and_how_it_was_found(checkpoint, settings, tmp
     shares = sum(one["held_out_sparsity"] * one["bytes"] for one in content["inputs"]) / held["weight_bytes"]
     assert shares == pytest.approx(held["sparsity"])
     compared = prunus.compare(
-        folder, folder, text=settings["eval_text"], seqlen=64, windows=2, activations=file, new_tokens=2
+        folder, folder, text=settings["eval_text"], seqlen=64, windows=2, activations=file, quality_only=True
     )
     assert compared.pruned.perplexity.value == held["perplexity"]
     assert compared.pruned.kl.value == held["kl"]
