@@ -11,8 +11,8 @@ from typing import Any
 
 from .core.errors import RecipeError
 from .measure.tasks import Asked
-from .recipe import Recipe
-from .settings import Settings, listed, named
+from .recipe import Recipe, with_run
+from .settings import Settings, listed
 
 RUN = ("seqlen", "device", "dtype", "batch_tokens", "trust_remote_code")
 """Settings that a pruning run has too, with the same meaning."""
@@ -69,16 +69,8 @@ class CompareRecipe(Settings):
         Raises:
             RecipeError: with every fault at once.
         """
-        own = {one.name for one in dataclasses.fields(cls)} - {"run"}
-        faults: list[str] = []
-        values: dict[str, Any] = {}
-        shared: dict[str, Any] = {}
-        for name, value in named(settings, {*own, *RUN}, faults):
-            (values if name in own else shared)[name] = listed(value) if name in _LISTS else value
-        try:
-            values["run"] = Recipe.of(shared)
-        except RecipeError as error:
-            faults += error.faults
+        values, faults = with_run(cls, settings, RUN)
+        values |= {name: listed(values[name]) for name in _LISTS if name in values}
         recipe = cls(**values)
         faults += recipe.faults()
         if faults:

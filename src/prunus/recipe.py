@@ -277,3 +277,17 @@ def _make(axis: Registry[Role], spec: str, faults: list[str]) -> Role | None:
     except ValueError as error:
         faults.append(str(error))
         return None
+
+
+def with_run(cls: type[Any], settings: Mapping[str, Any], shared: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields that settings give a recipe of another kind, whose ``run`` holds those ``shared`` with pruning, and what
+    is wrong with them."""
+    own = {one.name for one in dataclasses.fields(cls)} - {"run"}
+    faults: list[str] = []
+    given = dict(named(settings, {*own, *shared}, faults))
+    values = {name: value for name, value in given.items() if name in own}
+    try:
+        values["run"] = Recipe.of({name: value for name, value in given.items() if name not in own})
+    except RecipeError as error:
+        faults += error.faults
+    return values, faults

@@ -10,8 +10,8 @@ from typing import Any
 from .activations.greedy import MOST
 from .core.errors import RecipeError
 from .core.sparsity import parse_sparsity
-from .recipe import Recipe
-from .settings import Settings, named
+from .recipe import Recipe, with_run
+from .settings import Settings
 from .stream.thresholds import Wanted
 
 RUN = (
@@ -43,16 +43,7 @@ class ThresholdRecipe(Settings):
         Raises:
             RecipeError: with every fault at once.
         """
-        own = {one.name for one in dataclasses.fields(cls)} - {"run"}
-        faults: list[str] = []
-        values: dict[str, Any] = {}
-        shared: dict[str, Any] = {}
-        for name, value in named(settings, {*own, *RUN}, faults):
-            (values if name in own else shared)[name] = value
-        try:
-            values["run"] = Recipe.of(shared)
-        except RecipeError as error:
-            faults += error.faults
+        values, faults = with_run(cls, settings, RUN)
         recipe = cls(**values)
         faults += recipe.faults()
         if faults:

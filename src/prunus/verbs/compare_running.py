@@ -31,7 +31,6 @@ class Ran:
     """What came of running one model."""
 
     runs: list[Decoded] = field(default_factory=list)
-    new_tokens: int = 0
     prompt_tokens: int = 0
     energy: Energy | None = None
     memory: Memory | None = None
@@ -104,7 +103,7 @@ def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, p
                 joules[k] += taken
         progress.step()
     for ran, taken in zip(found, joules, strict=True):
-        ran.new_tokens, ran.prompt_tokens = recipe.new_tokens, prompt.shape[1]
+        ran.prompt_tokens = prompt.shape[1]
         if reads is not None:
             ran.energy = Energy(taken, recipe.repeats * recipe.new_tokens, reads.source, reads.measured)
     if reads is None:
