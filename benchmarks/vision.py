@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--data", help="in the place of the recipe's")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seeds", help="in the place of the recipe's, one or several: 0,1")
+    parser.add_argument("--run", action="append", help="this run alone, and those that it begins with or learns from")
     options = parser.parse_args()
     given = {"data": options.data, "threads": options.threads, "seeds": whole_numbers(options.seeds)}
     if "levels" in tomllib.loads(options.recipe.read_text()):
         tickets(options.recipe, options.folder, LotteryRecipe.read(options.recipe, given))
     else:
-        training(options.recipe, options.folder, TrainRecipe.read(options.recipe, given))
+        recipe = TrainRecipe.read(options.recipe, given)
+        training(options.recipe, options.folder, recipe.only(options.run) if options.run else recipe)
 
 
 def training(path: Path, folder: Path, recipe: TrainRecipe) -> None:

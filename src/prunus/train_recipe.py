@@ -226,6 +226,22 @@ class TrainRecipe(Settings):
                      for run in self.runs)  # fmt: skip
         return dataclasses.replace(self, epochs=min(self.epochs, epochs), runs=runs)
 
+    def only(self, names: Sequence[str]) -> TrainRecipe:
+        """The same recipe with these runs alone, and those that they begin with or learn from.
+
+        Raises:
+            RecipeError: if there is no run of some name.
+        """
+        known = [run.name for run in self.runs]
+        faults = [f"there is no run '{name}'{suggest(name, known)}" for name in names if name not in known]
+        if faults:
+            raise RecipeError(faults)
+        wanted = set(names)
+        for run in reversed(self.runs):
+            if run.name in wanted:
+                wanted |= {name for name in (run.start, run.teacher) if name is not None}
+        return dataclasses.replace(self, runs=tuple(run for run in self.runs if run.name in wanted))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

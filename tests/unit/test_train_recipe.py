@@ -79,6 +79,18 @@ def test_zeros_are_held_where_there_are_any() -> None:
     assert [few.epochs_of(run) for run in few.runs] == [1, 0, 1, 1, 1, 1, 1, 1, 1]
 
 
+def test_some_runs_alone_bring_those_that_they_need() -> None:
+    made = recipe(
+        {"name": "dense"}, {"name": "other"}, {"name": "pruned", "from": "other", "prune": {"method": "magnitude"}},
+        {"name": "tuned", "from": "pruned", "teacher": "dense"}, {"name": "apart", "from": "pruned"},
+    )  # fmt: skip
+    assert [run.name for run in made.only(["tuned"]).runs] == ["dense", "other", "pruned", "tuned"]
+    assert [run.name for run in made.only(["apart", "dense"]).runs] == ["dense", "other", "pruned", "apart"]
+    assert made.only(["dense", "other", "pruned", "tuned", "apart"]) == made
+    with pytest.raises(RecipeError, match=r"there is no run 'tunde' \(did you mean 'tuned'\?\)"):
+        made.only(["dense", "tunde"])
+
+
 @pytest.mark.parametrize(("changed", "told"), [
     ({"runs": [{"name": "README.md"}]}, "something else has such a name"),
     ({"runs": [{"name": "scratch"}]}, "something else has such a name"),

@@ -16,6 +16,10 @@ def command(
     model: OwnNetwork = None,
     data: OwnData = None,
     seeds: OwnSeeds = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="Make this run alone, and those that it begins with or learns from (repeatable)."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Train no run for more epochs than this.")] = None,
     device: OwnDevice = None,
     threads: Threads = None,
@@ -30,6 +34,8 @@ def command(
 
     given = {"model": model, "data": data, "device": device, "threads": threads, "seeds": whole_numbers(seeds)}
     wanted = TrainRecipe.read(recipe, given)
+    if run:
+        wanted = wanted.only(run)
     if epochs is not None:
         wanted = wanted.at_most(epochs)
     found = train_runs(output, wanted, resume=resume, overwrite=overwrite, progress=Bars())
