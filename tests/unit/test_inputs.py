@@ -79,6 +79,24 @@ def test_texts_that_are_none(tmp_path: Path) -> None:
         assert len(read_text(name)) > 400_000
 
 
+@pytest.mark.parametrize(("name", "asked"), [
+    ("org/set", ("org/set", None, "train")), ("org/set:raw", ("org/set", "raw", "train")),
+    ("org/set:raw:test", ("org/set", "raw", "test")), ("org/set::test", ("org/set", None, "test")),
+])  # fmt: skip
+def test_a_dataset_is_a_name_a_config_and_a_split(name: str, asked: tuple[str, str | None, str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    import datasets
+
+    def load(repo: str, config: str | None, *, split: str, streaming: bool) -> list[dict[str, str]]:
+        assert (repo, config, split) == asked
+        return [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert read_text(name) == "one\n\n\n\ntwo"
+    with pytest.raises(CalibrationError, match="NAME:CONFIG:SPLIT"):
+        read_text("org/set:raw:test:more")
+
+
 def broken(checkpoint: Path, tmp_path: Path, change) -> Path:
     """A copy of a checkpoint with its tensors changed."""
     from safetensors.torch import load_file, save_file

@@ -25,8 +25,8 @@ def read_text(source: str | Path) -> str:
     """All text of a source as one string, its documents joined by a blank line.
 
     ``source`` is a text file, a folder of such, a ``.jsonl``, ``.json`` or ``.parquet`` file with a text column, a
-    dataset id (``NAME`` or ``NAME:CONFIG``, split "train", at most 20,000 rows), or the name of an embedded text
-    (``factbook``, ``factbook-heldout``).
+    dataset id (``NAME``, ``NAME:CONFIG`` or ``NAME:CONFIG:SPLIT``, of which "train" is the split if none is named; at most
+    20,000 rows), or the name of an embedded text (``factbook``, ``factbook-heldout``).
 
     Raises:
         CalibrationError: if it cannot be found or read, holds no text, or is binary.
@@ -94,9 +94,11 @@ def _read_table(path: Path) -> str:
 def _read_dataset(name: str) -> str:
     from datasets import load_dataset
 
-    repo, _, config = name.partition(":")
+    repo, config, split, *more = [*name.split(":"), "", ""]
+    if any(more):
+        raise CalibrationError(f"{name}: a dataset is NAME, NAME:CONFIG or NAME:CONFIG:SPLIT.")
     try:
-        rows = load_dataset(repo, config or None, split="train", streaming=True)
+        rows = load_dataset(repo, config or None, split=split or "train", streaming=True)
         return JOIN.join(_texts(islice(rows, _MOST_ROWS), name))
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
