@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus.models.numbers import shapes
+from prunus.models.numbers import least_experts, shapes
+from prunus.stream.operations import token_operations
 from prunus.stream.sources import CheckpointSource
 from prunus.structure.cost import Costs, Shape
 from prunus.structure.outline import anatomy_of
@@ -89,3 +90,23 @@ def test_operations_are_those_that_a_profiler_counts(family, sizes, checkpoint, 
     routers = routers // 2 if "experts" in sizes else routers
     counted = counter.get_total_flops() / 32
     assert costs.operations(Shape(sizes, 3)) == pytest.approx(counted - attended / 32 - routers, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "phi3", "mixtral", "deepseek_v3"])
+def test_operations_of_stored_tensors_are_those_of_the_shapes(family, checkpoint) -> None:
+    """And without zeros those of each matrix by the share of its weights that are left."""
+    source, costs = costs_of(checkpoint(family), 32)
+    disk = source.parameters_on_disk()
+    sizes = {name: source.checkpoint.read(name).numel() for name in disk}
+    whole = token_operations(source, sizes, 32)
+    assert whole.dense == whole.nonzero == pytest.approx(costs.operations(Shape({}, costs.count)))
+    none = token_operations(source, dict.fromkeys(disk, 0), 32)
+    half = token_operations(source, {name: size / 2 for name, size in sizes.items()}, 32)  # type: ignore[misc]
+    assert none.nonzero == 2 * 32 * costs._attended * costs.count
+    assert half.nonzero == pytest.approx((whole.dense + none.nonzero) / 2)
+    site = source.found[1].sites[0]
+    (name, *_) = source.names.sources[site.parameter]
+    emptied = token_operations(source, {**sizes, name: 0}, 32)
+    entries = len(source.model.get_parameter(site.parameter)) if site.layout.stacked else 1
+    used = least_experts(source.config) / entries if site.layout.stacked else 1
+    assert whole.nonzero - emptied.nonzero == pytest.approx(2 * sizes[name] * used)

@@ -50,6 +50,13 @@ def least_experts(config: Any) -> int:
     return max(number(config, name) or 1 for name in names)
 
 
+def attended(config: Any) -> int:
+    """Query heads times their size: what a token's attention multiplies by each token that it sees, for scores and for
+    values."""
+    heads, width = number(config, HEADS) or 0, number(config, WIDTH) or 0
+    return heads * (number(config, HEAD_SIZE) or (width // heads if heads else 0))
+
+
 def own_name(config: Any, name: str) -> str:
     """What the config itself calls a number: GPT-2 has ``n_embd`` for ``hidden_size``."""
     return str(getattr(text_config(config), "attribute_map", {}).get(name, name))

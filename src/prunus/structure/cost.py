@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.numbers import HEAD_SIZE, HEADS, WIDTH, least_experts, number
+from ..models.numbers import HEADS, attended, least_experts
 from ..stream.sources import CheckpointSource
 from .axes import Anatomy
 from .coupling import Place
@@ -63,8 +63,7 @@ class Costs:
         head = tables[1].weight if tables[1] is not None else None
         self._head = next((name for name, value in model.named_parameters() if value is head), None)
         self._chosen = least_experts(source.config)
-        heads, width = number(source.config, HEADS) or 0, number(source.config, WIDTH) or 0
-        self._attended = heads * (number(source.config, HEAD_SIZE) or (width // heads if heads else 0))
+        self._attended = attended(source.config)
 
     @cached_property
     def _kinds(self) -> dict[str, _Kind]:

@@ -30,6 +30,7 @@ from ..measure.weights import Histogram, histogram, reach_of
 from ..models.tokens import load_tokenizer
 from ..report.record import FORMAT, read_record
 from ..stream.evaluate import divergences
+from ..stream.operations import TokenOperations, token_operations
 from ..stream.sources import CheckpointSource
 from .compare_running import Ran, run_whole
 from .prepare import evaluation_windows, open_model, vocabulary
@@ -75,7 +76,8 @@ class Side:
     the mean KL(first ‖ this) a token in nats; ``agreement`` the share of tokens of which both think the same likeliest.
     ``memory_bytes`` is what its weights take as they are stored, ``resident_bytes`` a process with it loaded,
     ``peak_bytes`` one that runs it; ``largest_batch`` is how many prompts at once fit in the recipe's limit of memory, by
-    two such peaks. ``weights`` is how those of its matrices are distributed, in the first model's bins.
+    two such peaks. ``operations`` are those of a token in windows of the recipe's length. ``weights`` is how those of its
+    matrices are distributed, in the first model's bins.
     """
 
     model: str
@@ -87,6 +89,7 @@ class Side:
     memory_bytes: int
     parameters: int
     nonzeros: int
+    operations: TokenOperations
     packed: bool
     weights: Histogram
     prefill_tokens_per_second: Timing | None
@@ -172,9 +175,14 @@ def compare(model: str | Path, *others: str | Path, recipe: CompareRecipe | None
     finally:
         reporter.close()
     qualities = [(first, None), *rest]
-    limit = reach_of(_matrices(sources[0]))
+    limit = reach_of(tensor for _, tensor in _tensors(sources[0]) if tensor.dim() > 1)
     sides = [
-        Side(str(name), **_judged(quality, first), **_stored(source, limit), **_measured(run, ran[0].tasks, wanted))
+        Side(
+            str(name),
+            **_judged(quality, first),
+            **_stored(source, limit, wanted.run.seqlen),
+            **_measured(run, ran[0].tasks, wanted),
+        )
         for name, source, quality, run in zip((model, *others), sources, qualities, ran, strict=True)
     ]
     used, seconds = None if cut is None else cut.use(), round(perf_counter() - start, 3)
@@ -205,24 +213,34 @@ def _judged(quality: tuple[Perplexity, Divergence | None], first: Perplexity) ->
     }
 
 
-def _stored(source: CheckpointSource, limit: float) -> dict[str, Any]:
-    """The figures of a checkpoint's tensors."""
-    checkpoint, counted = source.checkpoint, source.parameters_on_disk()
+def _stored(source: CheckpointSource, limit: float, seqlen: int) -> dict[str, Any]:
+    """The figures of a checkpoint's tensors, each of which is read once."""
+    checkpoint = source.checkpoint
+    entries = [checkpoint.entry(tensor) for tensor in source.parameters_on_disk()]
+    nonzeros: dict[str, int] = {}
+
+    def matrices() -> Iterator[Tensor]:
+        for name, tensor in _tensors(source):
+            nonzeros[name] = int(torch.count_nonzero(tensor))
+            if tensor.dim() > 1:
+                yield tensor
+
+    weights = histogram(matrices(), limit)
     return {
         "disk_bytes": checkpoint.nbytes,
-        "memory_bytes": sum(checkpoint.entry(tensor).nbytes for tensor in counted),
-        "parameters": sum(checkpoint.entry(one).nbytes // checkpoint.entry(one).dtype.itemsize for one in counted),
-        "nonzeros": sum(int(torch.count_nonzero(checkpoint.read(tensor))) for tensor in counted),
+        "memory_bytes": sum(entry.nbytes for entry in entries),
+        "parameters": sum(entry.nbytes // entry.dtype.itemsize for entry in entries),
+        "nonzeros": sum(nonzeros.values()),
+        "operations": token_operations(source, nonzeros, seqlen),
         "packed": checkpoint.packed,
-        "weights": histogram(_matrices(source), limit),
+        "weights": weights,
     }
 
 
-def _matrices(source: CheckpointSource) -> Iterator[Tensor]:
+def _tensors(source: CheckpointSource) -> Iterator[tuple[str, Tensor]]:
+    """A model's parameters as they are on disk, by name."""
     for name in sorted(source.parameters_on_disk()):
-        tensor = source.checkpoint.read(name)
-        if tensor.dim() > 1:
-            yield tensor
+        yield name, source.checkpoint.read(name)
 
 
 def _measured(ran: Ran, before: Mapping[str, Score] | None, recipe: CompareRecipe) -> dict[str, Any]:

@@ -90,6 +90,10 @@ def _bytes(count: int | None, words: Words) -> str:
     return words("not_known") if count is None else f"{count / 1e6:,.1f} MB"
 
 
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.1f} M"
+
+
 def _dimensions(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words: Words
                 ) -> list[tuple[str, list[str]]]:  # fmt: skip
     return [
@@ -129,6 +133,8 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
         (words("agreement"), [figure(model["agreement"], "{:.2%}") for model in models]),
         (words("parameters"), [f"{model['parameters']:,}" for model in models]),
         (words("nonzeros"), [f"{model['nonzeros']:,}" for model in models]),
+        (words("operations_dense"), [_millions(model["operations"]["dense"]) for model in models]),
+        (words("operations_nonzero"), [_millions(model["operations"]["nonzero"]) for model in models]),
         (words("weights_memory"), [_bytes(model["memory_bytes"], words) for model in models]),
         (
             words("prefill", tokens=recipe["prompt_tokens"]),
