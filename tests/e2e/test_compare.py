@@ -145,6 +145,15 @@ def test_tasks_are_answered_as_the_model_itself_would(checkpoint, halved, text_f
     assert limited.dense.tasks["words"].questions == 5
 
 
+def test_a_task_that_cannot_be_asked_loses_nothing_else(checkpoint, text_file, words):
+    (words / "questions.jsonl").unlink()
+    found = prunus.compare(checkpoint("llama"), text=text_file, **QUALITY, tasks=["words"], include_path=words)
+    assert found.dense.tasks is None
+    assert found.dense.perplexity.value > 1
+    (told,) = [what for what in found.not_measured if "tasks words: lm-eval cannot ask them" in what]
+    assert "questions.jsonl" in told
+
+
 @torch.no_grad()
 def log_likelihood(model, tokenizer, start: str, choice: str) -> float:
     before, whole = tokenizer(start)["input_ids"], tokenizer(start + choice, return_tensors="pt")["input_ids"]

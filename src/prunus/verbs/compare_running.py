@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compare_recipe import CompareRecipe
+from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..measure.energy import Energy, Meter, meter
 from ..measure.memory import available_memory_bytes
@@ -79,14 +80,27 @@ def run_whole(sources: Sequence[CheckpointSource], recipe: CompareRecipe, tokeni
             ran.continuations = _continued(model, tokenizer, starts, recipe)
             progress.step()
     if recipe.tasks:
-        progress.start("Answering tasks", len(models))
-        for model, ran in zip(models, found, strict=True):
-            ran.tasks = scores(model, tokenizer, recipe.asked())
-            progress.step()
+        missing += _answered(models, found, tokenizer, recipe, progress)
     if recipe.quality_only:
-        return found, []
+        return found, missing
     del models, model
     return found, missing + _remembered(sources, found, recipe, files, progress)
+
+
+def _answered(models: Sequence[Any], found: Sequence[Ran], tokenizer: Any, recipe: CompareRecipe, progress: Progress
+              ) -> list[str]:  # fmt: skip
+    """Have every model answer the tasks; what is missing. A task that cannot be asked loses nothing else."""
+    progress.start("Answering tasks", len(models))
+    answers = []
+    for model in models:
+        try:
+            answers.append(scores(model, tokenizer, recipe.asked()))
+        except RecipeError as error:
+            return list(error.faults)
+        progress.step()
+    for ran, answered in zip(found, answers, strict=True):
+        ran.tasks = answered
+    return []
 
 
 def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, prompt: Tensor, progress: Progress
