@@ -52,6 +52,14 @@ def test_threshold(llama: Path, tmp_path: Path) -> None:
     assert not unexplained(record["held_out"])
 
 
+def test_pack_and_bench(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prunus.pack(llama, tmp_path / "packed", values="int8")
+    assert not unexplained(json.loads((tmp_path / "packed" / "prunus.json").read_text()), "layers")
+    monkeypatch.setattr("prunus.verbs.bench.memory_of", lambda run: None)
+    record = prunus.bench(tmp_path / "packed", ways=["float32"], prompt_tokens=4, new_tokens=2, repeats=1).record
+    assert not unexplained(record, "ways")
+
+
 def test_compare(llama: Path) -> None:
     settings = {"seqlen": 16, "windows": 6, "new_tokens": 2, "prompt_tokens": 4, "repeats": 1}
     record = prunus.compare(llama, llama, **settings, watts=10).record

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 import prunus
 from browser import CHROMIUM, opened
 from prunus.cli.app import app
+from prunus.cli.options import as_json
 from prunus.report.words import LANGUAGES, Words
 
-PICTURES = 1 + 2 + 2 + 2 + 2
-"""Of weights, fronts, maps, training and tickets."""
+PICTURES = 1 + 2 + 2 + 1 + 1 + 2 + 2
+"""Of weights, fronts, maps, a map of what was repaired, losses, training and tickets."""
 MARKUP = "<script>document.title='taken'</script>"
 
 
@@ -38,12 +39,27 @@ def runs(checkpoint, text_file, tmp_path_factory) -> dict[str, Path]:
             prompts=(MARKUP, "The *land*"), output=place / "compared.json",
         )  # fmt: skip
     prunus.threshold(checkpoint("llama"), place / "thresholds.json", **calibrated)
+    prunus.shrink(checkpoint("llama"), place / "cut", neurons=0.5, **calibrated)
+    learnt = {
+        "text": str(text_file), "seqlen": 32, "tokens": 512, "held_out": 4, "evaluations": 1, "eval_text": str(text_file),
+        "eval_windows": 2,
+    }  # fmt: skip
+    prunus.distill(place / "cut", place / "healed", teacher=str(checkpoint("llama")), **learnt)
+    prunus.pack(place / "pruned", place / "packed", values="int8")
+    prunus.export(place / "cut", place / "exported", to="gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prunus.verbs.bench.memory_of", lambda run: None)
+        timed = prunus.bench(place / "packed", ways=["float32"], prompt_tokens=4, new_tokens=3, repeats=1)
+    (place / "timed.json").write_text(as_json(timed.record))
     small: dict[str, Any] = {"model": "lenet-300-100", "data": "digits", "batch": 256, "epochs": 1, "latency": 2}
     half = {"name": "half", "from": "dense", "epochs": 0, "prune": {"method": "magnitude"}}
     prunus.train_runs(place / "trained", **small, runs=[{"name": "dense"}, half])
     prunus.lottery(place / "tickets", **{**small, "latency": 0}, levels=1)
-    names = {"compare": "compared.json", "prune": "pruned", "threshold": "thresholds.json", "train": "trained",
-             "lottery": "tickets"}  # fmt: skip
+    names = {
+        "compare": "compared.json", "prune": "pruned", "shrink": "cut", "distill": "healed", "pack": "packed",
+        "export": "exported", "bench": "timed.json", "threshold": "thresholds.json", "train": "trained",
+        "lottery": "tickets",
+    }  # fmt: skip
     return {kind: place / name for kind, name in names.items()}
 
 
@@ -58,11 +74,17 @@ def test_figures_of_every_run_are_on_the_page(runs, lang, tmp_path):
     assert (found.shown, found.problems) == (len(runs), [])
     prunus.report_runs(list(runs.values()), tmp_path / "all.md", lang=lang)
     compared, pruned, trained = (record_of(runs[kind]) for kind in ("compare", "prune", "train"))
+    cut, healed, packed, exported, timed = (
+        record_of(runs[kind]) for kind in ("shrink", "distill", "pack", "export", "bench")
+    )
     dense, after = compared["models"]
     figures = [
         f"{after['perplexity']['value']:.3f}", f"{dense['decode_tokens_per_second']['median']:,.1f}",
         f"{after['nonzeros']:,}", f"{after['costs']['joules_per_token']:.3g} J", f"{pruned['evaluation']['pruned']:.3f}",
         f"{pruned['sparsity_total']:.2%}", f"{trained['rows'][0]['score']:.2f}", Words(lang)("reproduce"),
+        f"{cut['evaluation']['pruned']:.3f}", f"{cut['plan']['parameters'][1]:,}", f"{healed['held_out']['after']:.4f}",
+        f"{healed['evaluation']['kl_after']:.4f}", f"{packed['plain_bytes'] / packed['packed_bytes']:.2f}",
+        f"{exported['checks'][0]['agreement']:.1%}", f"{timed['ways'][0]['decode_tokens_per_second']['median']:,.1f}",
     ]  # fmt: skip
     for name in ("all.html", "all.md"):
         page = (tmp_path / name).read_text()
@@ -112,7 +134,9 @@ def test_what_cannot_be_read_is_told_and_the_rest_shown(runs, tmp_path):
     assert f"{record_of(runs['prune'])['evaluation']['pruned']:.3f}" in page
 
 
-@pytest.mark.parametrize("kind", ["compare", "prune", "train", "lottery", "threshold"])
+@pytest.mark.parametrize(
+    "kind", ["compare", "prune", "shrink", "distill", "pack", "export", "bench", "train", "lottery", "threshold"]
+)
 def test_a_record_that_lacks_any_of_its_keys_is_shown_as_far_as_it_goes(runs, kind, tmp_path, monkeypatch):
     for module in ("pictures", "trained_pictures", "lottery_pictures"):
         monkeypatch.setattr(f"prunus.report.{module}.drawn", lambda *_: "<svg/>")  # what takes the time
@@ -176,7 +200,7 @@ def test_languages_say_the_same_things_of_the_same_values():
     assert all(one == told["en"] for one in told.values())
     code = "\n".join(path.read_text() for path in Path(prunus.__file__).parent.joinpath("report").rglob("*.py"))
     unsaid = [key for key in told["en"] if not re.search(rf"""["']{key}["']""", code)]
-    assert set(unsaid) == {"score_accuracy", "score_perplexity", "layer_map_shows_sparsity", "layer_map_shows_error"}
+    assert set(unsaid) == {"score_accuracy", "score_perplexity", "layer_map_shows_sparsity"}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -38,7 +38,7 @@ def command(
         activations=activations, keep=keep, threads=threads, trust_remote_code=trust_remote_code, progress=Bars(),
     )  # fmt: skip
     if json:
-        typer.echo(as_json(found))
+        typer.echo(as_json(found.record))
         return
     from rich.console import Console
 

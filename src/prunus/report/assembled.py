@@ -11,10 +11,13 @@ from ..recipe import Recipe
 from .command import command_of
 from .document import Block, Code, Document, Folded, Paragraph, Section, Table
 from .runs import Run
-from .sections import compared, fronts, lottery, other, pruned, trained
+from .sections import compared, exported, fronts, healed, lottery, other, packed, pruned, shrunk, timed, trained
 from .words import Words
 
-_KINDS = {"compare": compared, "prune": pruned, "train": trained, "lottery": lottery}
+_KINDS = {
+    "compare": compared, "prune": pruned, "shrink": shrunk, "distill": healed, "recover": healed, "pack": packed,
+    "export": exported, "bench": timed, "train": trained, "lottery": lottery,
+}  # fmt: skip
 _LACKING = (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RuntimeError)
 """What a record that lacks something, or has something else in its place, makes of code that reads it (RuntimeError: of a
 generator in which there is no next)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,7 +15,6 @@ from ..heal_recipe import HealRecipe, learnt
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from .command import command_of
-from .record import FORMAT
 
 _CARD = """---
 library_name: transformers
@@ -45,15 +43,14 @@ Every loss that was logged, all settings and all versions are in `prunus.json`.
 
 def heal_record(recipe: HealRecipe, history: Sequence[Mapping[str, Any]], proof: Mapping[str, Any],
                 evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
-    """The record of a finished run, from the Trainer's ``history``; who ran it, on what, how long is its verb's to say."""
+    """The record of a finished run, from the Trainer's ``history``; how it begins, who ran it, on what and
+    how long is its verb's to say."""
     training = [[entry["step"], entry["loss"], entry["learning_rate"]] for entry in history if "loss" in entry]
     held_out = list(
         {entry["step"]: [entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry}.values()
     )
     best = min(held_out, key=lambda point: point[1])
     return {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "peak_memory_bytes": peak_memory_bytes(),
         "losses": {"training": training, "held_out": held_out},
         "held_out": {"before": held_out[0][1], "after": best[1], "step": best[0], "last_step": max(p[0] for p in held_out)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from statistics import mean
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..lottery_recipe import MASK, REINIT, LotteryRecipe
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from ..samples.examples import Samples
-from .record import FORMAT
+from .record import headed
 from .trained import plus_minus, recipe_toml, spread
 
 _CARD = """# Lottery tickets: `{model}` on `{data}`
@@ -44,8 +43,7 @@ def lottery_record(recipe: LotteryRecipe, samples: Samples, results: Sequence[Ma
     """The record of a finished search; its plan, output and seconds are for its verb to say."""
     keys = dict.fromkeys((result["level"], result["kind"]) for result in results)
     return {
-        "format": FORMAT, "kind": "lottery",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **headed("lottery"),
         "model": recipe.training.model, "data": recipe.training.data,
         "metric": "perplexity" if samples.is_text else "accuracy",
         "samples": {"train": len(samples.train), "test": len(samples.test), "classes": samples.classes},

@@ -19,21 +19,21 @@ def packed_table(found: Any) -> RenderableType:
     """Layers by what they are in their block and how they are stored; files before, after and by arithmetic."""
     kinds: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for layer in found.layers:
-        role = _role(layer)
+        layer_role = role(layer.name)
         how = layer.values if layer.coder == "fixed" else f"{layer.values} {layer.coder}"
-        kinds[role, "×".join(map(str, layer.shape)), _short(layer.storage), how].append(layer)
+        kinds[layer_role, "×".join(map(str, layer.shape)), short(layer.storage), how].append(layer)
     table = Table(title=Text(f"{found.model} packed"))
     table.add_column("layers", no_wrap=True)
     table.add_column("stored as")
     for name in ("count", "zeros", "B/weight", "error"):
         table.add_column(name, justify="right")
-    for (role, shape, storage, values), layers in kinds.items():
+    for (layer_role, shape, storage, values), layers in kinds.items():
         weights = sum(math.prod(layer.shape) for layer in layers)
         nbytes = sum(layer.nbytes for layer in layers)
         zeros = sum(layer.sparsity * math.prod(layer.shape) for layer in layers) / weights
         error = max(layer.error for layer in layers)
         table.add_row(
-            Text(f"{role} {shape}"), f"{storage} {values}", str(len(layers)), f"{zeros:.2%}",
+            Text(f"{layer_role} {shape}"), f"{storage} {values}", str(len(layers)), f"{zeros:.2%}",
             f"{nbytes / weights:.4f}", f"{error:.2g}",
         )  # fmt: skip
     before, after, planned = (size / 1e6 for size in (found.plain_bytes, found.packed_bytes, found.planned_bytes))
@@ -58,24 +58,28 @@ def _stage_table(found: Any) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     kinds: dict[str, list[Stages]] = defaultdict(list)
     for layer in shared:
-        kinds[_role(layer)].append(layer.stages)
-    for role, stages in {**kinds, "together": [layer.stages for layer in shared]}.items():
+        kinds[role(layer.name)].append(layer.stages)
+    for layer_role, stages in {**kinds, "together": [layer.stages for layer in shared]}.items():
         one = Stages.together(stages)
         bits = (f"{each['shared']:.2g}→{each[coder]:.2f}" for each in (one.code_bits, one.position_bits))
         ratios = (f"{ratio:.2f}" for ratio in one.ratios.values())
-        table.add_row(role, f"{one.weights / 1e6:.3g}M", f"{one.kept / one.weights:.0%}", *bits, *ratios)
+        table.add_row(layer_role, f"{one.weights / 1e6:.3g}M", f"{one.kept / one.weights:.0%}", *bits, *ratios)
     return table
 
 
-def _role(layer: Any) -> str:
-    """What a layer is in its block."""
-    return re.sub(r"^.*?\.\d+\.", "", layer.name).removesuffix(".weight")
+def role(name: str) -> str:
+    """What a layer of this name is in its block.
+
+    >>> role("model.layers.3.mlp.up_proj.weight")
+    'mlp.up_proj'
+    """
+    return re.sub(r"^.*?\.\d+\.", "", name).removesuffix(".weight")
 
 
-def _short(storage: str) -> str:
+def short(storage: str) -> str:
     """A storage format as people say it.
 
-    >>> _short("nm:n=2,m=4"), _short("gaps:bits=3"), _short("bitmask")
+    >>> short("nm:n=2,m=4"), short("gaps:bits=3"), short("bitmask")
     ('2:4', 'gaps', 'bitmask')
     """
     return re.sub(r"^gaps:bits=\d+$", "gaps", re.sub(r"^nm:n=(\d+),m=(\d+)$", r"\1:\2", storage))

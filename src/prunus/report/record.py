@@ -18,12 +18,16 @@ FILE = "prunus.json"
 FORMAT = 1
 
 
+def headed(kind: str) -> dict[str, Any]:
+    """How every record begins: its format, the verb that made it, and when."""
+    return {"format": FORMAT, "kind": kind, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
 def build_record(plan: Plan, recipe: Recipe, results: list[dict[str, Any]], proof: Mapping[str, Any],
                  evaluation: Mapping[str, Any] | None) -> dict[str, Any]:  # fmt: skip
     """The record of a finished run; ``output`` and ``seconds`` are for its verb to fill in."""
     return {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **headed("prune"),
         "model": plan.model,
         "output": None,
         "method": plan.method_name,

@@ -24,8 +24,8 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """The verb that made it: of a pruning run, whose record does not say, its sites do."""
-        return str(self.record.get("kind") or self.record.get("verb") or ("prune" if "sites" in self.record else "record"))
+        """The verb that made it: of an older pruning run, whose record does not say, its sites do."""
+        return str(self.record.get("kind") or ("prune" if "sites" in self.record else "record"))
 
     def told(self, words: Words) -> str:
         """What is wrong with it, in words."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -20,7 +19,7 @@ from ..structure.plan import ShrinkPlan
 from ..structure.targets import Target
 from .command import command_of
 from .couplings import left_lines
-from .record import FORMAT
+from .record import headed
 
 NAMES = {
     "heads": "query heads", "kv_groups": "key/value heads", "neurons": "feed-forward neurons", "width": "hidden width",
@@ -56,9 +55,7 @@ def shrink_record(plan: ShrinkPlan, recipe: ShrinkRecipe, results: list[dict[str
                   evaluation: Mapping[str, Any] | None, sizes: tuple[int, int]) -> dict[str, Any]:  # fmt: skip
     """The record of a finished run; ``sizes`` are the checkpoints' bytes. ``output`` and ``seconds`` are its verb's."""
     return {
-        "format": FORMAT,
-        "kind": "shrink",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **headed("shrink"),
         "model": plan.model,
         "output": None,
         "seconds": None,

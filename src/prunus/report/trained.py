@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from statistics import mean, stdev
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from ..samples.examples import Samples
 from ..train_recipe import RunSettings, TrainRecipe
-from .record import FORMAT
+from .record import headed
 
 _CARD = """# `{model}` on `{data}`
 
@@ -50,8 +49,7 @@ def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mappin
     """
     text = samples.is_text
     return {
-        "format": FORMAT, "kind": "train",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **headed("train"),
         "model": recipe.model, "data": recipe.data, "metric": "perplexity" if text else "accuracy",
         "samples": {
             "train": len(samples.train), "test": len(samples.test), "classes": samples.classes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from ..measure.environment import environment
 from ..measure.memory import available_memory_bytes
 from ..measure.timing import Timing
 from ..models.locate import locate
+from ..report.record import headed
 from ..runtime.choose import Choice
 from ..runtime.decode import Decoded, decode
 from ..runtime.library import backend, kernels
@@ -67,6 +68,11 @@ class Bench:
     ways: list[Way]
     left_out: list[str]
     environment: dict[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values, as other runs' ``prunus.json`` has it."""
+        return {**headed("bench"), **asdict(self)}
 
 
 def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens: int = 128, new_tokens: int = 32,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +27,7 @@ from ..measure.tasks import Score, check_asked
 from ..measure.timing import Timing
 from ..measure.weights import Histogram, histogram, reach_of
 from ..models.tokens import load_tokenizer
-from ..report.record import FORMAT, read_record
+from ..report.record import headed, read_record
 from ..stream.evaluate import divergences
 from ..stream.operations import TokenOperations, token_operations
 from ..stream.sources import CheckpointSource
@@ -132,9 +131,8 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """All of it as plain values, as prunus.json has it."""
         return {
-            "format": FORMAT, "kind": "compare", "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": self.seconds, "tokens": self.tokens, "models": [asdict(model) for model in self.models],
-            "not_measured": self.not_measured,
+            **headed("compare"), "seconds": self.seconds, "tokens": self.tokens,
+            "models": [asdict(model) for model in self.models], "not_measured": self.not_measured,
             "activations": None if self.activations is None else asdict(self.activations),
             "recipe": self.recipe.to_json(), "environment": environment(),
         }  # fmt: skip

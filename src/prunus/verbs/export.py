@@ -16,7 +16,7 @@ from ..exports.targets import TARGETS
 from ..exports.written import Check, Request, Written
 from ..measure.environment import environment
 from ..models.locate import locate
-from ..report.record import FILE
+from ..report.record import FILE, headed
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ def export(model: str | Path, output: str | Path, *, to: str = "compressed-tenso
     try:
         with new_output(target, folder, model, "prunus-export", overwrite) as place:
             written = TARGETS[to](Request(folder, dtype, trust_remote_code), place, reporter)
-            _record(place, folder, to, written)
+            _record(str(model), place, folder, to, written)
     finally:
         reporter.close()
     return Exported(str(model), str(target), to, **vars(written), seconds=round(perf_counter() - start, 3))
 
 
-def _record(place: Path, folder: Path, to: str, written: Written) -> None:
+def _record(model: str, place: Path, folder: Path, to: str, written: Written) -> None:
     """``prunus.json``: what was written and how it compared, with the model's own record under ``source``."""
     source = json.loads((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).is_file() else None
-    record = {"verb": "export", "to": to, **asdict(written), "environment": environment(), "source": source}
+    record = {
+        **headed("export"), "model": model, "to": to, **asdict(written), "environment": environment(), "source": source,
+    }  # fmt: skip
     (place / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

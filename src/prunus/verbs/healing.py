@@ -26,7 +26,7 @@ from ..observe.windows import digest_of
 from ..recipe import Recipe
 from ..report.healed import curves_svg, heal_record, healed_card
 from ..report.record import FILE as RECORD
-from ..report.record import read_record
+from ..report.record import headed, read_record
 from ..stream.evaluate import divergences, open_source, perplexity
 from ..stream.sources import CheckpointSource
 from ..stream.trunk import Limits
@@ -110,7 +110,7 @@ def _heal(kind: str, model: str | Path, output: Path, recipe: HealRecipe, flags:
     journal.output.mkdir(exist_ok=True)
     with journal.kept_on_error():
         record = _carry_out(opened, recipe, journal, progress)
-        record |= {"kind": kind, "plan": plan, "plan_digest": digest, "model": str(model), "output": str(output)}
+        record = {**headed(kind), **record, "plan": plan, "plan_digest": digest, "model": str(model), "output": str(output)}
         record["ancestry"] = ancestry_of(opened.source.checkpoint.folder)
         record["seconds"] = round(perf_counter() - start, 3)
         (journal.output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

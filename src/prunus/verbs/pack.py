@@ -30,6 +30,7 @@ from ..core.site import Layout, Site
 from ..core.storage import StorageFormat
 from ..models.locate import locate
 from ..models.skeleton import PLAIN_CONFIG
+from ..report.record import headed
 from ..storage.dense import Dense
 from ..storage.packed import PackedWeight, smallest_storage
 from ..storage.stages import Stages
@@ -217,9 +218,7 @@ class _Packing:
         stages = [layer.stages for layer in layers if layer.stages is not None]
         together, seconds = Stages.together(stages) if stages else None, round(perf_counter() - start, 3)
         found = Packed(model, output, layers, checkpoint.nbytes, size, round(planned), together, seconds)
-        write_atomically(
-            folder / "prunus.json", json.dumps({"verb": "pack", **_record(checkpoint, found)}, indent=2) + "\n"
-        )
+        write_atomically(folder / "prunus.json", json.dumps(_record(checkpoint, found), indent=2) + "\n")
         return found
 
     def _packed(self, name: str, tensor: Tensor) -> PackedWeight | None:
@@ -354,4 +353,4 @@ def _record(checkpoint: Checkpoint, found: Packed) -> Mapping[str, Any]:
 
     source = checkpoint.folder / "prunus.json"
     before = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None
-    return {**asdict(found), "environment": environment(), "source": before}
+    return {**headed("pack"), **asdict(found), "environment": environment(), "source": before}

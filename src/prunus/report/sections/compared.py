@@ -86,7 +86,8 @@ def timing(value: Mapping[str, Any] | None, words: Words, form: str = "{:,.1f}")
     return f"{form.format(value['median'])} ({form.format(value['least'])} – {form.format(value['most'])})"
 
 
-def _bytes(count: int | None, words: Words) -> str:
+def megabytes(count: int | None, words: Words) -> str:
+    """Bytes, where they are known."""
     return words("not_known") if count is None else f"{count / 1e6:,.1f} MB"
 
 
@@ -97,13 +98,13 @@ def _millions(count: float) -> str:
 def _dimensions(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words: Words
                 ) -> list[tuple[str, list[str]]]:  # fmt: skip
     return [
-        (words("size"), [_bytes(model["disk_bytes"], words) for model in models]),
+        (words("size"), [megabytes(model["disk_bytes"], words) for model in models]),
         (
             words("speed", tokens=recipe["new_tokens"]),
             [timing(model["decode_tokens_per_second"], words) for model in models],
         ),
         (words("quality"), [figure(model["perplexity"], "{:.3f}") for model in models]),
-        (words("memory"), [_bytes(model["peak_bytes"], words) for model in models]),
+        (words("memory"), [megabytes(model["peak_bytes"], words) for model in models]),
         (words("energy"), [_energy(model["costs"], words) for model in models]),
         (words("deployment"), [_deployment(model, words) for model in models]),
     ]
@@ -135,7 +136,7 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
         (words("nonzeros"), [f"{model['nonzeros']:,}" for model in models]),
         (words("operations_dense"), [_millions(model["operations"]["dense"]) for model in models]),
         (words("operations_nonzero"), [_millions(model["operations"]["nonzero"]) for model in models]),
-        (words("weights_memory"), [_bytes(model["memory_bytes"], words) for model in models]),
+        (words("weights_memory"), [megabytes(model["memory_bytes"], words) for model in models]),
         (
             words("prefill", tokens=recipe["prompt_tokens"]),
             [timing(model["prefill_tokens_per_second"], words, "{:,.0f}") for model in models],
@@ -144,7 +145,7 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
             words("latency", tokens=recipe["new_tokens"]),
             [timing(model["latency_seconds"], words, "{:.3f}") for model in models],
         ),
-        (words("resident"), [_bytes(model["resident_bytes"], words) for model in models]),
+        (words("resident"), [megabytes(model["resident_bytes"], words) for model in models]),
     ]
     if recipe["memory_limit"]:
         batches = [

@@ -8,7 +8,7 @@ from typing import Any
 from ..document import Block, Paragraph, Table
 from ..words import Words
 
-_APART = ("format", "kind", "verb", "created", "recipe", "plan", "plan_digest", "environment", "model")
+_APART = ("format", "kind", "created", "recipe", "plan", "plan_digest", "environment", "model")
 _LONGEST = 300
 
 
@@ -16,7 +16,7 @@ def title(record: Mapping[str, Any], words: Words) -> str:
     """What it is of."""
     return words(
         "other",
-        kind=record.get("kind") or record.get("verb") or record.get("what", words("run")),
+        kind=record.get("kind") or record.get("what", words("run")),
         model=record.get("model", words("unnamed")),
     )
 
