@@ -188,6 +188,27 @@ def test_what_grows_begins_as_if_it_were_new(kind, state, first) -> None:
         assert not layer.parameter.detach()[grown].any()
 
 
+def test_codes_that_cannot_be_cleared_are_told() -> None:
+    """As optimizers have them that keep their states in 8 bits."""
+
+    class InCodes(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for one in group["params"]:
+                    self.state[one].setdefault("codes", torch.zeros(one.shape, dtype=torch.uint8))
+            return super().step(closure)
+
+    model = nn.Linear(8, 8, bias=False)
+    sparsity = prunus.Sparsifier(
+        model, optimizer := InCodes(model.parameters(), lr=0.1), "set:every=1", sparsity=0.5, steps=9
+    )
+    model(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    with pytest.warns(UserWarning, match=r"InCodes keeps 'codes' as torch.uint8"):
+        sparsity.step()
+    assert int(sparsity.masks["weight"].sum()) == 32
+
+
 @pytest.mark.parametrize("schedule", ["fixed", "srste"])
 def test_zeros_have_no_sign_in_the_end(schedule) -> None:
     """A zero with a sign would be stored as a weight."""

@@ -13,6 +13,8 @@ LEVEL = 0.95
 FEWEST = 5
 """With fewer values nothing is said of their mean: resamples of so few are too often of one value alone."""
 _RESAMPLES = 2000
+_AT_ONCE = 1 << 22
+"""Values that are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,24 @@ def mean_interval(values: Sequence[float], level: float = LEVEL, seed: int = 0) 
     if n < FEWEST:
         return None
     mean, error = found.mean(), found.std(ddof=1) / math.sqrt(n)
-    drawn = found[np.random.default_rng(seed).integers(n, size=(_RESAMPLES, n))]
-    errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
+    means, errors = _resampled(found, seed)
     moved = errors > 1e-12 * max(abs(mean), error)
     if not moved.any():
         return Interval(float(mean), float(mean), level)
-    t = (drawn.mean(axis=1)[moved] - mean) / errors[moved]
+    t = (means[moved] - mean) / errors[moved]
     upper, lower = np.quantile(t, [(1 + level) / 2, (1 - level) / 2])
     return Interval(float(mean - upper * error), float(mean - lower * error), level)
+
+
+def _resampled(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of resamples, and their standard errors."""
+    n, chance = len(values), np.random.default_rng(seed)
+    means, errors, rows = [], [], max(1, _AT_ONCE // len(values))
+    for begin in range(0, _RESAMPLES, rows):
+        drawn = values[chance.integers(n, size=(min(rows, _RESAMPLES - begin), n))]
+        means.append(drawn.mean(axis=1))
+        errors.append(drawn.std(axis=1, ddof=1) / math.sqrt(n))
+    return np.concatenate(means), np.concatenate(errors)
 
 
 def share_interval(count: int, total: int, level: float = LEVEL) -> Interval:

@@ -19,6 +19,7 @@ from ..measure.memory import peak_memory_bytes
 from ..samples.examples import Samples
 from ..train_recipe import RunSettings, TrainRecipe
 from .record import headed
+from .right import RIGHT, accuracy_interval, gap_interval
 
 _CARD = """# `{model}` on `{data}`
 
@@ -55,8 +56,8 @@ def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mappin
             "train": len(samples.train), "test": len(samples.test), "classes": samples.classes,
             "shape": list(samples.example().shape[1:]),
         },
-        "rows": [_row(run, recipe, results, latencies.get(run.name)) for run in recipe.runs],
-        "results": [dict(result) for result in results],
+        "rows": [_row(run, recipe, results, latencies.get(run.name), len(samples.test)) for run in recipe.runs],
+        "results": [{key: value for key, value in result.items() if key != RIGHT} for result in results],
         "peak_memory_bytes": peak_memory_bytes(),
         "recipe": recipe.to_json(),
         "environment": environment(),
@@ -64,16 +65,17 @@ def train_record(recipe: TrainRecipe, samples: Samples, results: Sequence[Mappin
 
 
 def _row(run: RunSettings, recipe: TrainRecipe, results: Sequence[Mapping[str, Any]],
-         latency: tuple[float, float] | None) -> dict[str, Any]:  # fmt: skip
+         latency: tuple[float, float] | None, tests: int) -> dict[str, Any]:  # fmt: skip
     """One run over all seeds; its change is against the first run with the same seed."""
     mine = [result for result in results if result["run"] == run.name]
-    base = {result["seed"]: result["score"] for result in results if result["run"] == recipe.runs[0].name}
+    base = [result for result in results if result["run"] == recipe.runs[0].name]
     scores = [result["score"] for result in mine]
-    changes = [result["score"] - base[result["seed"]] for result in mine]
+    changes = [result["score"] - before["score"] for result, before in zip(mine, base, strict=True)]
     one = mine[0]
     return {
         "run": run.name, "series": run.group, "score": mean(scores), "score_spread": spread(scores),
         "change": mean(changes), "change_spread": spread(changes),
+        "interval": accuracy_interval(mine, tests), "change_interval": gap_interval(mine, base, tests),
         "latency_ms": 1e3 * latency[0] if latency else None, "speedup": latency[1] / latency[0] if latency else None,
         "file_bytes": one["file_bytes"], "parameters": one["parameters"],
         "nonzeros": round(mean(result["nonzeros"] for result in mine)),
@@ -155,12 +157,21 @@ def _notes(record: Mapping[str, Any]) -> list[str]:
             f"Latency: one example, median of {recipe['latency']} passes after 50, in turn with {first}, "
             f"threads: {record['environment']['threads']}; size: the file of weights as written, zeros and all."
         )
+    inside = inside_noise(record["rows"][1:])
+    if inside:
+        told.append(f"Inside the noise of {samples['test']:,} test images (95%): {', '.join(inside)}.")
     if record["rows"][0]["training_flops"]:
         told.append(
             f"Training FLOPs: against {first}; of a run and of those it starts from, forward and backward, as if zeros "
             "cost nothing."
         )
     return told
+
+
+def inside_noise(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs whose change may as well be none, by the test images, with its interval."""
+    found = [(row["run"], row["change_interval"]) for row in rows if row.get("change_interval") is not None]
+    return [f"{run} ({at['low']:+.2f} to {at['high']:+.2f})" for run, at in found if at["low"] <= 0 <= at["high"]]
 
 
 def train_table(record: Mapping[str, Any]) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,11 @@ def forget(optimizer: Optimizer, masks: Mapping[nn.Parameter, Tensor]) -> None:
     known = [(group, one, masks[one]) for group in optimizer.param_groups for one in group["params"] if one in masks]
     for group, parameter, mask in known:
         for name, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, Tensor) or value.shape != mask.shape or not value.is_floating_point():
+            if not isinstance(value, Tensor) or value.shape != mask.shape:
+                continue
+            if not value.is_floating_point():
+                told = f"{type(optimizer).__name__} keeps '{name}' as {value.dtype}, which cannot be cleared"
+                warnings.warn(f"{told}: weights that grow begin with the past of those that died", stacklevel=2)
                 continue
             setting = _BEGINNINGS.get((type(optimizer), name))
             if setting is not None and group[setting]:

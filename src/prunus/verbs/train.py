@@ -28,6 +28,7 @@ from ..measure.speed import forward_seconds
 from ..models.modules import module_sites
 from ..recipe import Recipe
 from ..report.record import FILE as RECORD
+from ..report.right import bits_of
 from ..report.trained import train_card, train_record
 from ..report.trained_pictures import accuracy_svg, training_svg
 from ..samples.batches import InOrder
@@ -187,7 +188,8 @@ class _Bench:
         path = weights_of(self.journal.output, run.name, seed)
         save_weights(model.cpu(), path.parent, samples.tokenizer)
         return {
-            "run": run.name, "seed": seed, "score": found.score, "loss": found.loss, **counts(model),
+            "run": run.name, "seed": seed, "score": found.score, "loss": found.loss, "right": bits_of(found.right),
+            **counts(model),
             "flops": flops, "training_flops": sum(epoch["flops"] for epoch in history),
             "file_bytes": path.stat().st_size, "packed": self._packed(run, path.parent), "history": history,
             "seconds": round(perf_counter() - start, 3),

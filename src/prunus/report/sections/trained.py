@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..document import Block, Picture, Table
+from ..document import Block, Paragraph, Picture, Table
+from ..trained import inside_noise
 from ..trained_pictures import accuracy_svg, training_svg
 from ..words import Words
 
@@ -22,6 +23,9 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
         words("size"), words("nonzeros"), words("sparsity"), words("flops"),
     ]  # fmt: skip
     yield Table(head, [_row(row) for row in record["rows"]])
+    inside = inside_noise(record["rows"][1:])
+    if inside:
+        yield Paragraph(words("inside_noise", tests=f"{record['samples']['test']:,}", runs=", ".join(inside)))
     yield Picture(accuracy_svg(record), words("accuracy_shows"))
     if any(result["history"] for result in record["results"]):
         yield Picture(training_svg(record), words("training_shows"))
