@@ -81,8 +81,8 @@ def _rows(found: Any) -> list[tuple[str, Cell]]:
         ("weights in memory", lambda model: megabytes(model.memory_bytes)),
         ("parameters", lambda model: f"{model.parameters:,}"),
         ("non-zero", lambda model: f"{model.nonzeros:,}"),
-        ("operations a token", lambda model: f"{model.operations.dense / 1e6:,.1f} M"),
-        ("with non-zeros alone", lambda model: f"{model.operations.nonzero / 1e6:,.1f} M"),
+        ("operations a token", lambda model: millions(model.operations.dense)),
+        ("with non-zeros alone", lambda model: millions(model.operations.nonzero)),
         (f"prompt of {recipe.prompt_tokens}, tokens/s", lambda model: _timing(model.prefill_tokens_per_second)),
         (f"{recipe.new_tokens} new tokens, tokens/s", lambda model: _timing(model.decode_tokens_per_second)),
         ("memory of a process, loaded", lambda model: megabytes(model.resident_bytes)),
@@ -168,6 +168,11 @@ def _energy_label(found: Any) -> str:
 def _cost(model: Any, name: str, form: str) -> str:
     value = getattr(model.costs, name, None)
     return "" if value is None else form.format(value)
+
+
+def millions(count: float) -> str:
+    """A count in words."""
+    return f"{count / 1e6:,.1f} M"
 
 
 def megabytes(count: int | None) -> str:

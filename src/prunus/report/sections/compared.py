@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..compared import megabytes, millions
 from ..document import Block, Folded, Paragraph, Picture, Table
 from ..pictures import lines_svg
 from ..words import Words
@@ -86,25 +87,21 @@ def timing(value: Mapping[str, Any] | None, words: Words, form: str = "{:,.1f}")
     return f"{form.format(value['median'])} ({form.format(value['least'])} – {form.format(value['most'])})"
 
 
-def megabytes(count: int | None, words: Words) -> str:
+def known_bytes(count: int | None, words: Words) -> str:
     """Bytes, where they are known."""
-    return words("not_known") if count is None else f"{count / 1e6:,.1f} MB"
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:,.1f} M"
+    return words("not_known") if count is None else megabytes(count)
 
 
 def _dimensions(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words: Words
                 ) -> list[tuple[str, list[str]]]:  # fmt: skip
     return [
-        (words("size"), [megabytes(model["disk_bytes"], words) for model in models]),
+        (words("size"), [known_bytes(model["disk_bytes"], words) for model in models]),
         (
             words("speed", tokens=recipe["new_tokens"]),
             [timing(model["decode_tokens_per_second"], words) for model in models],
         ),
         (words("quality"), [figure(model["perplexity"], "{:.3f}") for model in models]),
-        (words("memory"), [megabytes(model["peak_bytes"], words) for model in models]),
+        (words("memory"), [known_bytes(model["peak_bytes"], words) for model in models]),
         (words("energy"), [_energy(model["costs"], words) for model in models]),
         (words("deployment"), [_deployment(model, words) for model in models]),
     ]
@@ -134,9 +131,9 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
         (words("agreement"), [figure(model["agreement"], "{:.2%}") for model in models]),
         (words("parameters"), [f"{model['parameters']:,}" for model in models]),
         (words("nonzeros"), [f"{model['nonzeros']:,}" for model in models]),
-        (words("operations_dense"), [_millions(model["operations"]["dense"]) for model in models]),
-        (words("operations_nonzero"), [_millions(model["operations"]["nonzero"]) for model in models]),
-        (words("weights_memory"), [megabytes(model["memory_bytes"], words) for model in models]),
+        (words("operations_dense"), [millions(model["operations"]["dense"]) for model in models]),
+        (words("operations_nonzero"), [millions(model["operations"]["nonzero"]) for model in models]),
+        (words("weights_memory"), [known_bytes(model["memory_bytes"], words) for model in models]),
         (
             words("prefill", tokens=recipe["prompt_tokens"]),
             [timing(model["prefill_tokens_per_second"], words, "{:,.0f}") for model in models],
@@ -145,7 +142,7 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
             words("latency", tokens=recipe["new_tokens"]),
             [timing(model["latency_seconds"], words, "{:.3f}") for model in models],
         ),
-        (words("resident"), [megabytes(model["resident_bytes"], words) for model in models]),
+        (words("resident"), [known_bytes(model["resident_bytes"], words) for model in models]),
     ]
     if recipe["memory_limit"]:
         batches = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..document import Block, Folded, Paragraph, Table
 from ..words import Words
+from .compared import known_bytes
 
 
 def title(record: Mapping[str, Any], words: Words) -> str:
@@ -17,7 +18,7 @@ def title(record: Mapping[str, Any], words: Words) -> str:
 def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
     """All of it."""
     before, after = record["plain_bytes"], record["packed_bytes"]
-    yield Paragraph(words("export_lead", before=f"{before / 1e6:,.1f} MB", after=f"{after / 1e6:,.1f} MB"))
+    yield Paragraph(words("export_lead", before=known_bytes(before, words), after=known_bytes(after, words)))
     rows = [
         [
             str(check["reader"]), str(check["tokens"]), f"{check['largest']:.3g} ({check['scale']:.3g})",

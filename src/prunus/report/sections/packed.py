@@ -10,6 +10,7 @@ from typing import Any
 from ..document import Block, Paragraph, Table
 from ..packed import role, short
 from ..words import Words
+from .compared import known_bytes
 
 
 def title(record: Mapping[str, Any], words: Words) -> str:
@@ -21,7 +22,9 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
     """All of it."""
     before, after = record["plain_bytes"], record["packed_bytes"]
     yield Paragraph(
-        words("pack_lead", before=f"{before / 1e6:,.1f} MB", after=f"{after / 1e6:,.1f} MB", ratio=f"{before / after:.2f}")
+        words(
+            "pack_lead", before=known_bytes(before, words), after=known_bytes(after, words), ratio=f"{before / after:.2f}"
+        )
     )
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for layer in record["layers"]:

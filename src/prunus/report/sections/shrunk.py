@@ -8,6 +8,7 @@ from typing import Any
 from ..document import Block, Folded, Paragraph, Picture, Table
 from ..pictures import map_svg
 from ..words import Words
+from .compared import known_bytes
 
 
 def title(record: Mapping[str, Any], words: Words) -> str:
@@ -29,7 +30,7 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
     rows += [
         [words("blocks"), str(plan["count"]), str(len(plan["blocks"]))],
         [words("parameters"), f"{before:,}", f"{after:,}"],
-        [words("size"), *(f"{size / 1e6:,.1f} MB" for size in record["disk_bytes"])],
+        [words("size"), *(known_bytes(size, words) for size in record["disk_bytes"])],
     ]
     judged = record["evaluation"]
     if judged:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..document import Block, Paragraph, Table
 from ..words import Words
-from .compared import megabytes, timing
+from .compared import known_bytes, timing
 
 
 def title(record: Mapping[str, Any], words: Words) -> str:
@@ -30,7 +30,7 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
             way["name"], timing(way["prefill_tokens_per_second"], words, "{:,.0f}"),
             timing(way["decode_tokens_per_second"], words),
             f"{way['decode_tokens_per_second']['median'] / base:.2f}" if base else words("not_known"),
-            megabytes(way["weight_bytes"], words), megabytes(way["peak_bytes"], words),
+            known_bytes(way["weight_bytes"], words), known_bytes(way["peak_bytes"], words),
         ]
         for way in ways
     ]  # fmt: skip
