@@ -69,6 +69,21 @@ def test_the_trainer_resumes_to_the_same_weights(tmp_path, capsys) -> None:
         trained(tmp_path / "stopped", resume=True)
 
 
+def test_whoever_makes_it_may_say_how_many_steps(tmp_path, capsys) -> None:
+    seen = {}
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert sparsity.sparsity is not None
+            seen[state.global_step] = sparsity.sparsity.sparsity
+
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, max_steps=8, report_to=[], use_cpu=True,
+                             disable_tqdm=True, save_strategy="no")  # fmt: skip
+    sparsity = SparsityCallback("gradual:every=1,begin=0,end=1", sparsity=0.75, steps=4, allocation="uniform")
+    Trainer(Classifier(), args, train_dataset=examples(), data_collator=collate, callbacks=[sparsity, Look()]).train()
+    assert seen[3] < seen[4] == seen[8] == pytest.approx(0.75, abs=0.02)
+
+
 @pytest.mark.parametrize("schedule", ["gradual:every=1,end=1", "movement:begin=0,every=1,end=1", "rigl:every=2"])
 def test_the_best_checkpoint_has_the_zeros_that_it_had(schedule, tmp_path, capsys) -> None:
     class Worse(Trainer):

@@ -48,9 +48,8 @@ class SparsityCallback(TrainerCallback):
                     "or it is in another folder than the Trainer's: say resume_from_checkpoint= in its arguments too."
                 )
             kept = load_state(path)
-        self.sparsity = Sparsifier(
-            model, kwargs["optimizer"], self.schedule, steps=state.max_steps, state=kept, **self.settings
-        )  # fmt: skip
+        settings = {"steps": state.max_steps, **self.settings, "state": kept}
+        self.sparsity = Sparsifier(model, kwargs["optimizer"], self.schedule, **settings)
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                           **kwargs: Any) -> None:  # fmt: skip
