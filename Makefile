@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo/SmolLM2-135M-50
 
-.PHONY: help setup demo check test test-slow test-gpu docs serve-docs format benchmark picture clean
+.PHONY: help setup demo check test test-pages test-slow test-gpu docs serve-docs format benchmark picture clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ check: setup  ## style, types, and who may import whom
 
 test: setup  ## every test that takes no more than minutes together, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n logical --maxprocesses 4
+
+test-pages: setup  ## the code blocks of the docs' longest pages, which CI runs too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs/test_docs.py -m slow -n logical --maxprocesses 4
 
 test-slow: setup  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -48,8 +48,6 @@ def test_meters_that_can_be_read_are_read(monkeypatch):
 
 def test_where_no_meter_can_be_read_the_watts_that_were_said_make_an_estimate(monkeypatch):
     meters(monkeypatch)
-    monkeypatch.setattr(energy, "find_spec", lambda name: object())
-    assert meter(CPU, watts=None) is None
     for installed in (True, False):
         monkeypatch.setattr(energy, "find_spec", lambda name, installed=installed: object() if installed else None)
         found = meter(CPU, watts=100.0)
@@ -58,6 +56,17 @@ def test_where_no_meter_can_be_read_the_watts_that_were_said_make_an_estimate(mo
         assert 5.0 <= joules < 15
         assert not found.measured
         assert "estimate: 100 W" in found.source
+
+
+def test_where_nothing_is_said_a_thread_counts_as_a_busy_virtual_cpu(monkeypatch):
+    monkeypatch.setattr(energy, "find_spec", lambda name: None)
+    threads = torch.get_num_threads()
+    found = meter(CPU, watts=None)
+    _, joules = found.of(lambda: sleep(0.05))
+    assert 0.05 <= joules / (3.5 * threads) < 0.15
+    assert not found.measured
+    assert f"estimate: {threads} busy thread" in found.source
+    assert meter(torch.device("cuda"), watts=None) is None
 
 
 def test_emissions_of_a_million_tokens():

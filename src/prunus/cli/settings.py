@@ -228,7 +228,7 @@ COMPARE: dict[str, tuple[str, str, str]] = {
     "warmups": ("--warmups", "Cost", "Rounds before any is timed. Default 1."),
     "repeats": ("--repeats", "Cost", "Timed rounds, in which all models take turns. Default 5."),
     "memory_limit": ("--memory-limit", "Cost", "GiB: tells the largest batch that fits in them."),
-    "watts": ("--watts", "Cost", "The machine's power, to estimate energy by where no meter can be read."),
+    "watts": ("--watts", "Cost", "The machine's power, for an estimate where no meter can be read; else 3.5 a thread."),
     "grid_intensity": ("--grid-intensity", "Cost", "Grams of CO2e a kilowatt-hour: tells emissions."),
     "price": ("--price", "Cost", "Price of an hour of the machine: tells that of a million new tokens."),
     "activations": (

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 JOULES_A_KILOWATT_HOUR = 3.6e6
+_WATTS_A_THREAD = 3.5
+"""What a busy virtual CPU is reckoned to take where nobody knows better: the mean of AWS's in Cloud Carbon Footprint's
+methodology (GCP's is 4.26, Azure's 3.76; memory, cooling and all else apart)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Energy:
 
 
 class Meter:
-    """Joules of pieces of work: read from RAPL and NVML through zeus, or so many ``watts`` times the time.
+    """Joules of pieces of work: read from RAPL and NVML through zeus, or an estimate's watts times the time.
 
     The machine's meters count all that it does, other programs' work too.
     """
@@ -50,17 +53,27 @@ class Meter:
 
 
 def meter(device: torch.device, watts: float | None) -> Meter | None:
-    """The meters of ``device``'s machine if they can be read, else an estimate if ``watts`` are said, else None."""
-    return _zeus(device) or (None if watts is None else _estimate(watts))
+    """The meters of ``device``'s machine if they can be read, else an estimate: from ``watts``, if they are said, else by
+    the threads in use. None on an accelerator of which nothing is known."""
+    found = _zeus(device)
+    if found is not None:
+        return found
+    if watts is not None:
+        return _estimate(watts, f"{watts:g} W, as given")
+    if device.type != "cpu":
+        return None
+    threads = torch.get_num_threads()
+    many = f"{threads} busy thread{'s' if threads > 1 else ''} of {_WATTS_A_THREAD:g} W, as of a cloud's virtual CPU"
+    return _estimate(threads * _WATTS_A_THREAD, many)
 
 
-def _estimate(watts: float) -> Meter:
+def _estimate(watts: float, source: str) -> Meter:
     def read(work: Callable[[], Any]) -> tuple[Any, float]:
         start = perf_counter()
         done = work()
         return done, watts * (perf_counter() - start)
 
-    return Meter(read, f"an estimate: {watts:g} W, as given, times the time taken", measured=False)
+    return Meter(read, f"an estimate: {source}, times the time taken", measured=False)
 
 
 def _zeus(device: torch.device) -> Meter | None:

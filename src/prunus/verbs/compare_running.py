@@ -122,7 +122,7 @@ def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, p
             ran.energy = Energy(taken, recipe.repeats * recipe.new_tokens, reads.source, reads.measured)
     if reads is None:
         return [
-            "energy: no meter can be read here (pip install 'prunus[energy]' for RAPL and NVML), and no watts are given"
+            "energy: no meter of the accelerator can be read (pip install 'prunus[energy]'), and no watts are given"
         ]
     return []
 
