@@ -195,7 +195,7 @@ def test_the_record_and_the_table(checkpoint, halved, text_file, tmp_path, monke
         words += [f"--{name.replace('_', '-')}", str(value)]
     done = run.invoke(app, [*words, "-o", str(file), "--prompt", "The [bold]land"])
     assert done.exit_code == 0, done.output
-    for told in ("perplexity", "±", "halved", "[bold]land", "not measured: energy", "not measured: memory"):
+    for told in ("perplexity", "±", "halved", "[bold]land", "J a new token", "not measured: memory"):
         assert told in done.output
     record = json.loads(file.read_text())
     assert record["kind"] == "compare"

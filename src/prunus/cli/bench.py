@@ -22,7 +22,7 @@ def command(
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens decoded after it.", min=2)] = 32,
     batch: Annotated[int, typer.Option(help="Prompts at once.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed turns of every way.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="Timed turns of every way.", min=1)] = 10,
     activations: Activations = None,
     keep: Keep = "fastest",
     threads: Threads = None,

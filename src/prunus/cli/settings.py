@@ -226,7 +226,7 @@ COMPARE: dict[str, tuple[str, str, str]] = {
     "seed": ("--seed", "Continuations", "Seed of the draws, the same for every model. Default 0."),
     "prompt_tokens": ("--prompt-tokens", "Cost", "Tokens of the text that a timed run begins with. Default 128."),
     "warmups": ("--warmups", "Cost", "Rounds before any is timed. Default 1."),
-    "repeats": ("--repeats", "Cost", "Timed rounds, in which all models take turns. Default 5."),
+    "repeats": ("--repeats", "Cost", "Timed rounds, in which all models take turns. Default 10."),
     "memory_limit": ("--memory-limit", "Cost", "GiB: tells the largest batch that fits in them."),
     "watts": ("--watts", "Cost", "The machine's power, for an estimate where no meter can be read; else 3.5 a thread."),
     "grid_intensity": ("--grid-intensity", "Cost", "Grams of CO2e a kilowatt-hour: tells emissions."),

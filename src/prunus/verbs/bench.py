@@ -76,7 +76,7 @@ class Bench:
 
 
 def bench(model: str | Path, *, ways: Sequence[str] | None = None, prompt_tokens: int = 128, new_tokens: int = 32,
-          batch: int = 1, repeats: int = 5, activations: str | Path | None = None,
+          batch: int = 1, repeats: int = 10, activations: str | Path | None = None,
           keep: Literal["fastest", "packed"] = "fastest", threads: int | None = None,
           trust_remote_code: bool = False, progress: Progress | None = None) -> Bench:  # fmt: skip
     """Time a checkpoint as ``load`` gives it against dense ways to run the same weights, interleaved in one run.

@@ -13,15 +13,16 @@ from torch import Tensor
 from ..compare_recipe import CompareRecipe
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
-from ..measure.energy import Energy, Meter, meter
+from ..measure.energy import Energy
 from ..measure.memory import available_memory_bytes
 from ..measure.tasks import Score, scores
 from ..measure.timing import Timing
 from ..models.reload import load_whole
-from ..runtime.decode import Decoded, drawing, timed
+from ..runtime.decode import Decoded, drawing
 from ..runtime.peak import Memory, Run, memory_of
 from ..runtime.ready import RunsOn, load_ready
 from ..stream.sources import CheckpointSource
+from .turns import Turns
 
 _MANY = 8
 """How many prompts at once the second measurement of memory has, by which the largest batch is found."""
@@ -72,24 +73,35 @@ def run_whole(sources: Sequence[CheckpointSource], recipe: CompareRecipe, tokeni
         return found, ["speed, memory and continuations: columns are skipped on the CPU alone"]
     files = [None] * (len(sources) - 1) + [recipe.activations]
     models = [_whole(source, file, recipe.run.trust_remote_code) for source, file in zip(sources, files, strict=True)]
-    missing = []
-    if not recipe.quality_only:
-        missing = _timed(models, found, recipe, prompt.to(device)[None], progress)
-        progress.start("Generating", len(models))
-        for model, ran in zip(models, found, strict=True):
-            ran.continuations = _continued(model, tokenizer, starts, recipe)
-            progress.step()
-    if recipe.tasks:
-        missing += _answered(models, found, tokenizer, recipe, progress)
     if recipe.quality_only:
-        return found, missing
-    del models, model
+        return found, _answered(models, found, tokenizer, recipe, progress)
+    turns = Turns(models, prompt.to(device)[None], recipe.new_tokens, recipe.watts)
+    later = recipe.repeats // 2
+    turns.take(recipe.repeats - later, recipe.warmups, progress)
+    _continue(models, found, tokenizer, starts, recipe, progress)
+    missing = _answered(models, found, tokenizer, recipe, progress)
+    turns.take(later, recipe.warmups, progress)
+    missing += _note(turns, found)
+    del models, turns
     return found, missing + _remembered(sources, found, recipe, files, progress)
+
+
+def _note(turns: Turns, found: Sequence[Ran]) -> list[str]:
+    """Have what every model is known of hold what its turns came to; what is missing."""
+    for ran, runs in zip(found, turns.runs, strict=True):
+        ran.runs, ran.prompt_tokens = runs, turns.prompt.shape[1]
+    if turns.energies is None:
+        return ["energy: no meter of the accelerator can be read (pip install 'prunus[energy]'), and no watts are given"]
+    for ran, energy in zip(found, turns.energies, strict=True):
+        ran.energy = energy
+    return []
 
 
 def _answered(models: Sequence[Any], found: Sequence[Ran], tokenizer: Any, recipe: CompareRecipe, progress: Progress
               ) -> list[str]:  # fmt: skip
     """Have every model answer the tasks; what is missing. A task that cannot be asked loses nothing else."""
+    if not recipe.tasks:
+        return []
     progress.start("Answering tasks", len(models))
     answers = []
     for model in models:
@@ -103,34 +115,13 @@ def _answered(models: Sequence[Any], found: Sequence[Ran], tokenizer: Any, recip
     return []
 
 
-def _timed(models: Sequence[Any], found: Sequence[Ran], recipe: CompareRecipe, prompt: Tensor, progress: Progress
-           ) -> list[str]:  # fmt: skip
-    """Let the models take turns; what is missing."""
-    reads = meter(prompt.device, recipe.watts)
-    joules = [0.0] * len(models)
-    progress.start("Timing", recipe.warmups + recipe.repeats)
-    for turn in range(recipe.warmups + recipe.repeats):
-        for k, model in enumerate(models):
-            done, taken = _metered(reads, model, prompt, recipe.new_tokens)
-            if turn >= recipe.warmups:
-                found[k].runs.append(done)
-                joules[k] += taken
+def _continue(models: Sequence[Any], found: Sequence[Ran], tokenizer: Any, starts: Sequence[Tensor],
+              recipe: CompareRecipe, progress: Progress) -> None:  # fmt: skip
+    """Have every model go on with the prompts."""
+    progress.start("Generating", len(models))
+    for model, ran in zip(models, found, strict=True):
+        ran.continuations = _continued(model, tokenizer, starts, recipe)
         progress.step()
-    for ran, taken in zip(found, joules, strict=True):
-        ran.prompt_tokens = prompt.shape[1]
-        if reads is not None:
-            ran.energy = Energy(taken, recipe.repeats * recipe.new_tokens, reads.source, reads.measured)
-    if reads is None:
-        return [
-            "energy: no meter of the accelerator can be read (pip install 'prunus[energy]'), and no watts are given"
-        ]
-    return []
-
-
-def _metered(reads: Meter | None, model: Any, prompt: Tensor, new_tokens: int) -> tuple[Decoded, float]:
-    if reads is None:
-        return timed(model, prompt, new_tokens), 0.0
-    return reads.of(lambda: timed(model, prompt, new_tokens))
 
 
 def _continued(model: Any, tokenizer: Any, starts: Sequence[Tensor], recipe: CompareRecipe) -> list[str]:
