@@ -8,6 +8,7 @@ from typing import Any
 from ..core import registry
 from ..recipe import Recipe
 from .command import command_of
+from .names import short_name
 
 _CARD = """---
 library_name: transformers
@@ -39,7 +40,7 @@ sparsity and error, the full plan and all versions are in `prunus.json`.
 
 def model_card(record: Mapping[str, Any]) -> str:
     """Markdown with what was pruned, what it cost and how to reproduce it."""
-    name = str(record["model"]).rstrip("/").rpartition("/")[2]
+    name = short_name(str(record["model"]))
     return _CARD.format(
         name=name,
         sparsity=record["sparsity"],

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from .names import short_names
+
 Cell = Callable[[Any], str]
 
 
@@ -41,8 +43,7 @@ def names(models: Sequence[Any]) -> list[str]:
     """What the columns are called: dense and pruned are two models, of more each by the end of its path."""
     if len(models) <= 2:
         return ["dense", "pruned"][: len(models)] if len(models) == 2 else ["model"]
-    short = [str(model.model).rstrip("/").rpartition("/")[2] for model in models]
-    return short if len(set(short)) == len(short) else [str(model.model) for model in models]
+    return short_names([str(model.model) for model in models])
 
 
 def differences(found: Any) -> list[str]:

@@ -15,6 +15,7 @@ from ..heal_recipe import HealRecipe, learnt
 from ..measure.environment import environment
 from ..measure.memory import peak_memory_bytes
 from .command import command_of
+from .names import short_name
 
 _CARD = """---
 library_name: transformers
@@ -123,7 +124,7 @@ def curves_svg(record: Mapping[str, Any]) -> str:
 def healed_card(record: Mapping[str, Any]) -> str:
     """Markdown with what was gained and how to reproduce it."""
     return _CARD.format(
-        name=str(record["model"]).rstrip("/").rpartition("/")[2],
+        name=short_name(str(record["model"])),
         version=record["environment"]["prunus"],
         rows="\n".join(f"| {what} | {one} | {two} |" for what, one, two in _rows(record)),
         command=command_of(record["kind"], record, HealRecipe().to_json()),

@@ -19,6 +19,7 @@ from ..structure.plan import ShrinkPlan
 from ..structure.targets import Target
 from .command import command_of
 from .couplings import left_lines
+from .names import short_name
 from .record import headed
 
 NAMES = {
@@ -152,7 +153,7 @@ def shrunk_card(record: Mapping[str, Any]) -> str:
     importance = dict(plan["importance"])
     paper = registry.importance.entries()[importance["name"]].paper
     return _CARD.format(
-        name=str(record["model"]).rstrip("/").rpartition("/")[2],
+        name=short_name(str(record["model"])),
         share=after / before,
         version=record["environment"]["prunus"],
         rows="\n".join(f"| {what} | {one} | {two} |" for what, one, two in _rows(record)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..compared import megabytes, millions
 from ..document import Block, Folded, Paragraph, Picture, Table
+from ..names import short_names
 from ..pictures import lines_svg
 from ..words import Words
 
@@ -68,8 +69,7 @@ def columns(models: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
     """What the models are called in tables: by the end of their paths, where that tells them apart."""
     if len(models) == 2:
         return [words("dense"), words("pruned")]
-    short = [str(model["model"]).rstrip("/").rpartition("/")[2] for model in models]
-    return short if len(set(short)) == len(short) else [str(model["model"]) for model in models]
+    return short_names([str(model["model"]) for model in models])
 
 
 def figure(value: Mapping[str, Any], form: str) -> str:

@@ -1,0 +1,24 @@
+"""What models are called where there is little room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def short_name(model: str) -> str:
+    """The end of a path or an id.
+
+    >>> short_name("somebody/their-model"), short_name("/home/me/half/")
+    ('their-model', 'half')
+    """
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """The same of several, where that tells them apart.
+
+    >>> short_names(["me/half", "me/third"]), short_names(["me/half", "you/half"])
+    (['half', 'third'], ['me/half', 'you/half'])
+    """
+    short = [short_name(model) for model in models]
+    return short if len(set(short)) == len(short) else list(models)
