@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -13,6 +13,8 @@ INK, GRID = "#7d8590", "#8c959f"
 """Greys that can be read on white and on black."""
 COLOURS = ("#2f81f7", "#e3742f", "#2da44e", "#e5534b", "#a371f7", "#b08800", "#db61a2", "#1b9e9e")
 MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", ":", "-.")
+"""Of runs of one series, which have one colour."""
 
 
 def accuracy_svg(record: Mapping[str, Any]) -> str:
@@ -24,12 +26,13 @@ def accuracy_svg(record: Mapping[str, Any]) -> str:
     series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         series[row["series"]].append(row)
+    colours = _colours(record)
     for number, (name, members) in enumerate(series.items()):
         members = sorted(members, key=lambda row: row["sparsity"])
         axes.errorbar(
             [100 * row["sparsity"] for row in members], [row["score"] for row in members],
             yerr=[row["score_spread"] or 0 for row in members], label=legend(name), markersize=5, linewidth=1.6, capsize=3,
-            color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+            color=colours[name], marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
     axes.set_xlabel("zeros among weights, %", color=INK)
     axes.set_ylabel(score_label(record), color=INK)
@@ -37,9 +40,10 @@ def accuracy_svg(record: Mapping[str, Any]) -> str:
 
 
 def training_svg(record: Mapping[str, Any]) -> str:
-    """The score on test examples behind every epoch, of runs that were trained: the mean over seeds, and its spread."""
+    """The score on test examples behind every epoch, of runs that were trained: the mean over seeds, and its spread, in the
+    colours of :func:`accuracy_svg`."""
     canvas, axes = figure()
-    number = 0
+    colours, met = _colours(record), Counter[str]()
     for row in record["rows"]:
         curves = [[epoch["test_score"] for epoch in result["history"]]
                   for result in record["results"] if result["run"] == row["run"]]  # fmt: skip
@@ -47,17 +51,25 @@ def training_svg(record: Mapping[str, Any]) -> str:
             continue
         epochs = list(range(1, len(curves[0]) + 1))
         middle = [mean(values) for values in zip(*curves, strict=True)]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(epochs, middle, label=legend(row["run"]), color=colour, linewidth=1.6, marker="o", markersize=3)
+        first = row is record["rows"][0]
+        colour = INK if first else colours[row["series"]]
+        dashes = "-" if first else _DASHES[met[row["series"]] % len(_DASHES)]
+        met[row["series"]] += not first
+        axes.plot(epochs, middle, dashes, label=legend(row["run"]), color=colour, linewidth=1.6, marker="o", markersize=3)
         if len(curves) > 1:
             around = [stdev(values) for values in zip(*curves, strict=True)]
             low, high = _around(middle, around)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.25, linewidth=0)
-        number += 1
     axes.set_xlabel("epoch", color=INK)
     axes.locator_params(axis="x", integer=True)
     axes.set_ylabel(score_label(record), color=INK)
     return drawn(canvas, axes, f"{record['model']} on {record['data']}")
+
+
+def _colours(record: Mapping[str, Any]) -> dict[str, str]:
+    """A colour for each series, of all runs but the first."""
+    series = dict.fromkeys(row["series"] for row in record["rows"][1:])
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(series)}
 
 
 def _around(middle: Sequence[float], around: Sequence[float]) -> tuple[list[float], list[float]]:
