@@ -181,9 +181,10 @@ def train_table(record: Mapping[str, Any]) -> RenderableType:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column(head[0], overflow="fold", min_width=8)
     for name in head[1:]:
-        table.add_column(name.replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
+        spreads = any("±" in line[head.index(name)] for line in lines)  # those may go to a line of their own
+        table.add_column(name.replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=not spreads)
     for line in lines:
-        table.add_row(*map(escape, line))
+        table.add_row(*(escape(cell.replace("± ", "±")) for cell in line))
     spent = f"{record['seconds']:.0f} s, peak {record['peak_memory_bytes'] / 2**30:.2f} GiB"
     told = (*_notes(record), f"{spent}; written to {record['output']}")
     return Group(table, *(Text(note, style="dim") for note in told))
