@@ -16,10 +16,10 @@ import torch
 
 import prunus
 from prunus.core.progress import Silent
-from prunus.measure.timing import Timing
 from prunus.models.locate import locate
 from prunus.models.reload import load_whole
 from prunus.runtime.decode import Decoded
+from prunus.verbs.compare_running import Ran
 from prunus.verbs.turns import Turns
 from rows import Rows
 
@@ -41,24 +41,15 @@ def main() -> None:
         measured.append(turns.runs[0])
     rows = Rows(Path(__file__).parent / "rows" / "timing_ranges.jsonl")
     for way, rounds in (("five rounds, one sitting", FEW), ("ten rounds, two sittings", ROUNDS)):
-        for what, speed in (("prompt", prefill), ("decoding", decode)):
-            found = [Timing.of([speed(run) for run in runs[:rounds]]) for runs in measured]
+        ran = [Ran(runs[:rounds], PROMPT) for runs in measured]
+        for what, timings in (("prompt", [one.prefill for one in ran]), ("decoding", [one.decode for one in ran])):
+            found = [timing for timing in timings if timing is not None]
             pairs = list(permutations(found, 2))
             held = sum(one.least <= other.median <= one.most for one, other in pairs)
             rows.add(
                 model=name, way=way, what=what, measurements=count, pairs=len(pairs), held=held, share=held / len(pairs),
                 medians=[round(one.median, 2) for one in found], threads=torch.get_num_threads(),
             )  # fmt: skip
-
-
-def prefill(run: Decoded) -> float:
-    """Tokens a second of the prompt."""
-    return PROMPT / run.prefill_seconds
-
-
-def decode(run: Decoded) -> float:
-    """Tokens a second behind it."""
-    return len(run.step_seconds) / sum(run.step_seconds)
 
 
 if __name__ == "__main__":

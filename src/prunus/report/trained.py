@@ -180,8 +180,8 @@ def train_table(record: Mapping[str, Any]) -> RenderableType:
     title = escape(f"{record['model']} on {record['data']}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column(head[0], overflow="fold", min_width=8)
-    for name in head[1:]:
-        spreads = any("±" in line[head.index(name)] for line in lines)  # those may go to a line of their own
+    for name, *cells in list(zip(head, *lines, strict=True))[1:]:
+        spreads = any("±" in cell for cell in cells)  # those may go to a line of their own
         table.add_column(name.replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=not spreads)
     for line in lines:
         table.add_row(*(escape(cell.replace("± ", "±")) for cell in line))
