@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", help="in the place of the recipe's")
+    parser.add_argument("--lr", type=float, help="in the place of the recipe's, to see which rate is best")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seeds", help="in the place of the recipe's, one or several: 0,1")
     parser.add_argument("--run", action="append", help="this run alone, and those that it begins with or learns from")
     options = parser.parse_args()
-    given = {"data": options.data, "threads": options.threads, "seeds": whole_numbers(options.seeds)}
+    given = {"data": options.data, "lr": options.lr, "threads": options.threads, "seeds": whole_numbers(options.seeds)}
     if "levels" in tomllib.loads(options.recipe.read_text()):
         tickets(options.recipe, options.folder, LotteryRecipe.read(options.recipe, given))
     else:

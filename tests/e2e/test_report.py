@@ -177,7 +177,8 @@ def test_a_lacking_key_is_named(runs, tmp_path):
         ({"output": "page.pdf"}, "ends in .html or .md"),
         ({"lang": "tlh"}, "'tlh' is none of en, zh-Hant"),
         ({"output": "there.html"}, "exists already"),
-        ({"output": "nowhere/page.html"}, "cannot be written there"),
+        ({"output": "there.html", "overwrite": True}, "holds no report, so it is not replaced"),
+        ({"output": "nowhere/page.html"}, "there is no folder"),
     ],
 )
 def test_what_is_refused(settings, fault, runs, tmp_path):

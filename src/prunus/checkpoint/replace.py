@@ -26,7 +26,7 @@ def check_free_file(path: Path, overwrite: bool, what: str, read: Callable[[Path
         OutputError: if it is there and not to be replaced or no such file, is a folder, or has no folder to lie in.
     """
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder; {what} are one file. Choose another -o.")
+        raise OutputError(f"{path}: is a folder, and a file is to be written. Choose another -o.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already. Choose another -o, or --overwrite.")
     if path.exists():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .names import short_names
+from .names import column_names
 
 Cell = Callable[[Any], str]
 
@@ -20,7 +20,7 @@ def compare_table(found: Any) -> RenderableType:
     models, recipe = found.models, found.recipe
     table = Table(title=escape(" against ".join(model.model for model in models)), title_justify="left")
     table.add_column(escape(f"{found.tokens} tokens of {recipe.text}, windows of {recipe.run.seqlen}"))
-    for name in names(models):
+    for name in _names(found):
         table.add_column(escape(name), justify="right", overflow="fold")
     for label, cell in _rows(found):
         cells = [cell(model) for model in models]
@@ -30,6 +30,7 @@ def compare_table(found: Any) -> RenderableType:
     if any(model.perplexity.interval for model in models):
         lines.append(Text("±, and from … to: intervals of 95%, by windows, and of tasks by questions.", style="dim"))
     lines += [Text(line) for line in differences(found)]
+    lines += [Text(f"energy: {source}", style="dim") for source in _energy_sources(found)]
     lines += [Text(f"not measured: {one}", style="yellow") for one in found.not_measured]
     lines += _said(found)
     if len({model.disk_bytes for model in models}) == 1 < len(models) and found.activations is None:
@@ -39,17 +40,10 @@ def compare_table(found: Any) -> RenderableType:
     return Group(*lines)
 
 
-def names(models: Sequence[Any]) -> list[str]:
-    """What the columns are called: dense and pruned are two models, of more each by the end of its path."""
-    if len(models) <= 2:
-        return ["dense", "pruned"][: len(models)] if len(models) == 2 else ["model"]
-    return short_names([str(model.model) for model in models])
-
-
 def differences(found: Any) -> list[str]:
     """What of the difference in quality is more than noise, a sentence a model."""
     told = []
-    for name, model in list(zip(names(found.models), found.models, strict=True))[1:]:
+    for name, model in list(zip(_names(found), found.models, strict=True))[1:]:
         times = model.perplexity_times
         if times is None:
             continue
@@ -62,6 +56,10 @@ def differences(found: Any) -> list[str]:
                 change = f"{100 * figure.change.low:+.1f} to {100 * figure.change.high:+.1f} points"
                 told.append(f"{name}: {task} {change}{inside}")
     return told
+
+
+def _names(found: Any) -> list[str]:
+    return column_names([str(model.model) for model in found.models], "dense", "pruned")
 
 
 def _rows(found: Any) -> list[tuple[str, Cell]]:
@@ -92,7 +90,7 @@ def _rows(found: Any) -> list[tuple[str, Cell]]:
             f"largest batch in {recipe.memory_limit:g} GiB" if recipe.memory_limit else "",
             lambda model: "" if model.largest_batch is None else f"{model.largest_batch:,}",
         ),
-        (_energy_label(found), lambda model: _cost(model, "joules_per_token", "{:.3g}")),
+        ("J a new token", lambda model: _cost(model, "joules_per_token", "{:.3g}")),
         ("g CO2e a million new tokens", lambda model: _cost(model, "grams", "{:,.3g}")),
         ("price of a million new tokens", lambda model: _cost(model, "price", "{:,.3g}")),
     ]
@@ -118,7 +116,7 @@ def _said(found: Any) -> list[RenderableType]:
     recipe = found.recipe
     how = f"at temperature {recipe.temperature:g}, top-p {recipe.top_p:g}" if recipe.temperature else "greedy"
     said = Table(title=f"continuations, {how}", title_justify="left", show_lines=True)
-    for name in ("prompt", *names(found.models)):
+    for name in ("prompt", *_names(found)):
         said.add_column(escape(name), ratio=1 if name == "prompt" else 2)
     for prompt, *texts in zip(recipe.prompts, *(model.continuations for model in found.models), strict=True):
         said.add_row(escape(prompt), *map(escape, texts))
@@ -161,9 +159,9 @@ def _mean_task(first: Any, model: Any) -> str:
     return f"{means[1]:.1%}" + (f" ({means[1] / means[0]:.1%} of the first)" if model is not first and means[0] else "")
 
 
-def _energy_label(found: Any) -> str:
-    costs = next((model.costs for model in found.models if model.costs and model.costs.source), None)
-    return f"J a new token ({costs.source})" if costs else ""
+def _energy_sources(found: Any) -> set[str]:
+    """From what energy is known: a meter, or an estimate's figures."""
+    return {model.costs.source for model in found.models if model.costs and model.costs.source}
 
 
 def _cost(model: Any, name: str, form: str) -> str:

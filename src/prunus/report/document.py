@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.errors import CheckpointError
+
+MARK = "prunus report"
+"""Stands in a written report, unseen, so that one is known from other pages."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,17 @@ class Document:
     lead: str
     sections: Sequence[Section]
     foot: str
+
+
+def check_report(file: Path) -> None:
+    """Whether a file is a report as it was written.
+
+    Raises:
+        CheckpointError: if it is something else, or cannot be read.
+    """
+    try:
+        found = MARK in file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}.") from error
+    if not found:
+        raise CheckpointError(f"{file}: is no report.")

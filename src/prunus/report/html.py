@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from .document import Document
+from .document import MARK, Document
 
 
 def as_html(document: Document) -> str:
@@ -15,7 +15,7 @@ def as_html(document: Document) -> str:
     places = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     places.filters["inline"] = _inline
     template = places.from_string((files("prunus.report") / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(page=document)
+    return template.render(page=document, mark=MARK)
 
 
 def _inline(svg: str, number: str) -> str:

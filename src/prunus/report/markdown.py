@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .document import Block, Code, Document, Folded, Paragraph, Table
+from .document import MARK, Block, Code, Document, Folded, Paragraph, Table
 
 
 def as_markdown(document: Document) -> str:
@@ -14,7 +14,7 @@ def as_markdown(document: Document) -> str:
     for section in document.sections:
         told = [line for block in section.blocks for line in _lines(block)]
         lines += [f"## {_plain(section.title)}", "", *told] if told else []
-    return "\n".join([*lines, _plain(document.foot), ""])
+    return "\n".join([*lines, _plain(document.foot), "", f"<!-- {MARK} -->", ""])
 
 
 def _lines(block: Block) -> Iterator[str]:

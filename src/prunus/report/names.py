@@ -22,3 +22,12 @@ def short_names(models: Sequence[str]) -> list[str]:
     """
     short = [short_name(model) for model in models]
     return short if len(set(short)) == len(short) else list(models)
+
+
+def column_names(models: Sequence[str], dense: str, pruned: str) -> list[str]:
+    """What the columns of a comparison are called: two models ``dense`` and ``pruned``, others by their names.
+
+    >>> column_names(["me/whole", "me/half"], "dense", "pruned"), column_names(["me/whole"], "dense", "pruned")
+    (['dense', 'pruned'], ['whole'])
+    """
+    return [dense, pruned] if len(models) == 2 else short_names(models)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.disk import write_atomically
+from ..checkpoint.replace import check_free_file
 from ..core.errors import OutputError, RecipeError
 from ..report.assembled import assembled
+from ..report.document import check_report
 from ..report.html import as_html
 from ..report.markdown import as_markdown
 from ..report.runs import read_run
@@ -34,7 +36,7 @@ def report_runs(runs: Sequence[str | Path], output: str | Path, *, lang: str = "
 
     Raises:
         RecipeError: if there is no run, or no such language or ending.
-        OutputError: if the file is there already, or cannot be written.
+        OutputError: if the file is there already and not to be replaced or no report, or cannot be written.
     """
     place = Path(output).expanduser()
     form = FORMS.get(place.suffix.lower())
@@ -43,10 +45,7 @@ def report_runs(runs: Sequence[str | Path], output: str | Path, *, lang: str = "
     if faults or form is None:
         raise RecipeError(faults)
     words = Words(lang)
-    if place.is_dir() or not place.absolute().parent.is_dir():
-        raise OutputError(f"{place}: a file cannot be written there. Choose another -o.")
-    if place.exists() and not overwrite:
-        raise OutputError(f"{place}: exists already. Choose another -o, or --overwrite.")
+    check_free_file(place, overwrite, "report", check_report)
     read = [read_run(Path(run).expanduser()) for run in runs]
     try:
         write_atomically(place, form(assembled(read, words)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..compared import megabytes, millions
 from ..document import Block, Folded, Paragraph, Picture, Table
-from ..names import short_names
+from ..names import column_names
 from ..pictures import lines_svg
 from ..words import Words
 
@@ -23,7 +23,7 @@ def title(record: Mapping[str, Any], words: Words) -> str:
 def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
     """All of it."""
     models, recipe, machine = record["models"], record["recipe"], record["environment"]
-    names = columns(models, words)
+    names = column_names([str(model["model"]) for model in models], words("dense"), words("pruned"))
     yield Paragraph(
         words(
             "judged_on",
@@ -63,13 +63,6 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
         yield Paragraph(words("continuations", how=how))
         said = zip(recipe["prompts"], *(model["continuations"] for model in models), strict=True)
         yield Table([words("prompt"), *names], [list(texts) for texts in said], words=True)
-
-
-def columns(models: Sequence[Mapping[str, Any]], words: Words) -> list[str]:
-    """What the models are called in tables: by the end of their paths, where that tells them apart."""
-    if len(models) == 2:
-        return [words("dense"), words("pruned")]
-    return short_names([str(model["model"]) for model in models])
 
 
 def figure(value: Mapping[str, Any], form: str) -> str:
