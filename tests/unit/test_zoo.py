@@ -54,6 +54,21 @@ def test_the_seed_alone_decides_the_weights_and_chance_goes_on_as_it_was() -> No
     assert not torch.equal(one.fc1.weight, other.fc1.weight)
 
 
+@pytest.mark.parametrize("draw", ["torch.randn(3)", "torch.tensor(numpy.random.randn(3))", "torch.tensor(random.random())"])
+def test_chance_is_the_seed_s_wherever_a_network_draws_from(draw: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"""
+import random, numpy, torch
+def net():
+    made = torch.nn.Linear(1, 1)
+    made.drawn = torch.nn.Parameter({draw})
+    return made
+""")
+    one, two, other = (build(f"{file}:net", seed, {}).drawn for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
 def test_what_the_data_say_is_taken_where_nothing_else_is_told() -> None:
     given = {"channels": 3, "size": 16, "classes": 4}
     model = build("lenet-5:classes=7", 0, given)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..core.errors import NumericalError
 from ..core.progress import Progress
+from ..core.seeded import seeded
 from ..samples.batches import InOrder, Shuffled
 from ..samples.examples import Samples
 from .compiled import compiled, forget_compiled
@@ -164,8 +165,7 @@ class _Run:
         skipped = max(0, self.course.first - first)
         total = torch.zeros((), device=device)
         looks, seen, before = [], 0, self.operations.sparse()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.training.seed * _PRIME + epoch)
+        with seeded(self.training.seed * _PRIME + epoch, device):
             for number, (inputs, answers) in enumerate(self.shuffled.epoch(epoch)):
                 if number < skipped:
                     continue

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..compare_recipe import CompareRecipe
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
+from ..core.seeded import seeded
 from ..measure.energy import Energy
 from ..measure.memory import available_memory_bytes
 from ..measure.tasks import Score, scores
@@ -127,14 +128,13 @@ def _continue(models: Sequence[Any], found: Sequence[Ran], tokenizer: Any, start
 def _continued(model: Any, tokenizer: Any, starts: Sequence[Tensor], recipe: CompareRecipe) -> list[str]:
     """What a model says behind each prompt, with the same draws for every model."""
     said = []
-    with torch.random.fork_rng(), torch.inference_mode():
-        for ids in (start.to(model.device) for start in starts):
-            torch.manual_seed(recipe.seed)
+    for ids in (start.to(model.device) for start in starts):
+        with seeded(recipe.seed, model.device), torch.inference_mode():
             output = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=recipe.continuation_tokens or recipe.new_tokens,
                 pad_token_id=model.generation_config.pad_token_id or 0, **drawing(recipe.temperature, recipe.top_p),
             )  # fmt: skip
-            said.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+        said.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
     return said
 
 

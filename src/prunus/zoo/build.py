@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..core.errors import MissingLibraryError, RecipeError
 from ..core.registry import coerced, suggest
+from ..core.seeded import seeded
 from .alexnet import AlexNet
 from .decoder import decoder
 from .lenet_5 import LeNet5
@@ -56,8 +56,7 @@ def build(spec: str, seed: int, given: Mapping[str, int]) -> nn.Module:
         raise RecipeError([f"model '{spec}' has no option '{name}'{suggest(name, known)}" for name in unknown])
     hints = _hints(function)
     values: dict[str, Any] = {name: number for name, number in given.items() if name in takes}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             for name, text in options.items():
                 values[name] = coerced(text, hints[name]) if name in hints else _plain(text)
