@@ -56,9 +56,11 @@ def _kept(blocks: Callable[[], Iterable[Block]], section: str, words: Words, nam
     try:
         for block in blocks():
             found.append(block)  # noqa: PERF402 - what came before an error stays
+    except KeyError as error:
+        found.append(Paragraph(words("cut", run=name, section=section, what=error), warning=True))
     except _LACKING as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        found.append(Paragraph(words("cut", run=name, section=section, what=what), warning=True))
+        found.append(Paragraph(words("odd", run=name, section=section, what=what), warning=True))
     return found
 
 
