@@ -9,6 +9,7 @@ the first five alone stand beside all ten, and every measurement's range is aske
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -18,12 +19,12 @@ import prunus
 from prunus.core.progress import Silent
 from prunus.models.locate import locate
 from prunus.models.reload import load_whole
-from prunus.runtime.decode import Decoded
+from prunus.runtime.decode import Decoded, timed
 from prunus.verbs.compare_running import Ran
 from prunus.verbs.turns import Turns
 from rows import Rows
 
-FEW, ROUNDS = 5, 10
+FEW, ROUNDS = 5, 10  # a sitting, two
 PROMPT, NEW = 128, 32
 
 
@@ -34,10 +35,10 @@ def main() -> None:
     prompt = torch.randint(0, model.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0))
     measured: list[list[Decoded]] = []
     for _ in range(count):
-        turns = Turns([model], prompt, NEW, None)
-        turns.take(FEW, 1, Silent())
+        turns = Turns([partial(timed, model, prompt, NEW)], ROUNDS)
+        turns.first_sitting(Silent())
         prunus.compare(name, quality_only=True, windows=4)
-        turns.take(ROUNDS - FEW, 1, Silent())
+        turns.second_sitting(Silent())
         measured.append(turns.runs[0])
     rows = Rows(Path(__file__).parent / "rows" / "timing_ranges.jsonl")
     for way, rounds in (("five rounds, one sitting", FEW), ("ten rounds, two sittings", ROUNDS)):

@@ -29,6 +29,7 @@ from ..runtime.peak import Run, memory_of
 from ..runtime.ready import RunsOn, load_ready
 from ..runtime.skipping import FEW
 from ..runtime.ways import WAYS, bytes_a_token
+from .turns import Turns
 
 _READ_BYTES = 512 << 20
 
@@ -142,19 +143,9 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
     ids = torch.randint(0, loaded.model.config.vocab_size, (batch, prompt_tokens), generator=generator)
     runs: dict[str, Callable[[], Decoded]] = {way: partial(decode, one, ids, new_tokens) for way, one in models.items()}
     runs |= {way: partial(engine.decode, ids, new_tokens) for way, engine in beside.engines.items()}
-    times: dict[str, list[Decoded]] = {way: [] for way in runs}
     reading: list[float] = []
-    progress.start("Timing", repeats + 1)
-    for turn in range(repeats + 1):
-        for way, run in runs.items():
-            decoded = run()
-            if turn:
-                times[way].append(decoded)
-        reading += [_bytes_a_second()] if kernels() is not None else []
-        progress.step()
-    bandwidth = median(reading) if reading else None
-    nbytes = {way: bytes_a_token(one) for way, one in models.items()}  # after the runs: what was skipped is counted there
-    nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}
+    turns = Turns(list(runs.values()), repeats, beside=lambda: reading.extend(_bytes_a_second()))
+    turns.first_sitting(progress)
     peaks: dict[str, int | None] = dict.fromkeys(runs)
     progress.start("Measuring memory", len(models))
     for way in models:
@@ -165,6 +156,11 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
         )  # fmt: skip
         peaks[way] = None if memory is None else memory.peak_bytes
         progress.step(way)
+    turns.second_sitting(progress)
+    bandwidth = median(reading) if reading else None
+    nbytes = {way: bytes_a_token(one) for way, one in models.items()}  # after the runs: what was skipped is counted there
+    nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}
+    times = dict(zip(runs, turns.runs, strict=True))
     found = [_way(way, nbytes[way], times[way], ids.numel(), batch, bandwidth, peaks[way]) for way in runs]
     return Bench(name, backend(), prompt_tokens, new_tokens, batch, repeats, torch.get_num_threads(), bandwidth,
                  loaded.packed, len(loaded.layers), choices, found, beside.left_out, environment())  # fmt: skip
@@ -183,11 +179,12 @@ def _way(name: str, nbytes: int, runs: list[Decoded], tokens: int, batch: int, b
     )
 
 
-def _bytes_a_second() -> float:
-    """What the memory gives to all threads now."""
+def _bytes_a_second() -> list[float]:
+    """What the memory gives to all threads now, where there is a kernel that reads it."""
     found = kernels()
-    assert found is not None
+    if found is None:
+        return []
     room = torch.zeros(_READ_BYTES, dtype=torch.uint8)
     start = perf_counter()
     found.read(room)
-    return room.nbytes / (perf_counter() - start)
+    return [room.nbytes / (perf_counter() - start)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from ..compare_recipe import CompareRecipe
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
 from ..core.seeded import seeded
-from ..measure.energy import Energy
+from ..measure.energy import Energy, meter
 from ..measure.memory import available_memory_bytes
 from ..measure.tasks import Score, scores
 from ..measure.timing import Timing
 from ..models.reload import load_whole
-from ..runtime.decode import Decoded, drawing
+from ..runtime.decode import Decoded, drawing, timed
 from ..runtime.peak import Memory, Run, memory_of
 from ..runtime.ready import RunsOn, load_ready
 from ..stream.sources import CheckpointSource
@@ -76,21 +77,22 @@ def run_whole(sources: Sequence[CheckpointSource], recipe: CompareRecipe, tokeni
     models = [_whole(source, file, recipe.run.trust_remote_code) for source, file in zip(sources, files, strict=True)]
     if recipe.quality_only:
         return found, _answered(models, found, tokenizer, recipe, progress)
-    turns = Turns(models, prompt.to(device)[None], recipe.new_tokens, recipe.watts)
-    later = recipe.repeats // 2
-    turns.take(recipe.repeats - later, recipe.warmups, progress)
+    asked = prompt.to(device)[None]
+    works = [partial(timed, model, asked, recipe.new_tokens) for model in models]
+    turns = Turns(works, recipe.repeats, recipe.warmups, meter(device, recipe.watts))
+    turns.first_sitting(progress)
     _continue(models, found, tokenizer, starts, recipe, progress)
     missing = _answered(models, found, tokenizer, recipe, progress)
-    turns.take(later, recipe.warmups, progress)
-    missing += _note(turns, found)
-    del models, turns
+    turns.second_sitting(progress)
+    missing += _note(turns, prompt.numel(), found)
+    del models, works, turns
     return found, missing + _remembered(sources, found, recipe, files, progress)
 
 
-def _note(turns: Turns, found: Sequence[Ran]) -> list[str]:
+def _note(turns: Turns, prompt_tokens: int, found: Sequence[Ran]) -> list[str]:
     """Have what every model is known of hold what its turns came to; what is missing."""
     for ran, runs in zip(found, turns.runs, strict=True):
-        ran.runs, ran.prompt_tokens = runs, turns.prompt.shape[1]
+        ran.runs, ran.prompt_tokens = runs, prompt_tokens
     if turns.energies is None:
         return ["energy: no meter of the accelerator can be read (pip install 'prunus[energy]'), and no watts are given"]
     for ran, energy in zip(found, turns.energies, strict=True):

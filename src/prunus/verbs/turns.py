@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
 from ..core.progress import Progress
-from ..measure.energy import Energy, Meter, meter
-from ..runtime.decode import Decoded, timed
+from ..measure.energy import Energy, Meter
+from ..runtime.decode import Decoded
 
 
 class Turns:
-    """Rounds in which every one of ``models`` reads ``prompt [1 tokens]`` and writes ``new_tokens``; ``runs`` are what came
-    of each model's.
+    """So many rounds in which each of ``works`` has a model read a prompt and write new tokens; ``runs`` are what came of
+    each.
 
-    Machines have faster and slower minutes, and rounds right behind each other tell of one of these alone: they are taken
-    in two sittings, with other work between them.
+    ``reads`` is what their energy is read from, ``beside`` is done once a round. Machines have faster and slower minutes,
+    and rounds right behind each other tell of one of these alone: they are taken in two sittings, for other work to come
+    between them, each behind ``warmups`` that do not count.
     """
 
-    def __init__(self, models: Sequence[Any], prompt: Tensor, new_tokens: int, watts: float | None) -> None:
-        self.models, self.prompt, self.new_tokens = models, prompt, new_tokens
-        self.runs: list[list[Decoded]] = [[] for _ in models]
-        self._meter = meter(prompt.device, watts)
-        self._joules = [0.0] * len(models)
+    def __init__(self, works: Sequence[Callable[[], Decoded]], rounds: int, warmups: int = 1, reads: Meter | None = None,
+                 beside: Callable[[], object] = lambda: None) -> None:  # fmt: skip
+        self.runs: list[list[Decoded]] = [[] for _ in works]
+        self._works, self._rounds, self._warmups, self._reads, self._beside = works, rounds, warmups, reads, beside
+        self._joules = [0.0] * len(works)
 
-    def take(self, rounds: int, warmups: int, progress: Progress) -> None:
-        """So many rounds more, behind ``warmups`` that do not count."""
+    def first_sitting(self, progress: Progress) -> None:
+        """Half of the rounds, or one more."""
+        self._sit(self._rounds - self._rounds // 2, progress)
+
+    def second_sitting(self, progress: Progress) -> None:
+        """The others."""
+        self._sit(self._rounds // 2, progress)
+
+    def _sit(self, rounds: int, progress: Progress) -> None:
         if not rounds:
             return
-        progress.start("Timing", warmups + rounds)
-        for turn in range(warmups + rounds):
-            for k, model in enumerate(self.models):
-                run, joules = _metered(self._meter, model, self.prompt, self.new_tokens)
-                if turn >= warmups:
+        progress.start("Timing", self._warmups + rounds)
+        for turn in range(self._warmups + rounds):
+            for k, work in enumerate(self._works):
+                run, joules = (work(), 0.0) if self._reads is None else self._reads.of(work)
+                if turn >= self._warmups:
                     self.runs[k].append(run)
                     self._joules[k] += joules
+            self._beside()
             progress.step()
 
     @property
     def energies(self) -> list[Energy] | None:
-        """What each model's tokens took; None if no meter can be read, and nothing is known to reckon with."""
-        if self._meter is None:
+        """What the new tokens of each took; None if nothing is read."""
+        if self._reads is None:
             return None
-        tokens = self.new_tokens * len(self.runs[0])
-        return [Energy(joules, tokens, self._meter.source, self._meter.measured) for joules in self._joules]
-
-
-def _metered(reads: Meter | None, model: Any, prompt: Tensor, new_tokens: int) -> tuple[Decoded, float]:
-    if reads is None:
-        return timed(model, prompt, new_tokens), 0.0
-    run, joules = reads.of(lambda: timed(model, prompt, new_tokens))
-    return run, joules
+        return [
+            Energy(joules, sum(run.ids.numel() for run in runs), self._reads.source, self._reads.measured)
+            for joules, runs in zip(self._joules, self.runs, strict=True)
+        ]
