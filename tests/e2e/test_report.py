@@ -190,6 +190,13 @@ def test_what_is_refused(settings, fault, runs, tmp_path):
     assert (tmp_path / "there.html").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["page.html", "page.md"])
+def test_a_report_makes_room_for_another(name, runs, tmp_path):
+    for lang in ("en", "zh-Hant"):
+        prunus.report_runs([runs["pack"]], tmp_path / name, lang=lang, overwrite=True)
+    assert Words("zh-Hant")("title") in (tmp_path / name).read_text()
+
+
 def test_languages_say_the_same_things_of_the_same_values():
     told = {}
     for lang in LANGUAGES:
