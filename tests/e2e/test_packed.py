@@ -288,6 +288,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *wo
     return int(ended.value.code or 0), told.out, told.err
 
 
+def test_draws_are_the_seed_s_and_the_caller_s_chance_goes_on(checkpoint) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    drawn = [
+        prunus.generate(checkpoint("llama"), ["The country"], new_tokens=12, temperature=2.0, seed=seed).texts
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(torch.rand(1), expected)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_the_command_line_packs_generates_benches_and_unpacks(checkpoint, tmp_path, capsys, monkeypatch) -> None:
     plain = zeroed(checkpoint("llama"), tmp_path / "plain")
     code, out, _ = run(capsys, monkeypatch, "pack", plain, "-o", tmp_path / "packed", "--json")

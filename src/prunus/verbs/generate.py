@@ -12,6 +12,7 @@ import torch
 
 from ..core.errors import RecipeError
 from ..core.progress import Progress, Silent
+from ..core.seeded import seeded
 from ..models.locate import locate
 from ..models.tokens import load_tokenizer
 from ..runtime.decode import drawing
@@ -73,9 +74,8 @@ def generate(model: str | Path, prompts: Sequence[str], *, new_tokens: int = 64,
         batch = {name: tensor.to(where.device) for name, tensor in _batch(tokenizer, prompts, chat).items()}
         streamer = _Pieces(tokenizer, say) if say is not None and len(prompts) == 1 else None
         drawn = drawing(temperature, top_p, top_k)
-        torch.manual_seed(seed)
         start = perf_counter()
-        with torch.inference_mode():
+        with seeded(seed, where.device), torch.inference_mode():
             output = loaded.model.generate(**batch, max_new_tokens=new_tokens, streamer=streamer, **drawn,
                                            pad_token_id=tokenizer.pad_token_id)  # fmt: skip
         seconds = perf_counter() - start
