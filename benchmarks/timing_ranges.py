@@ -1,56 +1,50 @@
 """How often a timing's range holds the median of another measurement of the same.
 
-    python benchmarks/timing_ranges.py MODEL [MEASUREMENTS]
+    python benchmarks/timing_ranges.py MODEL [MEASUREMENTS] [ROUNDS]
 
-Each measurement is what ``prunus compare`` does: rounds in two sittings, with other work between them. Of the same rounds
-the first five alone stand beside all ten, and every measurement's range is asked for every other's median.
+``prunus compare MODEL`` is run so many times; each run's range is asked for the median of the runs right before and behind
+it, and for that of every other.
 """
 
 from __future__ import annotations
 
 import sys
-from functools import partial
-from itertools import permutations
+from collections.abc import Iterable
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import torch
 
 import prunus
-from prunus.core.progress import Silent
-from prunus.models.locate import locate
-from prunus.models.reload import load_whole
-from prunus.runtime.decode import Decoded, timed
-from prunus.verbs.compare_running import Ran
-from prunus.verbs.turns import Turns
+from prunus.cli.progress import Bars
+from prunus.measure.timing import Timing
 from rows import Rows
-
-FEW, ROUNDS = 5, 10  # a sitting, two
-PROMPT, NEW = 128, 32
 
 
 def main() -> None:
-    """A row for each way to time and what was timed."""
-    name, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 8
-    model = load_whole(locate(name), torch.bfloat16)[0]
-    prompt = torch.randint(0, model.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    measured: list[list[Decoded]] = []
-    for _ in range(count):
-        turns = Turns([partial(timed, model, prompt, NEW)], ROUNDS)
-        turns.first_sitting(Silent())
-        prunus.compare(name, quality_only=True, windows=4)
-        turns.second_sitting(Silent())
-        measured.append(turns.runs[0])
+    """A row for what was timed."""
+    name = sys.argv[1]
+    count, rounds = (int(given) for given in (sys.argv[2:] + ["8", "10"][len(sys.argv) - 2 :])[:2])
+    found = [prunus.compare(name, windows=8, repeats=rounds, progress=Bars()).dense for _ in range(count)]
     rows = Rows(Path(__file__).parent / "rows" / "timing_ranges.jsonl")
-    for way, rounds in (("five rounds, one sitting", FEW), ("ten rounds, two sittings", ROUNDS)):
-        ran = [Ran(runs[:rounds], PROMPT) for runs in measured]
-        for what, timings in (("prompt", [one.prefill for one in ran]), ("decoding", [one.decode for one in ran])):
-            found = [timing for timing in timings if timing is not None]
-            pairs = list(permutations(found, 2))
-            held = sum(one.least <= other.median <= one.most for one, other in pairs)
-            rows.add(
-                model=name, way=way, what=what, measurements=count, pairs=len(pairs), held=held, share=held / len(pairs),
-                medians=[round(one.median, 2) for one in found], threads=torch.get_num_threads(),
-            )  # fmt: skip
+    timings = {
+        "prompt": [side.prefill_tokens_per_second for side in found],
+        "decoding": [side.decode_tokens_per_second for side in found],
+    }
+    for what, runs in timings.items():
+        known = [timing for timing in runs if timing is not None]
+        rows.add(
+            model=name, what=what, measurements=count, rounds=rounds, held=held(permutations(known, 2)),
+            held_next=held([*pairwise(known), *pairwise(known[::-1])]),
+            medians=[round(one.median, 2) for one in known], least=[round(one.least, 2) for one in known],
+            most=[round(one.most, 2) for one in known], threads=torch.get_num_threads(),
+        )  # fmt: skip
+
+
+def held(pairs: Iterable[tuple[Timing, Timing]]) -> float:
+    """The share in which the one's range holds the other's median."""
+    found = [one.least <= other.median <= one.most for one, other in pairs]
+    return round(sum(found) / len(found), 3)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ class CompareRecipe(Settings):
     ``tasks`` of lm-eval. ``quality_only``: they continue nothing
     and are not timed.
 
-    Speed is that of ``prompt_tokens`` tokens of the text and ``new_tokens`` behind them, ``repeats`` times, half of them
-    late, after ``warmups`` rounds each time. ``memory_limit`` (GiB) is what the largest batch is to fit in; ``watts``,
-    ``grid_intensity`` (grams CO₂e a kilowatt-hour) and ``price`` (of an hour of the machine) make energy, emissions and
-    costs of a million tokens.
+    Speed is that of ``prompt_tokens`` tokens of the text and ``new_tokens`` behind them, ``repeats`` times, spread over
+    three sittings between the other work, each after ``warmups`` rounds. ``memory_limit`` (GiB) is what the largest
+    batch is to fit in; ``watts``, ``grid_intensity`` (grams CO₂e a kilowatt-hour) and ``price`` (of an hour of the machine)
+    make energy, emissions and costs of a million tokens.
     ``activations`` is a file of thresholds that the last model's inputs are cut at. ``run`` holds the settings shared with
     pruning.
     """

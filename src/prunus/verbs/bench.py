@@ -144,19 +144,19 @@ def _bench(name: str, request: Request, wanted: list[str], beside: Running, size
     runs: dict[str, Callable[[], Decoded]] = {way: partial(decode, one, ids, new_tokens) for way, one in models.items()}
     runs |= {way: partial(engine.decode, ids, new_tokens) for way, engine in beside.engines.items()}
     reading: list[float] = []
-    turns = Turns(list(runs.values()), repeats, beside=lambda: reading.extend(_bytes_a_second()))
-    turns.first_sitting(progress)
+    turns = Turns(list(runs.values()), repeats, len(models) + 1, beside=lambda: reading.extend(_bytes_a_second()))
+    turns.sit(progress)
     peaks: dict[str, int | None] = dict.fromkeys(runs)
-    progress.start("Measuring memory", len(models))
     for way in models:
+        progress.start(f"Memory, {way}", 1)
         memory = memory_of(
             Run(str(request.folder), None if way == own else way, how.keep, prompt_tokens, new_tokens, batch,
                 torch.get_num_threads(), request.trust_remote_code,
                 None if how.activations is None else str(how.activations))
         )  # fmt: skip
         peaks[way] = None if memory is None else memory.peak_bytes
-        progress.step(way)
-    turns.second_sitting(progress)
+        progress.step()
+        turns.sit(progress)
     bandwidth = median(reading) if reading else None
     nbytes = {way: bytes_a_token(one) for way, one in models.items()}  # after the runs: what was skipped is counted there
     nbytes |= {way: engine.weight_bytes for way, engine in beside.engines.items()}

@@ -31,7 +31,7 @@ from ..report.record import headed, read_record
 from ..stream.evaluate import divergences
 from ..stream.operations import TokenOperations, token_operations
 from ..stream.sources import CheckpointSource
-from .compare_running import Ran, run_whole
+from .compare_running import Ran, Whole
 from .prepare import evaluation_windows, open_model, vocabulary
 from .threshold import cut_model
 
@@ -168,8 +168,11 @@ def compare(model: str | Path, *others: str | Path, recipe: CompareRecipe | None
         starts = _starts(tokenizer, wanted.prompts)
         ids = evaluation_windows(sources[0], tokenizer, wanted.text, wanted.run.seqlen, wanted.windows)
         tasks = ["Judging the model" if k == 0 else f"Judging model {k + 1}" for k in range(len(sources))]
+        whole = Whole(sources, wanted, ids.flatten()[: wanted.prompt_tokens])
+        whole.sit(reporter)
         first, rest = divergences(sources[0], sources[1:], ids, wanted.run.batch_tokens, reporter, tasks)
-        ran, missing = run_whole(sources, wanted, tokenizer, starts, ids.flatten()[: wanted.prompt_tokens], reporter)
+        whole.sit(reporter)
+        ran, missing = whole.run(tokenizer, starts, reporter)
     finally:
         reporter.close()
     qualities = [(first, None), *rest]

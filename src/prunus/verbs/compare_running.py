@@ -26,6 +26,8 @@ from ..runtime.ready import RunsOn, load_ready
 from ..stream.sources import CheckpointSource
 from .turns import Turns
 
+_SITTINGS = 3
+"""In how many the rounds are timed."""
 _MANY = 8
 """How many prompts at once the second measurement of memory has, by which the largest batch is found."""
 
@@ -59,34 +61,59 @@ class Ran:
         return Timing.of([run.prefill_seconds + sum(run.step_seconds) for run in self.runs]) if self.runs else None
 
 
-def run_whole(sources: Sequence[CheckpointSource], recipe: CompareRecipe, tokenizer: Any, starts: Sequence[Tensor],
-              prompt: Tensor, progress: Progress) -> tuple[list[Ran], list[str]]:  # fmt: skip
-    """What came of running every model, and what was not measured, with the reason. They are timed in turns, all in memory
-    together; ``prompt [tokens]`` is what they are timed on, ``starts [1 tokens]`` are what they continue."""
-    found = [Ran() for _ in sources]
-    if recipe.quality_only and not recipe.tasks:
-        return found, []
+class Whole:
+    """Models in memory together, as their users run them.
+
+    They are timed in turns on ``prompt [tokens]``: :meth:`sit` between other work, twice, and the third time in
+    :meth:`run`. Where they do not fit, or nothing but their quality is asked for, none is read.
+    """
+
+    def __init__(self, sources: Sequence[CheckpointSource], recipe: CompareRecipe, prompt: Tensor) -> None:
+        self._sources, self._recipe, self._prompt = sources, recipe, prompt
+        self._files: list[str | None] = [*[None] * (len(sources) - 1), recipe.activations]
+        self._turns: Turns | None = None
+        self._models: list[Any] = []
+        asked = bool(recipe.tasks) or not recipe.quality_only
+        self._obstacle = _obstacle(sources, recipe) if asked else None
+        if self._obstacle or not asked:
+            return
+        remote, device = recipe.run.trust_remote_code, sources[0].device
+        self._models = [_whole(source, file, remote) for source, file in zip(sources, self._files, strict=True)]
+        if not recipe.quality_only:
+            works = [partial(timed, model, prompt.to(device)[None], recipe.new_tokens) for model in self._models]
+            self._turns = Turns(works, recipe.repeats, _SITTINGS, recipe.warmups, meter(device, recipe.watts))
+
+    def sit(self, progress: Progress) -> None:
+        """Time some of the rounds."""
+        if self._turns is not None:
+            self._turns.sit(progress)
+
+    def run(self, tokenizer: Any, starts: Sequence[Tensor], progress: Progress) -> tuple[list[Ran], list[str]]:
+        """What came of running every model, and what was not measured, with the reason; ``starts [1 tokens]`` are what
+        they continue. Afterwards they are gone."""
+        found = [Ran() for _ in self._sources]
+        if not self._models:
+            return found, [self._obstacle] if self._obstacle else []
+        if self._turns is None:
+            return found, _answered(self._models, found, tokenizer, self._recipe, progress)
+        _continue(self._models, found, tokenizer, starts, self._recipe, progress)
+        missing = _answered(self._models, found, tokenizer, self._recipe, progress)
+        self._turns.sit(progress)
+        missing += _note(self._turns, self._prompt.numel(), found)
+        self._models, self._turns = [], None
+        return found, missing + _remembered(self._sources, found, self._recipe, self._files, progress)
+
+
+def _obstacle(sources: Sequence[CheckpointSource], recipe: CompareRecipe) -> str | None:
+    """Why whole models cannot be run."""
     device = sources[0].device
     needed = 2 * sum(source.checkpoint.nbytes for source in sources)
     if needed > available_memory_bytes(device):
         few = f"{'the model needs' if len(sources) == 1 else 'the models together need'} {needed / 1e9:.1f} GB of memory"
-        return found, [f"speed, memory, continuations{' and tasks' if recipe.tasks else ''}: {few}"]
+        return f"speed, memory, continuations{' and tasks' if recipe.tasks else ''}: {few}"
     if recipe.activations is not None and device.type != "cpu":
-        return found, ["speed, memory and continuations: columns are skipped on the CPU alone"]
-    files = [None] * (len(sources) - 1) + [recipe.activations]
-    models = [_whole(source, file, recipe.run.trust_remote_code) for source, file in zip(sources, files, strict=True)]
-    if recipe.quality_only:
-        return found, _answered(models, found, tokenizer, recipe, progress)
-    asked = prompt.to(device)[None]
-    works = [partial(timed, model, asked, recipe.new_tokens) for model in models]
-    turns = Turns(works, recipe.repeats, recipe.warmups, meter(device, recipe.watts))
-    turns.first_sitting(progress)
-    _continue(models, found, tokenizer, starts, recipe, progress)
-    missing = _answered(models, found, tokenizer, recipe, progress)
-    turns.second_sitting(progress)
-    missing += _note(turns, prompt.numel(), found)
-    del models, works, turns
-    return found, missing + _remembered(sources, found, recipe, files, progress)
+        return "speed, memory and continuations: columns are skipped on the CPU alone"
+    return None
 
 
 def _note(turns: Turns, prompt_tokens: int, found: Sequence[Ran]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from ..core.progress import Progress
 from ..measure.energy import Energy, Meter
@@ -14,25 +15,21 @@ class Turns:
     each.
 
     ``reads`` is what their energy is read from, ``beside`` is done once a round. Machines have faster and slower minutes,
-    and rounds right behind each other tell of one of these alone: they are taken in two sittings, for other work to come
-    between them, each behind ``warmups`` that do not count.
+    and rounds right behind each other tell of one of these alone: they are taken in several ``sittings``, for other work to
+    come between them, each behind ``warmups`` that do not count.
     """
 
-    def __init__(self, works: Sequence[Callable[[], Decoded]], rounds: int, warmups: int = 1, reads: Meter | None = None,
-                 beside: Callable[[], object] = lambda: None) -> None:  # fmt: skip
+    def __init__(self, works: Sequence[Callable[[], Decoded]], rounds: int, sittings: int, warmups: int = 1,
+                 reads: Meter | None = None, beside: Callable[[], object] = lambda: None) -> None:  # fmt: skip
         self.runs: list[list[Decoded]] = [[] for _ in works]
-        self._works, self._rounds, self._warmups, self._reads, self._beside = works, rounds, warmups, reads, beside
+        self._works, self._warmups, self._reads, self._beside = works, warmups, reads, beside
+        shares = [-(-rounds * k // sittings) for k in range(sittings + 1)]
+        self._left = [after - before for before, after in pairwise(shares)]
         self._joules = [0.0] * len(works)
 
-    def first_sitting(self, progress: Progress) -> None:
-        """Half of the rounds, or one more."""
-        self._sit(self._rounds - self._rounds // 2, progress)
-
-    def second_sitting(self, progress: Progress) -> None:
-        """The others."""
-        self._sit(self._rounds // 2, progress)
-
-    def _sit(self, rounds: int, progress: Progress) -> None:
+    def sit(self, progress: Progress) -> None:
+        """The next sitting, with its share of the rounds."""
+        rounds = self._left.pop(0)
         if not rounds:
             return
         progress.start("Timing", self._warmups + rounds)
