@@ -18,7 +18,7 @@ def bench_table(found: Any) -> RenderableType:
     table.add_column("way")
     table.columns[0].no_wrap = True
     for name in ("prefill", "decode, tokens/s", "× fp32", "MB a step", "limit", "peak GB"):
-        table.add_column(name, justify="right", no_wrap=name.startswith("decode"))
+        table.add_column(name, justify="right", no_wrap=name in ("prefill", "decode, tokens/s", "limit"))
     base = next((way.decode_tokens_per_second.median for way in found.ways if way.name == "float32"), None)
     for way in found.ways:
         speed = way.decode_tokens_per_second

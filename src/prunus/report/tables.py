@@ -115,27 +115,25 @@ def _before_after(record: Mapping[str, Any]) -> Table:
 def plan_table(plan: Plan) -> RenderableType:
     """Every step of a plan by kind of layer, what is left alone, and the estimate."""
     table = Table(title=escape(f"plan: {plan.method_name} on {plan.model}"), title_justify="left")
-    for name in ("layers", "count", "shape", "pattern", "sparsity"):
-        wraps = name in ("layers", "pattern")
-        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=not wraps, overflow="fold")
     groups: dict[tuple[str, tuple[int, int, int], str], list[Any]] = defaultdict(list)
     for step in plan.steps:
         groups[(step.site.role, step.site.shape, registry.pattern.spec(step.pattern))].append(step)
+    patterns = {pattern for _, _, pattern in groups}
+    several = len(patterns) > 1  # one that all layers have is told below
+    for name in ("layers", "count", "shape", *(["pattern"] if several else []), "sparsity"):
+        wraps = name in ("layers", "pattern")
+        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=not wraps, overflow="fold")
     for (role, shape, pattern), steps in groups.items():
         low, high = min(s.sparsity for s in steps), max(s.sparsity for s in steps)
         sizes = "×".join(map(str, shape if shape[0] > 1 else shape[1:]))
         table.add_row(
-            escape(role),
-            str(len(steps)),
-            sizes,
-            escape(pattern),
+            escape(role), str(len(steps)), sizes, *([escape(pattern)] if several else []),
             f"{low:.2%}" if low == high else f"{low:.2%} … {high:.2%}",
-        )
+        )  # fmt: skip
     weights = sum(step.site.numel for step in plan.steps)
-    lines: list[RenderableType] = [table]
-    lines.append(
-        Text(f"{plan.target:.2%} of {weights:,} weights in {len(plan.steps)} matrices; {plan.parameters:,} parameters")
-    )
+    what = f"{plan.target:.2%} of {weights:,} weights in {len(plan.steps)} matrices"
+    alike = "" if several else f", {patterns.pop()}"
+    lines: list[RenderableType] = [table, Text(f"{what}{alike}; {plan.parameters:,} parameters")]
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in plan.untouched.items():
         reasons[reason].append(name)
