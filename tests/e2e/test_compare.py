@@ -124,6 +124,18 @@ def words(tmp_path, monkeypatch) -> Path:
     return write_task(tmp_path / "tasks", [(f"{start} {n}", n % 2) for n in range(4) for start in starts])
 
 
+def test_many_models_share_several_tables(checkpoint, text_file, tmp_path):
+    names = [tmp_path / f"m{number}" for number in range(6)]
+    for name in names:
+        name.symlink_to(checkpoint("llama"))
+    done = CliRunner().invoke(app, ["compare", *map(str, names), "-t", str(text_file), "--seqlen", "64", "--quality-only"])
+    assert done.exit_code == 0, done.output
+    heads = [line for line in done.output.splitlines() if line.startswith("┃") and "m" in line.split("┃")[-2]]
+    assert [[f"m{k}" in line for k in range(6)] for line in heads] == [[k < 4 for k in range(6)], [k > 3 for k in range(6)]]
+    assert done.output.count("│ perplexity") == 2
+    assert f"{names[0]} against 5 others" in " ".join(done.output.split())
+
+
 def test_tasks_are_answered_as_the_model_itself_would(checkpoint, halved, text_file, words):
     found = prunus.compare(
         checkpoint("llama"), halved, text=text_file, **QUALITY, tasks=["words"], include_path=words, num_fewshot=0

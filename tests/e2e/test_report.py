@@ -149,6 +149,38 @@ def test_a_record_that_lacks_any_of_its_keys_is_shown_as_far_as_it_goes(runs, ki
             assert found.shown == 1
 
 
+def test_many_models_have_a_row_each_and_a_method_is_a_curve(runs, tmp_path, monkeypatch):
+    drawn: list[list[tuple[Any, ...]]] = []
+    monkeypatch.setattr(
+        "prunus.report.sections.fronts.front_svg", lambda points, *_, **__: drawn.append(points) or "<svg/>"
+    )
+    record, pruned = record_of(runs["compare"]), record_of(runs["prune"])
+    dense, after = record["models"]
+    names = [f"lab/wanda-{level}" for level in (30, 50, 70, 90)]
+    levels = [{**after, "model": name, "perplexity_times": {"low": 0.98, "high": 1.02}} for name in names]
+    levels[0] |= {
+        "perplexity": {"value": 12345.678, "interval": None},
+        "perplexity_times": {"low": 9000.5, "high": 10000.5},
+    }
+    (tmp_path / "many.json").write_text(json.dumps({**record, "models": [dense, *levels]}))
+    for name in names:
+        (tmp_path / f"{Path(name).name}.json").write_text(json.dumps({**pruned, "output": name}))
+    found = prunus.report_runs(sorted(tmp_path.glob("*.json")), tmp_path / "many.md")
+    assert found.shown == 5
+    lines = (tmp_path / "many.md").read_text().splitlines()
+    assert any(line.endswith("wanda-70 and 1 more") for line in lines if line.startswith("## Before and after"))
+    first = next(line for line in lines if line.startswith("| wanda-30 |"))
+    assert "| 12,346 | 9,000 to 10,000 |" in first
+    assert sum("0.980 to 1.020, inside the noise" in line for line in lines) == 3
+    assert [line.split(" | ")[0] for line in lines].count("| wanda-90") == 2 + len(record["recipe"]["prompts"])
+    assert f"| {after['continuations'][1].strip()}" in "\n".join(lines)
+    zeros, speeds = drawn
+    assert [point.name for point in zeros] == [Path(dense["model"]).name, *["wanda"] * 4]
+    assert [(point.least, point.most) for point in speeds] == [
+        (one["decode_tokens_per_second"]["least"], one["decode_tokens_per_second"]["most"]) for one in (dense, *levels)
+    ]
+
+
 def test_figures_that_are_not_finite_are_shown(runs, tmp_path):
     record = record_of(runs["compare"])
     record["models"][1] |= {"perplexity": {"value": math.inf, "interval": None}, "perplexity_times": None}

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .names import column_names
+from .names import ABREAST, column_names
 
 Cell = Callable[[Any], str]
 
@@ -18,15 +18,20 @@ Cell = Callable[[Any], str]
 def compare_table(found: Any) -> RenderableType:
     """Figures with their intervals, a column a model, then continuations."""
     models, recipe = found.models, found.recipe
-    table = Table(title=escape(" against ".join(model.model for model in models)), title_justify="left")
-    table.add_column(escape(f"{found.tokens} tokens of {recipe.text}, windows of {recipe.run.seqlen}"))
-    for name in _names(found):
-        table.add_column(escape(name), justify="right", overflow="fold")
-    for label, cell in _rows(found):
-        cells = [cell(model) for model in models]
-        if any(cells):
-            table.add_row(escape(label), *map(escape, cells))
-    lines: list[RenderableType] = [table]
+    lines: list[RenderableType] = []
+    others = [model.model for model in models[1:]] if len(models) <= ABREAST else [f"{len(models) - 1} others"]
+    title = " against ".join([models[0].model, *others])
+    for start in range(0, len(models), ABREAST):
+        few = slice(start, start + ABREAST)
+        table = Table(title=None if start else escape(title), title_justify="left")
+        table.add_column(escape(f"{found.tokens} tokens of {recipe.text}, windows of {recipe.run.seqlen}"))
+        for name in _names(found)[few]:
+            table.add_column(escape(name), justify="right", overflow="fold")
+        for label, cell in _rows(found):
+            cells = [cell(model) for model in models[few]]
+            if any(cells):
+                table.add_row(escape(label), *map(escape, cells))
+        lines.append(table)
     if any(model.perplexity.interval for model in models):
         lines.append(Text("±, and from … to: intervals of 95%, by windows, and of tasks by questions.", style="dim"))
     lines += [Text(line) for line in differences(found)]
@@ -66,7 +71,7 @@ def _rows(found: Any) -> list[tuple[str, Cell]]:
     """The rows of the table: a label, and what a model has in it."""
     recipe = found.recipe
     rows: list[tuple[str, Cell]] = [
-        ("perplexity", lambda model: _figure(model.perplexity, "{:.3f}")),
+        ("perplexity", lambda model: _figure(model.perplexity, decimals(model.perplexity.value))),
         ("KL to the first, nats a token", lambda model: _figure(model.kl, "{:.4f}")),
         ("top-1 agreement", lambda model: _figure(model.agreement, "{:.2%}")),
     ]
@@ -115,12 +120,16 @@ def _said(found: Any) -> list[RenderableType]:
         return []
     recipe = found.recipe
     how = f"at temperature {recipe.temperature:g}, top-p {recipe.top_p:g}" if recipe.temperature else "greedy"
-    said = Table(title=f"continuations, {how}", title_justify="left", show_lines=True)
-    for name in ("prompt", *_names(found)):
-        said.add_column(escape(name), ratio=1 if name == "prompt" else 2)
-    for prompt, *texts in zip(recipe.prompts, *(model.continuations for model in found.models), strict=True):
-        said.add_row(escape(prompt), *map(escape, texts))
-    return [said]
+    tables: list[RenderableType] = []
+    for start in range(0, len(found.models), ABREAST):
+        few = slice(start, start + ABREAST)
+        said = Table(title=None if start else f"continuations, {how}", title_justify="left", show_lines=True)
+        for name in ("prompt", *_names(found)[few]):
+            said.add_column(escape(name), ratio=1 if name == "prompt" else 2)
+        for prompt, *texts in zip(recipe.prompts, *(model.continuations for model in found.models[few]), strict=True):
+            said.add_row(escape(prompt), *map(escape, texts))
+        tables.append(said)
+    return tables
 
 
 def _figure(figure: Any, form: str) -> str:
@@ -167,6 +176,11 @@ def _energy_sources(found: Any) -> set[str]:
 def _cost(model: Any, name: str, form: str) -> str:
     value = getattr(model.costs, name, None)
     return "" if value is None else form.format(value)
+
+
+def decimals(value: float) -> str:
+    """How a perplexity is written: with none where it is in the thousands."""
+    return "{:.3f}" if value < 1000 else "{:,.0f}"
 
 
 def millions(count: float) -> str:

@@ -30,6 +30,15 @@ class Table:
     words: bool = False
     kind: str = field(default="table", init=False)
 
+    def turned(self, corner: str) -> Table:
+        """The same with rows as columns.
+
+        >>> Table(["of", "a", "b"], [["size", "1", "2"], ["speed", "3", "4"]]).turned("model").rows
+        [['a', '1', '3'], ['b', '2', '4']]
+        """
+        columns = [list(column) for column in zip(self.head, *self.rows, strict=True)]
+        return Table([corner, *columns[0][1:]], columns[1:], self.words)
+
 
 @dataclass(frozen=True)
 class Picture:

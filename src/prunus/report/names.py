@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+ABREAST = 4
+"""So many models have room beside each other."""
+
 
 def short_name(model: str) -> str:
     """The end of a path or an id.

@@ -13,8 +13,10 @@ INK, GRID = "#7d8590", "#8c959f"
 """Greys that can be read on white and on black."""
 COLOURS = ("#2f81f7", "#e3742f", "#2da44e", "#e5534b", "#a371f7", "#b08800", "#db61a2", "#1b9e9e")
 MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", ":", "-.")
-"""Of runs of one series, which have one colour."""
+DASHES = ("-", "--", ":", "-.")
+"""Of curves that have one colour."""
+_MANY = 8
+"""Names of more curves stand beside a picture, not in it."""
 
 
 def accuracy_svg(record: Mapping[str, Any]) -> str:
@@ -53,7 +55,7 @@ def training_svg(record: Mapping[str, Any]) -> str:
         middle = [mean(values) for values in zip(*curves, strict=True)]
         first = row is record["rows"][0]
         colour = INK if first else colours[row["series"]]
-        dashes = "-" if first else _DASHES[met[row["series"]] % len(_DASHES)]
+        dashes = "-" if first else DASHES[met[row["series"]] % len(DASHES)]
         met[row["series"]] += not first
         axes.plot(epochs, middle, dashes, label=legend(row["run"]), color=colour, linewidth=1.6, marker="o", markersize=3)
         if len(curves) > 1:
@@ -106,7 +108,10 @@ def drawn(canvas: Any, axes: Any, title: str) -> str:
     axes.tick_params(colors=INK)
     for side in axes.spines.values():
         side.set_color(GRID)
-    if axes.get_legend_handles_labels()[0]:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > _MANY:
+        canvas.legend(handles, labels, loc="outside right upper", framealpha=0, labelcolor=INK, fontsize="small")
+    elif handles:
         axes.legend(framealpha=0, labelcolor=INK, fontsize="small")
     written = io.StringIO()
     # the same picture has the same bytes, and letters of any script

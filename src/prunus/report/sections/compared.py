@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..compared import megabytes, millions
+from ..compared import decimals, megabytes, millions
 from ..document import Block, Folded, Paragraph, Picture, Table
-from ..names import column_names
+from ..names import ABREAST, column_names, short_names
 from ..pictures import lines_svg
 from ..words import Words
 
@@ -17,7 +17,10 @@ _DEVICES = (1, 2, 4, 8, 16, 24, 32, 48, 80)
 
 def title(record: Mapping[str, Any], words: Words) -> str:
     """What is compared."""
-    return words("comparison", models=", ".join(str(model["model"]) for model in record["models"]))
+    names = short_names([str(model["model"]) for model in record["models"]])
+    few = ", ".join(names[:ABREAST])
+    left = len(names) - ABREAST
+    return words("comparison", models=words("and_more", names=few, count=left) if left > 0 else few)
 
 
 def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
@@ -34,22 +37,15 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
             threads=machine["threads"],
         )
     )
-    yield Table([words("dimension"), *names], [[label, *cells] for label, cells in _dimensions(models, recipe, words)])
-    for name, model in list(zip(names, models, strict=True))[1:]:
-        times = model["perplexity_times"]
-        if times is not None:
-            inside = times["low"] <= 1 <= times["high"]
-            key = "noise" if inside else "no_noise"
-            yield Paragraph(words(key, model=name, low=f"{times['low']:.3f}", high=f"{times['high']:.3f}"))
+    yield _abreast(words("dimension"), names, _dimensions(models, recipe, words), words)
     source = next((model["costs"]["source"] for model in models if model["costs"] and model["costs"]["source"]), None)
     if source:
         yield Paragraph(words("energy_source", source=source))
     for what in record["not_measured"]:
         yield Paragraph(words("missing", what=what), warning=True)
-    more = Table(["", *names], [[label, *cells] for label, cells in _more(models, recipe, words)])
-    yield Folded(words("details"), [more])
+    yield Folded(words("details"), [_abreast("", names, _more(models, recipe, words), words)])
     if any(model["tasks"] for model in models):
-        yield _tasks(models, names, words)
+        yield _abreast(words("task"), names, _tasks(models, words), words)
     if all(model.get("weights") for model in models):
         yield _weights(models, names, words)
         zeros = ", ".join(
@@ -62,7 +58,17 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
         how = drawn if recipe["temperature"] else words("greedy")
         yield Paragraph(words("continuations", how=how))
         said = zip(recipe["prompts"], *(model["continuations"] for model in models), strict=True)
-        yield Table([words("prompt"), *names], [list(texts) for texts in said], words=True)
+        table = Table([words("prompt"), *names], [list(texts) for texts in said], words=True)
+        for row in table.rows if len(names) > ABREAST else ():
+            yield Table(table.head, [row], words=True).turned(words("model"))
+        if len(names) <= ABREAST:
+            yield table
+
+
+def _abreast(corner: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], words: Words) -> Table:
+    """A column a model, or of many a row each."""
+    table = Table([corner, *names], [[label, *cells] for label, cells in rows])
+    return table.turned(words("model")) if len(names) > ABREAST else table
 
 
 def figure(value: Mapping[str, Any], form: str) -> str:
@@ -93,11 +99,21 @@ def _dimensions(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], 
             words("speed", tokens=recipe["new_tokens"]),
             [timing(model["decode_tokens_per_second"], words) for model in models],
         ),
-        (words("quality"), [figure(model["perplexity"], "{:.3f}") for model in models]),
+        (words("quality"), [figure(model["perplexity"], decimals(model["perplexity"]["value"])) for model in models]),
+        (words("times_first"), [_times(model["perplexity_times"], words) for model in models]),
         (words("memory"), [known_bytes(model["peak_bytes"], words) for model in models]),
         (words("energy"), [_energy(model["costs"], words) for model in models]),
         (words("deployment"), [_deployment(model, words) for model in models]),
     ]
+
+
+def _times(times: Mapping[str, float] | None, words: Words) -> str:
+    """By how much a model's perplexity is above the first's, and whether that may be chance."""
+    if times is None:
+        return ""
+    inside = times["low"] <= 1 <= times["high"]
+    form = decimals(times["high"])
+    return words("noise" if inside else "between", low=form.format(times["low"]), high=form.format(times["high"]))
 
 
 def _energy(costs: Mapping[str, Any] | None, words: Words) -> str:
@@ -149,18 +165,18 @@ def _more(models: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], words:
     return rows
 
 
-def _tasks(models: Sequence[Mapping[str, Any]], names: Sequence[str], words: Words) -> Table:
+def _tasks(models: Sequence[Mapping[str, Any]], words: Words) -> list[tuple[str, list[str]]]:
     """The papers' table: every task, the mean, and what that is beside the first model's."""
     known = [name for name in models[0]["tasks"] if all(name in model["tasks"] for model in models)]
     rows = [
-        [f"{name} ({models[0]['tasks'][name]['metric']})", *(figure(model["tasks"][name], "{:.3f}") for model in models)]
+        (f"{name} ({models[0]['tasks'][name]['metric']})", [figure(model["tasks"][name], "{:.3f}") for model in models])
         for name in known
     ]
     means = [sum(model["tasks"][name]["value"] for name in known) / len(known) for model in models]
-    rows.append([words("task_mean"), *(f"{mean:.3f}" for mean in means)])
+    rows.append((words("task_mean"), [f"{mean:.3f}" for mean in means]))
     if means[0]:
-        rows.append([words("task_relative"), *(f"{mean / means[0]:.1%}" for mean in means)])
-    return Table([words("task"), *names], rows)
+        rows.append((words("task_relative"), [f"{mean / means[0]:.1%}" for mean in means]))
+    return rows
 
 
 def _weights(models: Sequence[Mapping[str, Any]], names: Sequence[str], words: Words) -> Picture:
