@@ -115,7 +115,7 @@ class Source(ABC):
 
     @abstractmethod
     def expect(self, index: int) -> None:
-        """This block will be loaded next: begin to read it in the background."""
+        """This block will be loaded next: begin to read it in the background. Behind the last there is nothing to read."""
 
     def release(self, index: int) -> None:
         """The block's weights are no longer needed in memory, unless they are :meth:`held`."""
@@ -195,6 +195,8 @@ class CheckpointSource(Source):
         if index < len(self.blocks):
             names = [disk for parameter in self._absent(self._inside(index)) for disk in self.names.sources[parameter]]
             self.background.expect(names, self.checkpoint.read)
+        else:
+            self.background.rest()
 
     def _release(self, index: int) -> None:
         release(self.blocks[index])

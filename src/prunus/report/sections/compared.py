@@ -57,12 +57,15 @@ def blocks(record: Mapping[str, Any], words: Words) -> Iterator[Block]:
         drawn = words("drawn", temperature=recipe["temperature"], top_p=recipe["top_p"], seed=recipe["seed"])
         how = drawn if recipe["temperature"] else words("greedy")
         yield Paragraph(words("continuations", how=how))
-        said = zip(recipe["prompts"], *(model["continuations"] for model in models), strict=True)
-        table = Table([words("prompt"), *names], [list(texts) for texts in said], words=True)
-        for row in table.rows if len(names) > ABREAST else ():
-            yield Table(table.head, [row], words=True).turned(words("model"))
-        if len(names) <= ABREAST:
-            yield table
+        head, said = (
+            [words("prompt"), *names],
+            zip(recipe["prompts"], *(one["continuations"] for one in models), strict=True),
+        )
+        rows = [list(texts) for texts in said]
+        if len(names) > ABREAST:
+            yield from (Table(head, [row], words=True).turned(words("model")) for row in rows)
+        else:
+            yield Table(head, rows, words=True)
 
 
 def _abreast(corner: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], words: Words) -> Table:
