@@ -82,7 +82,7 @@ def _rows(found: Any) -> list[tuple[str, Cell]]:
         rows.append(("mean of the tasks", lambda model: _mean_task(found.models[0], model)))
     rows += [
         ("size on disk", lambda model: megabytes(model.disk_bytes)),
-        ("weights in memory", lambda model: megabytes(model.memory_bytes)),
+        ("weights, unpacked", lambda model: megabytes(model.memory_bytes)),
         ("parameters", lambda model: f"{model.parameters:,}"),
         ("non-zero", lambda model: f"{model.nonzeros:,}"),
         ("operations a token", lambda model: millions(model.operations.dense)),

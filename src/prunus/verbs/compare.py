@@ -73,7 +73,7 @@ class Side:
 
     ``perplexity_times`` is the interval of its perplexity as a multiple of the first model's on the same windows; ``kl``
     the mean KL(first ‖ this) a token in nats; ``agreement`` the share of tokens of which both think the same likeliest.
-    ``memory_bytes`` is what its weights take as they are stored, ``resident_bytes`` a process with it loaded,
+    ``memory_bytes`` is what its weights take as they are stored once unpacked, ``resident_bytes`` a process with it loaded,
     ``peak_bytes`` one that runs it; ``largest_batch`` is how many prompts at once fit in the recipe's limit of memory, by
     two such peaks. ``operations`` are those of a token in windows of the recipe's length. ``weights`` is how those of its
     matrices are distributed, in the first model's bins.
