@@ -29,7 +29,7 @@ def assembled(runs: Sequence[Run], words: Words) -> Document:
     read = [run for run in runs if not run.problem]
     comparisons = [run for run in read if run.kind == "compare"]
     sections = [_section(run, words) for run in comparisons]
-    judged, made = ([run.record for run in read if run.kind == kind] for kind in ("compare", "prune"))
+    judged, made = [run.record for run in comparisons], [run.record for run in read if run.kind == "prune"]
     together = _kept(lambda: fronts.blocks(judged, made, words), words("fronts"), words, "")
     if together:
         sections.append(Section(words("fronts"), together))

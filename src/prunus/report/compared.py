@@ -21,9 +21,8 @@ def compare_table(found: Any) -> RenderableType:
     lines: list[RenderableType] = []
     others = [model.model for model in models[1:]] if len(models) <= ABREAST else [f"{len(models) - 1} others"]
     title = " against ".join([models[0].model, *others])
-    for start in range(0, len(models), ABREAST):
-        few = slice(start, start + ABREAST)
-        table = Table(title=None if start else escape(title), title_justify="left")
+    for few in _together(len(models)):
+        table = Table(title=None if few.start else escape(title), title_justify="left")
         table.add_column(escape(f"{found.tokens} tokens of {recipe.text}, windows of {recipe.run.seqlen}"))
         for name in _names(found)[few]:
             table.add_column(escape(name), justify="right", overflow="fold")
@@ -61,6 +60,11 @@ def differences(found: Any) -> list[str]:
                 change = f"{100 * figure.change.low:+.1f} to {100 * figure.change.high:+.1f} points"
                 told.append(f"{name}: {task} {change}{inside}")
     return told
+
+
+def _together(count: int) -> list[slice]:
+    """Which models share a table."""
+    return [slice(start, start + ABREAST) for start in range(0, count, ABREAST)]
 
 
 def _names(found: Any) -> list[str]:
@@ -121,9 +125,8 @@ def _said(found: Any) -> list[RenderableType]:
     recipe = found.recipe
     how = f"at temperature {recipe.temperature:g}, top-p {recipe.top_p:g}" if recipe.temperature else "greedy"
     tables: list[RenderableType] = []
-    for start in range(0, len(found.models), ABREAST):
-        few = slice(start, start + ABREAST)
-        said = Table(title=None if start else f"continuations, {how}", title_justify="left", show_lines=True)
+    for few in _together(len(found.models)):
+        said = Table(title=None if few.start else f"continuations, {how}", title_justify="left", show_lines=True)
         for name in ("prompt", *_names(found)[few]):
             said.add_column(escape(name), ratio=1 if name == "prompt" else 2)
         for prompt, *texts in zip(recipe.prompts, *(model.continuations for model in found.models[few]), strict=True):
